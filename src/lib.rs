@@ -1,4 +1,12 @@
 //! deem: DEEM (arXiv 2405.15232) as a low-level library. The crate documentation is completed with the first model.
 pub mod data;
+pub mod device;
+pub mod dtype;
 pub mod error;
+pub mod host;
+pub mod memory;
+pub mod ops;
+pub mod params;
+
+pub use device::{Context, Device};
 pub use error::{Error, Result};
