@@ -395,6 +395,27 @@ impl<A: Real> Grads<A> {
         Some(ViewMut::new(if self.planned { &mut [] } else { &mut self.flat[range] }, shape))
     }
 
+    /// The gradients of two different parameters at once (a weight and its bias), as [`Grads::get`].
+    ///
+    /// # Panics
+    /// If both are the same parameter.
+    pub fn pair(&mut self, a: ParamId, b: ParamId) -> (Option<ViewMut<'_, A>>, Option<ViewMut<'_, A>>) {
+        let ranges = (self.table.trainable_range(a), self.table.trainable_range(b));
+        let shapes = (self.table.specs[a.0].shape, self.table.specs[b.0].shape);
+        let (Some(ra), Some(rb)) = &ranges else {
+            return match ranges {
+                (Some(_), None) => (self.get(a), None),
+                (None, Some(_)) => (None, self.get(b)),
+                _ => (None, None),
+            };
+        };
+        if self.planned {
+            return (Some(ViewMut::new(&mut [], shapes.0)), Some(ViewMut::new(&mut [], shapes.1)));
+        }
+        let [x, y] = self.flat.get_disjoint_mut([ra.clone(), rb.clone()]).expect("two different parameters");
+        (Some(ViewMut::new(x, shapes.0)), Some(ViewMut::new(y, shapes.1)))
+    }
+
     /// The gradient of a parameter, to be read; `None` if it is frozen.
     pub fn view(&self, id: ParamId) -> Option<View<'_, A>> {
         let range = self.table.trainable_range(id)?;

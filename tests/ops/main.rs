@@ -1,0 +1,4 @@
+//! Every op: each device against the f64 oracle, and each gradient against central differences.
+
+#[path = "../support/mod.rs"]
+mod support;
