@@ -3,5 +3,7 @@
 //! Nothing here checks shapes: [`crate::ops`] has done it. Work is cut into chunks whose bounds depend on the shapes alone, never
 //! on the number of threads, so results have the same bits whatever the machine is doing.
 
+pub mod deform_attention;
 pub mod math;
+pub mod resample;
 pub mod simd;

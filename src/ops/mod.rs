@@ -12,7 +12,10 @@
 //! The letters of shapes: B batch, T query tokens, S key tokens, C channels, H W height and width, N heads, D head size, F feed-forward,
 //! V vocabulary, G groups, R rows.
 
+pub mod deform_attention;
+pub mod diffusion;
 pub mod random;
+pub mod resample;
 
 use crate::error::{Error, Result};
 use crate::memory::Shape;
