@@ -193,6 +193,16 @@ impl<'a, E> View<'a, E> {
         assert_eq!(self.shape.len(), shape.len(), "cannot view {} as {shape}", self.shape);
         View { data: self.data, shape }
     }
+
+    /// The first `count` entries of the first axis.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn first(self, count: usize) -> Self {
+        assert!(count <= self.shape[0], "the first {count} of {}", self.shape);
+        let shape = self.shape.with_first(count);
+        View { data: self.data.get(..shape.len()).unwrap_or(&[]), shape }
+    }
 }
 
 /// Borrowed elements with a shape, to be written: where ops put results. Empty of elements while planning.
@@ -235,6 +245,17 @@ impl<'a, E> ViewMut<'a, E> {
         let shape = shape.into();
         assert_eq!(self.shape.len(), shape.len(), "cannot view {} as {shape}", self.shape);
         ViewMut { data: self.data, shape }
+    }
+
+    /// The first `count` entries of the first axis.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn first(self, count: usize) -> Self {
+        assert!(count <= self.shape[0], "the first {count} of {}", self.shape);
+        let shape = self.shape.with_first(count);
+        let kept = if self.data.is_empty() { 0 } else { shape.len() };
+        ViewMut { data: &mut self.data[..kept], shape }
     }
 }
 
