@@ -12,8 +12,13 @@
 //! The letters of shapes: B batch, T query tokens, S key tokens, C channels, H W height and width, N heads, D head size, F feed-forward,
 //! V vocabulary, G groups, R rows.
 
+pub mod attention;
+pub mod conv2d;
+pub mod conv2d_depthwise;
+pub mod cross_attention;
 pub mod deform_attention;
 pub mod diffusion;
+pub mod gemm;
 pub mod random;
 pub mod resample;
 
