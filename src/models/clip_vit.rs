@@ -1,0 +1,760 @@
+//! CLIP ViT encoder with the ViT adapter (Chen et al., arXiv 2205.08534; names of transformers and of the official code).
+//!
+//! ```text
+//! vit       [class ; patches] + position table -> pre_layrnorm -> layers in four groups
+//! spatial   image resized to the adapter's side -> stem (3 convolutions, max pool) -> c1..c4 at strides 4, 8, 16, 32;  c2..c4 + level embedding
+//! block     x += gamma * deform(LN(x), LN(c));  layers on [class ; x];  c += deform(LN(c), LN(x));  c += convffn(LN(c))
+//! maps      c1 = up(c2) + c1;  c_l += resized x_l of block l;  adapter norms;  projection to E where widths differ
+//! tokens    [class ; x of the last block], projected to E where widths differ
+//! ```
+//! Every resize is bilinear with align_corners = false. CLIP's post norm is not used.
+
+use crate::blocks::{
+    Conv, ConvSaved, DepthwiseConv, DepthwiseSaved, LayerNorm, LayerNormSaved, Linear, LinearSaved, Pass,
+};
+use crate::dtype::Element;
+use crate::error::Result;
+use crate::memory::{Shape, Tensor};
+use crate::models::clip::{ClipLayer, ClipLayerSaved};
+use crate::models::deform::{DeformAttention, DeformAttentionSaved, DeformConfig};
+use crate::models::encoder::{Features, FeaturesGradient};
+use crate::ops::activation::{self, Activation};
+use crate::ops::conv2d::{self, Conv2d, Pad};
+use crate::ops::resample::{self, Resize};
+use crate::ops::{add, copy, layernorm, reduce};
+use crate::params::{Grads, Init, Layout, ParamId, Registry};
+
+/// Sizes of a CLIP ViT with adapter.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClipVitConfig {
+    /// Width.
+    pub hidden_size: usize,
+    /// Hidden width of the feed-forward.
+    pub intermediate_size: usize,
+    /// Number of layers, a multiple of 4.
+    pub num_hidden_layers: usize,
+    /// Number of heads.
+    pub num_attention_heads: usize,
+    /// Side of the image that the transformer sees.
+    pub image_size: usize,
+    /// Side of a patch.
+    pub patch_size: usize,
+    /// Side of the image that the spatial prior sees: 16 times the side of its third map.
+    pub adapter_size: usize,
+    /// Width of the spatial prior's stem.
+    pub spm_inplanes: usize,
+    /// Heads of the deformable attention.
+    pub deform_num_heads: usize,
+    /// Points per head and level.
+    pub n_points: usize,
+    /// Width of deformable values over the width.
+    pub deform_ratio: f64,
+    /// Hidden width of the extractors' feed-forward over the width.
+    pub cffn_ratio: f64,
+    /// Whether maps and tokens are projected to E (ViT-B); otherwise the width must be E.
+    pub project: bool,
+}
+
+/// A 3x3 convolution without bias, a layer norm over channels and a ReLU.
+#[derive(Clone, Debug)]
+struct ConvNorm {
+    conv: Conv,
+    norm: LayerNorm,
+}
+
+struct ConvNormSaved<E: Element> {
+    conv: ConvSaved<E>,
+    norm: LayerNormSaved<E>,
+    hidden: Tensor<E>,
+}
+
+impl ConvNorm {
+    fn new(reg: &mut Registry, path: &str, index: usize, input: usize, output: usize, stride: usize) -> Self {
+        let conv = Conv::new(reg, &format!("{path}.{index}"), input, output, 3, stride, Pad::same(1), false);
+        // The official optimiser groups do not know this norm's class: it decays.
+        let norm = LayerNorm::decayed(reg, &format!("{path}.{}", index + 1), output, NORM_EPS);
+        ConvNorm { conv, norm }
+    }
+
+    fn forward<E: Element>(&self, pass: &Pass<'_, E>, x: &Tensor<E>) -> Result<(Tensor<E>, ConvNormSaved<E>)> {
+        let (h, conv) = self.conv.forward(pass, x)?;
+        let (hidden, norm) = self.norm.forward(pass, &h)?;
+        let mut y = pass.uninit(hidden.shape())?;
+        activation::forward(pass.cx, Activation::Relu, hidden.view(), y.view_mut())?;
+        Ok((y, ConvNormSaved { conv, norm, hidden }))
+    }
+
+    fn backward<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        grads: &mut Grads<E::Acc>,
+        saved: ConvNormSaved<E>,
+        dy: &Tensor<E>,
+    ) -> Result<Tensor<E>> {
+        let mut dh = pass.uninit(dy.shape())?;
+        activation::backward(pass.cx, Activation::Relu, saved.hidden.view(), dy.view(), dh.view_mut())?;
+        let dh = self.norm.backward(pass, grads, saved.norm, &dh)?;
+        self.conv.backward(pass, grads, saved.conv, &dh)
+    }
+}
+
+const NORM_EPS: f64 = 1e-5;
+
+#[derive(Clone, Debug)]
+struct SpatialPrior {
+    stem: [ConvNorm; 3],
+    stages: [ConvNorm; 3],
+    heads: [Conv; 4],
+}
+
+struct SpatialPriorSaved<E: Element> {
+    stem: [ConvNormSaved<E>; 3],
+    pool_input: Tensor<E>,
+    stages: Vec<ConvNormSaved<E>>,
+    heads: Vec<ConvSaved<E>>,
+}
+
+impl SpatialPrior {
+    fn new(reg: &mut Registry, path: &str, inplanes: usize, width: usize) -> Self {
+        let stem = format!("{path}.stem");
+        let layer = |reg: &mut Registry, i: usize, from, stride| ConvNorm::new(reg, &stem, i, from, inplanes, stride);
+        let stem = [layer(reg, 0, 3, 2), layer(reg, 3, inplanes, 1), layer(reg, 6, inplanes, 1)];
+        let widths = [inplanes, 2 * inplanes, 4 * inplanes, 4 * inplanes];
+        let stages =
+            [0, 1, 2].map(|i| ConvNorm::new(reg, &format!("{path}.conv{}", i + 2), 0, widths[i], widths[i + 1], 2));
+        let heads = [0, 1, 2, 3].map(|i| Conv::pointwise(reg, &format!("{path}.fc{}", i + 1), widths[i], width));
+        SpatialPrior { stem, stages, heads }
+    }
+
+    fn forward<E: Element>(&self, pass: &Pass<'_, E>, x: &Tensor<E>) -> Result<([Tensor<E>; 4], SpatialPriorSaved<E>)> {
+        let (h, s0) = self.stem[0].forward(pass, x)?;
+        let (h, s1) = self.stem[1].forward(pass, &h)?;
+        let (pool_input, s2) = self.stem[2].forward(pass, &h)?;
+        let s = pool_input.shape();
+        let mut h = pass.uninit([s[0], resample::max_pool_size(s[1]), resample::max_pool_size(s[2]), s[3]])?;
+        resample::max_pool(pass.cx, pool_input.view(), h.view_mut())?;
+        let (mut maps, mut stages, mut heads) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, head) in self.heads.iter().enumerate() {
+            if i > 0 {
+                let (y, saved) = self.stages[i - 1].forward(pass, &h)?;
+                h = y;
+                stages.push(saved);
+            }
+            let (map, saved) = head.forward(pass, &h)?;
+            maps.push(map);
+            heads.push(saved);
+        }
+        let maps = [maps[0].clone(), maps[1].clone(), maps[2].clone(), maps[3].clone()];
+        Ok((maps, SpatialPriorSaved { stem: [s0, s1, s2], pool_input, stages, heads }))
+    }
+
+    fn backward<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        grads: &mut Grads<E::Acc>,
+        saved: SpatialPriorSaved<E>,
+        d_maps: [Tensor<E>; 4],
+    ) -> Result<Tensor<E>> {
+        let SpatialPriorSaved { stem: [s0, s1, s2], pool_input, mut stages, mut heads } = saved;
+        let mut dh: Option<Tensor<E>> = None;
+        for (i, (head, d_map)) in self.heads.iter().zip(d_maps).enumerate().rev() {
+            let Some(saved) = heads.pop() else { unreachable!("one saved state per head") };
+            let d = pass.accumulate(dh, head.backward(pass, grads, saved, &d_map)?)?;
+            dh = Some(match stages.pop() {
+                Some(saved) if i > 0 => self.stages[i - 1].backward(pass, grads, saved, &d)?,
+                _ => d,
+            });
+        }
+        let Some(dh) = dh else { unreachable!("there are four heads") };
+        let mut d_pool = pass.uninit(pool_input.shape())?;
+        resample::max_pool_backward(pass.cx, pool_input.view(), dh.view(), d_pool.view_mut())?;
+        let dh = self.stem[2].backward(pass, grads, s2, &d_pool)?;
+        let dh = self.stem[1].backward(pass, grads, s1, &dh)?;
+        self.stem[0].backward(pass, grads, s0, &dh)
+    }
+}
+
+/// `x + gamma * attention(LN(x), LN(features))`.
+#[derive(Clone, Debug)]
+struct Injector {
+    query_norm: LayerNorm,
+    feat_norm: LayerNorm,
+    attn: DeformAttention,
+    gamma: ParamId,
+}
+
+struct InjectorSaved<E: Element> {
+    query_norm: LayerNormSaved<E>,
+    feat_norm: LayerNormSaved<E>,
+    attn: DeformAttentionSaved<E>,
+    branch: Tensor<E>,
+}
+
+/// `c + attention(LN(c), LN(x))`, then `c + convffn(LN(c))`.
+#[derive(Clone, Debug)]
+struct Extractor {
+    query_norm: LayerNorm,
+    feat_norm: LayerNorm,
+    attn: DeformAttention,
+    ffn_norm: LayerNorm,
+    fc1: Linear,
+    conv: DepthwiseConv,
+    fc2: Linear,
+}
+
+struct ExtractorSaved<E: Element> {
+    query_norm: LayerNormSaved<E>,
+    feat_norm: LayerNormSaved<E>,
+    attn: DeformAttentionSaved<E>,
+    ffn_norm: LayerNormSaved<E>,
+    fc1: LinearSaved<E>,
+    conv: Vec<DepthwiseSaved<E>>,
+    hidden: Tensor<E>,
+    fc2: LinearSaved<E>,
+}
+
+/// Sides of the adapter's grids: c2, c3 (the transformer's), c4.
+#[derive(Clone, Copy)]
+struct Grids {
+    c: [(usize, usize); 3],
+}
+
+impl Grids {
+    fn cells(self) -> [usize; 3] {
+        self.c.map(|(h, w)| h * w)
+    }
+}
+
+/// Centres of the cells of grids, one after the other: `[T, 2]` as (x, y).
+fn centres(grids: &[(usize, usize)]) -> Vec<f64> {
+    let cell = |&(h, w): &(usize, usize)| {
+        (0..h * w).flat_map(move |i| [((i % w) as f64 + 0.5) / w as f64, ((i / w) as f64 + 0.5) / h as f64])
+    };
+    grids.iter().flat_map(cell).collect()
+}
+
+impl Injector {
+    fn new(reg: &mut Registry, path: &str, width: usize, deform: &DeformConfig) -> Self {
+        let gamma = reg.add(format!("{path}.gamma"), [width], Init::ZEROS);
+        let query_norm = LayerNorm::new(reg, &format!("{path}.query_norm"), width, NORM_EPS);
+        let feat_norm = LayerNorm::new(reg, &format!("{path}.feat_norm"), width, NORM_EPS);
+        let attn = DeformAttention::new(reg, &format!("{path}.attn"), deform);
+        Injector { query_norm, feat_norm, attn, gamma }
+    }
+
+    fn forward<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        x: &Tensor<E>,
+        c: &Tensor<E>,
+        grids: Grids,
+    ) -> Result<(Tensor<E>, InjectorSaved<E>)> {
+        let (q, query_norm) = self.query_norm.forward(pass, x)?;
+        let (f, feat_norm) = self.feat_norm.forward(pass, c)?;
+        let (branch, attn) = self.attn.forward(pass, &q, &f, &centres(&[grids.c[1]]), &grids.c)?;
+        let mut scaled = pass.uninit(branch.shape())?;
+        add::scale_channels(pass.cx, pass.param(self.gamma), branch.view(), scaled.view_mut())?;
+        Ok((pass.add(x, &scaled)?, InjectorSaved { query_norm, feat_norm, attn, branch }))
+    }
+
+    /// Gradients of `x` and `c`.
+    fn backward<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        grads: &mut Grads<E::Acc>,
+        saved: InjectorSaved<E>,
+        dy: &Tensor<E>,
+    ) -> Result<(Tensor<E>, Tensor<E>)> {
+        let mut d_branch = pass.uninit(dy.shape())?;
+        let (gamma, d_gamma) = (pass.param(self.gamma), grads.get(self.gamma));
+        add::scale_channels_backward(pass.cx, gamma, saved.branch.view(), dy.view(), d_branch.view_mut(), d_gamma)?;
+        let (dq, df) = self.attn.backward(pass, grads, saved.attn, &d_branch)?;
+        let dx = pass.add(&self.query_norm.backward(pass, grads, saved.query_norm, &dq)?, dy)?;
+        Ok((dx, self.feat_norm.backward(pass, grads, saved.feat_norm, &df)?))
+    }
+}
+
+impl Extractor {
+    fn new(reg: &mut Registry, path: &str, width: usize, hidden: usize, deform: &DeformConfig) -> Self {
+        let norm = |reg: &mut Registry, name| LayerNorm::new(reg, &format!("{path}.{name}"), width, NORM_EPS);
+        let query_norm = norm(reg, "query_norm");
+        let feat_norm = norm(reg, "feat_norm");
+        let attn = DeformAttention::new(reg, &format!("{path}.attn"), deform);
+        let fc1 = Linear::new(reg, &format!("{path}.ffn.fc1"), width, hidden, true);
+        let conv = DepthwiseConv::new(reg, &format!("{path}.ffn.dwconv.dwconv"), hidden, 3);
+        let fc2 = Linear::new(reg, &format!("{path}.ffn.fc2"), hidden, width, true);
+        let ffn_norm = norm(reg, "ffn_norm");
+        Extractor { query_norm, feat_norm, attn, ffn_norm, fc1, conv, fc2 }
+    }
+
+    fn forward<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        c: &Tensor<E>,
+        x: &Tensor<E>,
+        grids: Grids,
+    ) -> Result<(Tensor<E>, ExtractorSaved<E>)> {
+        let (q, query_norm) = self.query_norm.forward(pass, c)?;
+        let (f, feat_norm) = self.feat_norm.forward(pass, x)?;
+        let (branch, attn) = self.attn.forward(pass, &q, &f, &centres(&grids.c), &[grids.c[1]])?;
+        let c = pass.add(c, &branch)?;
+        let (n, ffn_norm) = self.ffn_norm.forward(pass, &c)?;
+        let (h, fc1) = self.fc1.forward(pass, &n)?;
+        let (mut parts, mut conv) = (Vec::new(), Vec::new());
+        for (map, (height, width)) in split_levels(pass, &h, grids)?.into_iter().zip(grids.c) {
+            let s = map.shape();
+            let (y, saved) = self.conv.forward(pass, &map.reshape([s[0], height, width, s[2]]))?;
+            parts.push(y.reshape(s));
+            conv.push(saved);
+        }
+        let hidden = join_levels(pass, &parts)?;
+        let mut active = pass.uninit(hidden.shape())?;
+        activation::forward(pass.cx, Activation::Gelu, hidden.view(), active.view_mut())?;
+        let (y, fc2) = self.fc2.forward_add(pass, &active, Some(&c))?;
+        Ok((y, ExtractorSaved { query_norm, feat_norm, attn, ffn_norm, fc1, conv, hidden, fc2 }))
+    }
+
+    /// Gradients of `c` and `x`.
+    fn backward<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        grads: &mut Grads<E::Acc>,
+        saved: ExtractorSaved<E>,
+        dy: &Tensor<E>,
+        grids: Grids,
+    ) -> Result<(Tensor<E>, Tensor<E>)> {
+        let d_active = self.fc2.backward(pass, grads, saved.fc2, dy)?;
+        let mut d_hidden = pass.uninit(d_active.shape())?;
+        let hidden = saved.hidden.view();
+        activation::backward(pass.cx, Activation::Gelu, hidden, d_active.view(), d_hidden.view_mut())?;
+        let mut parts = Vec::new();
+        let levels = split_levels(pass, &d_hidden, grids)?.into_iter().zip(grids.c).zip(saved.conv);
+        for ((d, (height, width)), saved) in levels {
+            let s = d.shape();
+            let d = self.conv.backward(pass, grads, saved, &d.reshape([s[0], height, width, s[2]]))?;
+            parts.push(d.reshape(s));
+        }
+        let dn = self.fc1.backward(pass, grads, saved.fc1, &join_levels(pass, &parts)?)?;
+        let dc = pass.add(&self.ffn_norm.backward(pass, grads, saved.ffn_norm, &dn)?, dy)?;
+        let (dq, df) = self.attn.backward(pass, grads, saved.attn, &dc)?;
+        let dx = self.feat_norm.backward(pass, grads, saved.feat_norm, &df)?;
+        let d_query = self.query_norm.backward(pass, grads, saved.query_norm, &dq)?;
+        Ok((pass.add(&d_query, &dc)?, dx))
+    }
+}
+
+/// `[B, c2 + c3 + c4, C]` to its three parts.
+fn split_levels<E: Element>(pass: &Pass<'_, E>, c: &Tensor<E>, grids: Grids) -> Result<Vec<Tensor<E>>> {
+    let s = c.shape();
+    let mut start = 0;
+    let part = |cells| {
+        let mut y = pass.uninit([s[0], cells, s[2]])?;
+        copy::slice_rows(pass.cx, c.view(), start, y.view_mut())?;
+        start += cells;
+        Ok(y)
+    };
+    grids.cells().into_iter().map(part).collect()
+}
+
+/// Parts `[B, n_i, C]` to `[B, sum n_i, C]`.
+fn join_levels<E: Element>(pass: &Pass<'_, E>, parts: &[Tensor<E>]) -> Result<Tensor<E>> {
+    let s = parts[0].shape();
+    let mut y = pass.uninit([s[0], parts.iter().map(|p| p.shape()[1]).sum(), s[2]])?;
+    let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
+    copy::concat_rows(pass.cx, &views, y.view_mut())?;
+    Ok(y)
+}
+
+#[derive(Clone, Debug)]
+struct Interaction {
+    injector: Injector,
+    layers: Vec<ClipLayer>,
+    extractor: Extractor,
+    extra: Vec<Extractor>,
+}
+
+struct InteractionSaved<E: Element> {
+    injector: InjectorSaved<E>,
+    layers: Vec<ClipLayerSaved<E>>,
+    extractors: Vec<ExtractorSaved<E>>,
+}
+
+/// Projections to E, for encoders of another width.
+#[derive(Clone, Debug)]
+struct Project {
+    maps: Vec<Linear>,
+    tokens: Linear,
+}
+
+/// The encoder: transformer and adapter.
+#[derive(Clone, Debug)]
+pub struct ClipVit {
+    class_embedding: ParamId,
+    patch_embedding: Conv,
+    position_embedding: ParamId,
+    pre_norm: LayerNorm,
+    level_embed: ParamId,
+    spm: SpatialPrior,
+    interactions: Vec<Interaction>,
+    up_weight: ParamId,
+    up_bias: ParamId,
+    project: Option<Project>,
+    config: ClipVitConfig,
+}
+
+/// What [`ClipVit::backward`] needs.
+#[must_use]
+pub struct ClipVitSaved<E: Element> {
+    images: Shape,
+    spm: SpatialPriorSaved<E>,
+    patch: ConvSaved<E>,
+    pre_norm: LayerNormSaved<E>,
+    interactions: Vec<InteractionSaved<E>>,
+    c2: Tensor<E>,
+    norms: Vec<NormSaved<E>>,
+    maps: Vec<LinearSaved<E>>,
+    tokens: Option<LinearSaved<E>>,
+    grids: Grids,
+}
+
+/// Input and statistics of a layer norm without parameters.
+struct NormSaved<E: Element> {
+    x: Tensor<E>,
+    stats: Tensor<E::Acc>,
+}
+
+impl ClipVit {
+    /// An encoder under `path` (`...vision_model`) whose maps have `embed` channels.
+    pub fn new(reg: &mut Registry, path: &str, config: &ClipVitConfig, embed: usize) -> Self {
+        let width = config.hidden_size;
+        let normal = Init::Normal { std: 0.02 };
+        let class_embedding = reg.add(format!("{path}.embeddings.class_embedding"), [width], normal.clone());
+        let patch_path = format!("{path}.embeddings.patch_embedding");
+        let patch_embedding = Conv::patch(reg, &patch_path, 3, width, config.patch_size, false);
+        let side = config.image_size / config.patch_size;
+        let table = format!("{path}.embeddings.position_embedding.weight");
+        let position_embedding = reg.add(table, [side * side + 1, width], normal);
+        let pre_norm = LayerNorm::new(reg, &format!("{path}.pre_layrnorm"), width, 1e-5);
+        let per_group = config.num_hidden_layers / 4;
+        let layer = |reg: &mut Registry, i: usize| {
+            let path = format!("{path}.encoder.layers.{i}");
+            let (hidden, heads) = (config.intermediate_size, config.num_attention_heads);
+            ClipLayer::new(reg, &path, width, hidden, heads, Activation::QuickGelu, 1e-5)
+        };
+        let level_embed = reg.add(format!("{path}.adapter_level_embed"), [3, width], Init::Normal { std: 1.0 });
+        let spm = SpatialPrior::new(reg, &format!("{path}.adapter_spm"), config.spm_inplanes, width);
+        let deform = |levels| DeformConfig {
+            width,
+            inner: (width as f64 * config.deform_ratio) as usize,
+            heads: config.deform_num_heads,
+            points: config.n_points,
+            levels,
+        };
+        let hidden = (width as f64 * config.cffn_ratio) as usize;
+        let interaction = |i: usize| {
+            let layers = (i * per_group..(i + 1) * per_group).map(|k| layer(reg, k)).collect();
+            let path = format!("{path}.adapter_interactions.{i}");
+            let injector = Injector::new(reg, &format!("{path}.injector"), width, &deform(3));
+            let extractor = Extractor::new(reg, &format!("{path}.extractor"), width, hidden, &deform(1));
+            let more = if i == 3 { 2 } else { 0 };
+            let extra = (0..more)
+                .map(|k| Extractor::new(reg, &format!("{path}.extra_extractors.{k}"), width, hidden, &deform(1)))
+                .collect();
+            Interaction { injector, layers, extractor, extra }
+        };
+        let interactions = (0..4).map(interaction).collect();
+        let init = Init::fan_in(width * 4);
+        let up = format!("{path}.adapter_up");
+        let up_weight =
+            reg.add_with(format!("{up}.weight"), [width, 2, 2, width], init.clone(), Layout::ConvTransposed);
+        let up_bias = reg.add(format!("{up}.bias"), [width], init);
+        let project = config.project.then(|| Project {
+            maps: (1..=4).map(|i| Linear::new(reg, &format!("{path}.c{i}_proj"), width, embed, true)).collect(),
+            tokens: Linear::new(reg, &format!("{path}.fc_proj"), width, embed, true),
+        });
+        ClipVit {
+            class_embedding,
+            patch_embedding,
+            position_embedding,
+            pre_norm,
+            level_embed,
+            spm,
+            interactions,
+            up_weight,
+            up_bias,
+            project,
+            config: config.clone(),
+        }
+    }
+
+    fn grids(&self) -> Grids {
+        let side = self.config.adapter_size / 16;
+        Grids { c: [(side * 2, side * 2), (side, side), (side / 2, side / 2)] }
+    }
+
+    fn resized<E: Element>(&self, pass: &Pass<'_, E>, x: &Tensor<E>, side: usize) -> Result<Tensor<E>> {
+        let s = x.shape();
+        if s[1] == side && s[2] == side {
+            return Ok(x.clone());
+        }
+        let mut y = pass.uninit([s[0], side, side, s[3]])?;
+        resample::resize(pass.cx, x.view(), y.view_mut(), Resize::BILINEAR)?;
+        Ok(y)
+    }
+
+    fn resized_backward<E: Element>(&self, pass: &Pass<'_, E>, dy: &Tensor<E>, shape: Shape) -> Result<Tensor<E>> {
+        if dy.shape() == shape {
+            return Ok(dy.clone());
+        }
+        let mut dx = pass.uninit(shape)?;
+        resample::resize_backward(pass.cx, dy.view(), dx.view_mut(), Resize::BILINEAR)?;
+        Ok(dx)
+    }
+
+    /// Features of (normalised) images `[I, R, R, 3]`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`].
+    pub fn forward<E: Element>(&self, pass: &Pass<'_, E>, images: &Tensor<E>) -> Result<(Features<E>, ClipVitSaved<E>)> {
+        let (batch, width, grids) = (images.shape()[0], self.config.hidden_size, self.grids());
+        let (maps, spm) = self.spm.forward(pass, &self.resized(pass, images, self.config.adapter_size)?)?;
+        for (i, map) in maps.iter().enumerate() {
+            pass.tap(format!("spm.{i}"), map);
+        }
+        let [c1, c2, c3, c4] = maps;
+        let levels = pass.param(self.level_embed);
+        let mut parts = Vec::new();
+        for (i, map) in [c2, c3, c4].into_iter().enumerate() {
+            let s = map.shape();
+            let flat = [s[0], s[1] * s[2], s[3]];
+            let mut y = pass.uninit(flat)?;
+            let row = crate::memory::View::new(levels.data().get(i * width..(i + 1) * width).unwrap_or(&[]), [width]);
+            add::add_channels(pass.cx, row, map.view().reshape(flat), y.view_mut())?;
+            parts.push(y);
+        }
+        let mut c = join_levels(pass, &parts)?;
+        drop(parts);
+
+        let (patches, patch) = self.patch_embedding.forward(pass, &self.resized(pass, images, self.config.image_size)?)?;
+        let s = patches.shape();
+        let cells = s[1] * s[2];
+        let class = pass.broadcast(pass.param(self.class_embedding).reshape([1, 1, width]), batch)?;
+        let joined = join_levels(pass, &[class, patches.reshape([batch, cells, width])])?;
+        let mut h = pass.uninit(joined.shape())?;
+        add::forward_broadcast(pass.cx, joined.view(), pass.param(self.position_embedding), h.view_mut())?;
+        let (mut h, pre_norm) = self.pre_norm.forward(pass, &h)?;
+        pass.tap("pre_layrnorm", &h);
+
+        let mut interactions = Vec::new();
+        let mut xs = Vec::new();
+        let mut class = pass.uninit([batch, 1, width])?;
+        for (i, block) in self.interactions.iter().enumerate() {
+            let mut x = pass.uninit([batch, cells, width])?;
+            copy::slice_rows(pass.cx, h.view(), 1, x.view_mut())?;
+            let mut cls = pass.uninit([batch, 1, width])?;
+            copy::slice_rows(pass.cx, h.view(), 0, cls.view_mut())?;
+            let (x, injector) = block.injector.forward(pass, &x, &c, grids)?;
+            h = join_levels(pass, &[cls, x])?;
+            let mut layers = Vec::new();
+            for layer in &block.layers {
+                let (y, saved) = layer.forward(pass, &h, Default::default())?;
+                h = y;
+                layers.push(saved);
+            }
+            let mut x = pass.uninit([batch, cells, width])?;
+            copy::slice_rows(pass.cx, h.view(), 1, x.view_mut())?;
+            class = pass.uninit([batch, 1, width])?;
+            copy::slice_rows(pass.cx, h.view(), 0, class.view_mut())?;
+            let mut extractors = Vec::new();
+            for extractor in [&block.extractor].into_iter().chain(&block.extra) {
+                let (y, saved) = extractor.forward(pass, &c, &x, grids)?;
+                c = y;
+                extractors.push(saved);
+            }
+            pass.tap(format!("interaction.{i}.x"), &x);
+            pass.tap(format!("interaction.{i}.c"), &c);
+            pass.tap(format!("interaction.{i}.cls"), &class);
+            xs.push(x);
+            interactions.push(InteractionSaved { injector, layers, extractors });
+        }
+
+        let mut levels = split_levels(pass, &c, grids)?.into_iter().zip(grids.c).map(|(t, (h, w))| {
+            let s = t.shape();
+            t.reshape([s[0], h, w, s[2]])
+        });
+        let (Some(c2), Some(c3), Some(c4)) = (levels.next(), levels.next(), levels.next()) else {
+            unreachable!("there are three levels")
+        };
+        // A transposed convolution is the input gradient of a convolution.
+        let mut c1_up = pass.uninit(c1.shape())?;
+        let conv = Conv2d::new(2, Pad::same(0));
+        conv2d::backward_input(pass.cx, c2.view(), pass.param(self.up_weight), c1_up.view_mut(), &conv)?;
+        let mut c1_biased = pass.uninit(c1.shape())?;
+        add::add_channels(pass.cx, pass.param(self.up_bias), c1_up.view(), c1_biased.view_mut())?;
+        let c1 = pass.add(&c1_biased, &c1)?;
+        let side = s[1];
+        let (mut maps, mut norms, mut projected) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, (map, x)) in [c1, c2.clone(), c3, c4].into_iter().zip(&xs).enumerate() {
+            let x = x.clone().reshape([batch, side, side, width]);
+            let sum = pass.add(&map, &self.resized(pass, &x, map.shape()[1])?)?;
+            let mut y = pass.uninit(sum.shape())?;
+            let mut stats = pass.statistics([sum.shape().rows(), 2])?;
+            layernorm::forward(pass.cx, sum.view(), None, None, y.view_mut(), stats.view_mut(), NORM_EPS)?;
+            norms.push(NormSaved { x: sum, stats });
+            if let Some(project) = &self.project {
+                let (z, saved) = project.maps[i].forward(pass, &y)?;
+                y = z;
+                projected.push(saved);
+            }
+            pass.tap(format!("sniffer.hidden_states.{i}"), &y);
+            maps.push(y);
+        }
+        let mut tokens = join_levels(pass, &[class, xs[3].clone()])?;
+        let mut tokens_saved = None;
+        if let Some(project) = &self.project {
+            let (y, saved) = project.tokens.forward(pass, &tokens)?;
+            tokens = y;
+            tokens_saved = Some(saved);
+        }
+        pass.tap("sniffer.last_hidden_state", &tokens);
+        let saved = ClipVitSaved {
+            images: images.shape(),
+            spm,
+            patch,
+            pre_norm,
+            interactions,
+            c2,
+            norms,
+            maps: projected,
+            tokens: tokens_saved,
+            grids,
+        };
+        Ok((Features { maps, tokens }, saved))
+    }
+
+    /// Parameter gradients, and the gradient of the images if `want_images`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`].
+    pub fn backward<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        grads: &mut Grads<E::Acc>,
+        saved: ClipVitSaved<E>,
+        d: FeaturesGradient<E>,
+        want_images: bool,
+    ) -> Result<Option<Tensor<E>>> {
+        let (width, grids) = (self.config.hidden_size, saved.grids);
+        let batch = saved.images[0];
+        let side = self.config.image_size / self.config.patch_size;
+        let cells = side * side;
+        let map_shape = |i: usize| -> Shape {
+            match i {
+                0 => [batch, grids.c[0].0 * 2, grids.c[0].1 * 2, width].into(),
+                _ => [batch, grids.c[i - 1].0, grids.c[i - 1].1, width].into(),
+            }
+        };
+        // Undoes projection, norm and the sums of the maps.
+        let mut projected = saved.maps.into_iter();
+        let (mut d_maps, mut d_xs) = (Vec::new(), Vec::new());
+        for (i, (d_map, norm)) in d.maps.into_iter().zip(saved.norms).enumerate() {
+            let proj = projected.next();
+            let dy = match d_map {
+                None => pass.cx.zeros(map_shape(i))?,
+                Some(d_map) => match (&self.project, proj) {
+                    (Some(project), Some(saved)) => project.maps[i].backward(pass, grads, saved, &d_map)?,
+                    _ => d_map,
+                },
+            };
+            let mut d_sum = pass.uninit(dy.shape())?;
+            let (x, stats) = (norm.x.view(), norm.stats.view());
+            layernorm::backward(pass.cx, x, None, stats, dy.view(), d_sum.view_mut(), None, None)?;
+            let dx = self.resized_backward(pass, &d_sum, [batch, side, side, width].into())?;
+            d_xs.push(dx.reshape([batch, cells, width]));
+            d_maps.push(d_sum);
+        }
+        let d_tokens = match (&self.project, saved.tokens) {
+            (Some(project), Some(saved)) => project.tokens.backward(pass, grads, saved, &d.tokens)?,
+            _ => d.tokens,
+        };
+        // Undoes the transposed convolution: d_c2 is the convolution of d_c1.
+        let d_c1 = d_maps[0].clone();
+        let conv = Conv2d::new(2, Pad::same(0));
+        let mut d_c2 = pass.uninit(saved.c2.shape())?;
+        let weight = pass.param(self.up_weight);
+        conv2d::forward(pass.cx, d_c1.view(), weight, d_c2.view_mut(), &conv, &Default::default())?;
+        if let Some(dw) = grads.get(self.up_weight) {
+            conv2d::backward_weight(pass.cx, saved.c2.view(), d_c1.view(), dw, &conv)?;
+        }
+        if let Some(db) = grads.get(self.up_bias) {
+            reduce::sum_rows(pass.cx, d_c1.view(), db)?;
+        }
+        d_maps[1] = pass.add(&d_maps[1], &d_c2)?;
+        let flat = |t: &Tensor<E>| {
+            let s = t.shape();
+            t.clone().reshape([s[0], s[1] * s[2], s[3]])
+        };
+        let mut dc = join_levels(pass, &[flat(&d_maps[1]), flat(&d_maps[2]), flat(&d_maps[3])])?;
+
+        // Gradient of [class ; x] after each block; d_tokens belongs to the last one.
+        let mut dh = d_tokens;
+        for ((block, saved), d_x) in self.interactions.iter().zip(saved.interactions).zip(d_xs).rev() {
+            let mut d_x = d_x;
+            for (extractor, saved) in
+                [&block.extractor].into_iter().chain(&block.extra).zip(saved.extractors).collect::<Vec<_>>().into_iter().rev()
+            {
+                let (d_query, d_feat) = extractor.backward(pass, grads, saved, &dc, grids)?;
+                dc = d_query;
+                d_x = pass.add(&d_x, &d_feat)?;
+            }
+            let mut sum = pass.add(&dh, &pass.cx.zeros(dh.shape())?)?;
+            copy::add_into_rows(pass.cx, d_x.view(), 1, sum.view_mut())?;
+            dh = sum;
+            for (layer, saved) in block.layers.iter().zip(saved.layers).rev() {
+                dh = layer.backward(pass, grads, saved, &dh)?;
+            }
+            let mut d_in = pass.uninit([batch, cells, width])?;
+            copy::slice_rows(pass.cx, dh.view(), 1, d_in.view_mut())?;
+            let mut d_cls = pass.uninit([batch, 1, width])?;
+            copy::slice_rows(pass.cx, dh.view(), 0, d_cls.view_mut())?;
+            let (d_in, d_feat) = block.injector.backward(pass, grads, saved.injector, &d_in)?;
+            dc = pass.add(&dc, &d_feat)?;
+            dh = join_levels(pass, &[d_cls, d_in])?;
+        }
+
+        // Undoes norm, position table, class token and patches.
+        let dh = self.pre_norm.backward(pass, grads, saved.pre_norm, &dh)?;
+        if let Some(d_table) = grads.get(self.position_embedding) {
+            let flat = [batch, (cells + 1) * width];
+            reduce::sum_rows(pass.cx, dh.view().reshape(flat), d_table.reshape([flat[1]]))?;
+        }
+        let mut d_class = pass.uninit([batch, 1, width])?;
+        copy::slice_rows(pass.cx, dh.view(), 0, d_class.view_mut())?;
+        if let Some(gradient) = grads.get(self.class_embedding) {
+            reduce::sum_rows(pass.cx, d_class.view(), gradient)?;
+        }
+        let mut d_patches = pass.uninit([batch, cells, width])?;
+        copy::slice_rows(pass.cx, dh.view(), 1, d_patches.view_mut())?;
+        let d_patches = d_patches.reshape([batch, side, side, width]);
+        let d_image = self.patch_embedding.backward(pass, grads, saved.patch, &d_patches)?;
+
+        // Undoes the level embedding and the spatial prior.
+        let parts = split_levels(pass, &dc, grids)?;
+        if let Some(d_levels) = grads.get(self.level_embed) {
+            for (part, row) in parts.iter().zip(d_levels.data().chunks_exact_mut(width)) {
+                reduce::sum_rows(pass.cx, part.view(), crate::memory::ViewMut::new(row, [width]))?;
+            }
+        }
+        let mut maps = parts.into_iter().zip(1..).map(|(part, i)| part.reshape(map_shape(i)));
+        let (Some(d2), Some(d3), Some(d4)) = (maps.next(), maps.next(), maps.next()) else {
+            unreachable!("there are three levels")
+        };
+        let d_spm = self.spm.backward(pass, grads, saved.spm, [d_c1, d2, d3, d4])?;
+        if !want_images {
+            return Ok(None);
+        }
+        let d_image = self.resized_backward(pass, &d_image, saved.images)?;
+        Ok(Some(pass.add(&d_image, &self.resized_backward(pass, &d_spm, saved.images)?)?))
+    }
+}
