@@ -20,6 +20,30 @@ fn view<E: Element>(data: &[E], shape: impl Into<Shape>) -> View<'_, E> {
     View::new(data, shape)
 }
 
+/// What the machine gives at this moment: independent fused multiply-adds in registers, so that other numbers can be read as ratios.
+#[cfg(target_arch = "x86_64")]
+fn ceiling() {
+    use std::arch::x86_64::*;
+    #[target_feature(enable = "avx512f")]
+    fn spin(n: usize) -> f32 {
+        let (x, y) = (_mm512_set1_ps(0.999), _mm512_set1_ps(std::hint::black_box(0.5)));
+        let mut sums = [y; 24];
+        for _ in 0..n {
+            for s in &mut sums {
+                *s = _mm512_fmadd_ps(*s, x, y);
+            }
+        }
+        sums.iter().map(|s| _mm512_reduce_add_ps(*s)).sum()
+    }
+    if is_x86_feature_detected!("avx512f") {
+        // SAFETY: the feature is there.
+        time("ceiling gemm conv depthwise attention", 2 * 16 * 24 * 100_000, || {
+            std::hint::black_box(unsafe { spin(100_000) });
+            Ok(())
+        });
+    }
+}
+
 /// Best of repeats over about a quarter of a second.
 fn time(name: &str, flops: usize, mut f: impl FnMut() -> Result<()>) {
     if std::env::args().nth(1).is_some_and(|filter| !name.contains(&filter)) {
@@ -123,6 +147,8 @@ fn attend<E: Element>(cx: &Context, b: usize, t: usize, s: usize, n: usize, d: u
 fn main() {
     let threads = std::env::var("DEEM_THREADS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     let cx = Context::host(threads);
+    #[cfg(target_arch = "x86_64")]
+    ceiling();
     println!("{threads} thread(s), {:?}", deem::host::simd::level());
     for (form, m, n, k) in [
         (Form::Nt, 1024, 1024, 1024),

@@ -186,12 +186,12 @@ impl<E: Element> Rows<E::Acc> for Matrix<'_, E> {
 }
 
 /// A matrix in memory, read as a second operand: K rows of N, or N rows of K if `transposed`.
-struct Second<'a, E> {
-    data: &'a [E],
-    ld: usize,
-    transposed: bool,
+pub(crate) struct Second<'a, E> {
+    pub(crate) data: &'a [E],
+    pub(crate) ld: usize,
+    pub(crate) transposed: bool,
     /// Whether many rows will read it: then panels pay even for rows that are contiguous already.
-    reused: bool,
+    pub(crate) reused: bool,
 }
 
 impl<E: Element> Cols<E::Acc> for Second<'_, E> {
@@ -285,7 +285,7 @@ simd_fn! {
 }
 
 /// The output of a product: C `[M, N]`, and what [`Epilogue`] says.
-struct Output<'a, E: Element, O> {
+pub(crate) struct Output<'a, E: Element, O> {
     c: SendPtr<O>,
     n: usize,
     bias: Option<&'a [E]>,
@@ -293,6 +293,13 @@ struct Output<'a, E: Element, O> {
     scale: Option<&'a [E]>,
     residual: Option<&'a [E]>,
     add: bool,
+}
+
+impl<E: Element, O> Output<'_, E, O> {
+    /// Sums are added to `c`, whose rows have `n` elements.
+    pub(crate) fn adding(c: SendPtr<O>, n: usize) -> Self {
+        Output { c, n, bias: None, activation: Activation::None, scale: None, residual: None, add: true }
+    }
 }
 
 impl<E: Element, O: Element<Acc = E::Acc>> Sink<E::Acc> for Output<'_, E, O> {
@@ -532,6 +539,16 @@ fn fold<R: Real>(mut lanes: [R; LANES]) -> R {
     lanes[0]
 }
 
+/// Up to 16 numbers, widened, zeros behind them.
+#[inline(always)]
+fn load<E: Element>(x: &[E]) -> [E::Acc; LANES] {
+    let mut lanes = [E::Acc::ZERO; LANES];
+    for (lane, x) in lanes.iter_mut().zip(x) {
+        *lane = x.to_acc();
+    }
+    lanes
+}
+
 /// Dot products of M rows of `a` with N rows of `b`, each in 16 interleaved lanes.
 #[inline(always)]
 fn dots_block<E: Element, const M: usize, const N: usize>(a: [&[E::Acc]; M], b: [&[E]; N]) -> [[E::Acc; N]; M] {
@@ -539,20 +556,25 @@ fn dots_block<E: Element, const M: usize, const N: usize>(a: [&[E::Acc]; M], b: 
     let mut lanes = [[[E::Acc::ZERO; LANES]; N]; M];
     let whole = k / LANES * LANES;
     for p in (0..whole).step_by(LANES) {
+        let x = a.map(|a| load::<E::Acc>(&a[p..p + LANES]));
         for j in 0..N {
-            let y = &b[j][p..p + LANES];
+            let y = load::<E>(&b[j][p..p + LANES]);
             for i in 0..M {
-                let x = &a[i][p..p + LANES];
                 for l in 0..LANES {
-                    lanes[i][j][l] += x[l] * y[l].to_acc();
+                    lanes[i][j][l] += x[i][l] * y[l];
                 }
             }
         }
     }
-    for p in whole..k {
+    if whole < k {
+        // The rest, filled up with zeros: every index stays a constant, so the sums stay in registers.
+        let x = a.map(|a| load::<E::Acc>(&a[whole..]));
         for j in 0..N {
+            let y = load::<E>(&b[j][whole..]);
             for i in 0..M {
-                lanes[i][j][p - whole] += a[i][p] * b[j][p].to_acc();
+                for l in 0..LANES {
+                    lanes[i][j][l] += x[i][l] * y[l];
+                }
             }
         }
     }

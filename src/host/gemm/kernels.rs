@@ -112,32 +112,44 @@ simd_fn! {
             for i in (0..m).step_by(M) {
                 let mr = M.min(m - i);
                 let mut sums = [[R::ZERO; N]; M];
-                if mr == M && nr == N {
+                let (x, y) = (a.at(i, 0).data, b.wrapping_add(j));
+                if nr == N && mr == M {
                     for p in 0..k {
                         // SAFETY: row p of b has columns j .. j + 8, and column p of a has rows i .. i + 4.
-                        let row = unsafe { b.add(p * ldb + j).cast::<[R; N]>().read_unaligned() };
-                        for (r, sums) in sums.iter_mut().enumerate() {
-                            // SAFETY: as above.
-                            let x = unsafe { *a.data.add((i + r) * a.row + p * a.col) };
-                            for (sum, y) in sums.iter_mut().zip(row) {
-                                *sum += x * y;
+                        unsafe {
+                            let y = y.add(p * ldb).cast::<[R; N]>().read_unaligned();
+                            for r in 0..M {
+                                let x = *x.add(r * a.row + p * a.col);
+                                for q in 0..N {
+                                    sums[r][q] += x * y[q];
+                                }
                             }
                         }
                     }
-                } else {
-                    for p in 0..k {
-                        for (r, sums) in sums.iter_mut().enumerate().take(mr) {
-                            // SAFETY: inside the operands, as the caller vouches.
-                            let x = unsafe { *a.data.add((i + r) * a.row + p * a.col) };
-                            for (q, sum) in sums.iter_mut().enumerate().take(nr) {
-                                // SAFETY: as above.
-                                *sum += x * unsafe { *b.add(p * ldb + j + q) };
+                    for (r, sums) in sums.iter().enumerate() {
+                        // SAFETY: rows i .. i + 4 and columns j .. j + 8 of c.
+                        unsafe {
+                            let c = c.add((i + r) * ldc + j).cast::<[R; N]>();
+                            let mut row = *sums;
+                            if add {
+                                let old = c.read_unaligned();
+                                for q in 0..N {
+                                    row[q] = old[q] + row[q];
+                                }
                             }
+                            c.write_unaligned(row);
                         }
                     }
+                    continue;
                 }
-                for (r, sums) in sums.iter().enumerate().take(mr) {
-                    for (q, &sum) in sums.iter().enumerate().take(nr) {
+                // Indices that are not constant would keep the sums of the case above out of registers, so this case has its own.
+                for r in 0..mr {
+                    for q in 0..nr {
+                        let mut sum = R::ZERO;
+                        for p in 0..k {
+                            // SAFETY: inside the operands, as the caller vouches.
+                            sum += unsafe { *x.add(r * a.row + p * a.col) * *y.add(p * ldb + q) };
+                        }
                         // SAFETY: inside c.
                         let c = unsafe { &mut *c.add((i + r) * ldc + j + q) };
                         *c = if add { *c + sum } else { sum };
@@ -204,7 +216,9 @@ mod x86 {
         // SAFETY: all addresses lie inside the operands that the caller vouches for; masked lanes are not touched.
         unsafe {
             let mut sums = [[_mm512_setzero_ps(); V]; M];
-            let (mut x, mut y) = (a.data, b);
+            // One pointer for four rows: a single one would be a chain of additions as long as the loop itself.
+            let mut x: [*const f32; 4] = std::array::from_fn(|g| a.data.wrapping_add(4 * g * a.row));
+            let mut y = b;
             for _ in 0..k {
                 let mut row = [_mm512_setzero_ps(); V];
                 for v in 0..V {
@@ -212,12 +226,12 @@ mod x86 {
                     row[v] = if v + 1 == V { _mm512_maskz_loadu_ps(mask, from) } else { _mm512_loadu_ps(from) };
                 }
                 for i in 0..M {
-                    let x = _mm512_set1_ps(*x.add(i * a.row));
+                    let x = _mm512_set1_ps(*x[i / 4].add(i % 4 * a.row));
                     for v in 0..V {
                         sums[i][v] = _mm512_fmadd_ps(x, row[v], sums[i][v]);
                     }
                 }
-                x = x.wrapping_add(a.col);
+                x = x.map(|x| x.wrapping_add(a.col));
                 y = y.wrapping_add(ldb);
             }
             for i in 0..M {
