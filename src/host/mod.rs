@@ -3,5 +3,21 @@
 //! Nothing here checks shapes: [`crate::ops`] has done it. Work is cut into chunks whose bounds depend on the shapes alone, never
 //! on the number of threads, so results have the same bits whatever the machine is doing.
 
+pub mod activation;
+pub mod adamw;
+pub mod add;
+pub mod copy;
+pub mod cross_entropy;
+pub mod embedding;
+pub mod glu;
+pub mod groupnorm;
+pub mod layernorm;
 pub mod math;
+pub mod mse;
+pub(crate) mod parallel;
+pub mod random;
+pub mod reduce;
+pub mod rmsnorm;
+pub mod rope;
 pub mod simd;
+pub mod timestep_embedding;
