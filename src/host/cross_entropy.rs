@@ -7,12 +7,12 @@ use crate::ops::cross_entropy::IGNORE;
 use crate::simd_fn;
 
 simd_fn! {
-    /// ln sum exp(x), by way of the largest element.
-    pub(super) fn log_sum_exp<E: Element>(x: &[E]) -> E::Acc {
+    /// (m, l) with ln sum exp(x) = m + l, m the largest element. Kept apart, so that x - m - l loses nothing when m is large.
+    pub(super) fn log_sum_exp<E: Element>(x: &[E]) -> (E::Acc, E::Acc) {
         let max = max_of(x);
         // A row of -inf has no finite maximum to subtract.
         let shift = if max.is_finite() { max } else { E::Acc::ZERO };
-        shift + sum_of(x, |x| (x.to_acc() - shift).exp()).ln()
+        (shift, sum_of(x, |x| (x.to_acc() - shift).exp()).ln())
     }
 }
 
@@ -34,8 +34,9 @@ pub fn forward<E: Element>(pool: &Pool, logits: &[E], targets: &[i32], lse: &mut
                 (*lse, *loss) = (E::Acc::ZERO, 0.0);
                 if targets[r] != IGNORE {
                     let row = &logits[r * v..][..v];
-                    *lse = log_sum_exp(row);
-                    *loss = (*lse - row[targets[r] as usize].to_acc()).as_f64();
+                    let (max, ln) = log_sum_exp(row);
+                    *lse = max + ln;
+                    *loss = (max - row[targets[r] as usize].to_acc() + ln).as_f64();
                 }
             }
         });

@@ -62,9 +62,9 @@ simd_fn! {
 }
 
 simd_fn! {
-    fn subtract<E: Element>(x: &[E], lse: E::Acc, y: &mut [E::Acc]) {
+    fn subtract<E: Element>(x: &[E], lse: (E::Acc, E::Acc), y: &mut [E::Acc]) {
         for (y, &x) in y.iter_mut().zip(x) {
-            *y = x.to_acc() - lse;
+            *y = x.to_acc() - lse.0 - lse.1;
         }
     }
 }
