@@ -3,12 +3,28 @@
 //! Nothing here checks shapes: [`crate::ops`] has done it. Work is cut into chunks whose bounds depend on the shapes alone, never
 //! on the number of threads, so results have the same bits whatever the machine is doing.
 
+pub mod activation;
+pub mod adamw;
+pub mod add;
 pub mod attention;
 pub mod conv2d;
 pub mod conv2d_depthwise;
+pub mod copy;
 pub mod cross_attention;
+pub mod cross_entropy;
 pub mod deform_attention;
+pub mod embedding;
 pub mod gemm;
+pub mod glu;
+pub mod groupnorm;
+pub mod layernorm;
 pub mod math;
+pub mod mse;
+pub mod random;
+pub mod reduce;
 pub mod resample;
+pub mod rmsnorm;
+pub mod rope;
 pub mod simd;
+pub mod timestep_embedding;
+pub(crate) mod parallel;

@@ -12,15 +12,29 @@
 //! The letters of shapes: B batch, T query tokens, S key tokens, C channels, H W height and width, N heads, D head size, F feed-forward,
 //! V vocabulary, G groups, R rows.
 
+pub mod activation;
+pub mod adamw;
+pub mod add;
 pub mod attention;
 pub mod conv2d;
 pub mod conv2d_depthwise;
+pub mod copy;
 pub mod cross_attention;
+pub mod cross_entropy;
 pub mod deform_attention;
 pub mod diffusion;
+pub mod embedding;
 pub mod gemm;
+pub mod glu;
+pub mod groupnorm;
+pub mod layernorm;
+pub mod mse;
 pub mod random;
+pub mod reduce;
 pub mod resample;
+pub mod rmsnorm;
+pub mod rope;
+pub mod timestep_embedding;
 
 use crate::error::{Error, Result};
 use crate::memory::Shape;

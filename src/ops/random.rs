@@ -3,6 +3,11 @@
 //! Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). The generator is a function, not a state: element `i` of
 //! tensor `name` under `seed` is the same number on every device, in any order, with any number of threads, and after every resume.
 
+use crate::device::Context;
+use crate::dtype::Element;
+use crate::error::Result;
+use crate::memory::ViewMut;
+
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
@@ -60,6 +65,28 @@ impl Stream {
 
 fn unit(low: u32, high: u32) -> f64 {
     (((u64::from(high) << 32) | u64::from(low)) >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+}
+
+/// y = standard normal numbers, of any shape: element i is [`Stream::normal`] (i) of the stream (seed, name), rounded.
+///
+/// # Errors
+/// None at present.
+pub fn fill_normal<E: Element>(cx: &Context, seed: u64, name: &str, y: ViewMut<'_, E>) -> Result<()> {
+    if !cx.is_planning() {
+        crate::host::random::fill_normal(cx.pool(), Stream::new(seed, name), y.data());
+    }
+    Ok(())
+}
+
+/// y = numbers uniform in `[0, 1)`, of any shape: element i is [`Stream::uniform`] (i) of the stream (seed, name), rounded, but never up to 1.
+///
+/// # Errors
+/// None at present.
+pub fn fill_uniform<E: Element>(cx: &Context, seed: u64, name: &str, y: ViewMut<'_, E>) -> Result<()> {
+    if !cx.is_planning() {
+        crate::host::random::fill_uniform(cx.pool(), Stream::new(seed, name), y.data());
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,7 +1,23 @@
 //! Every op: each device against the f64 oracle, and each gradient against central differences.
 
-#[path = "../support/mod.rs"]
-mod support;
-
+mod activation;
+mod adamw;
+mod add;
 mod conv2d;
+mod copy;
+mod cross_entropy;
+mod embedding;
 mod gemm;
+mod glu;
+mod groupnorm;
+mod layernorm;
+mod mse;
+mod pointwise;
+mod random;
+mod reduce;
+mod rmsnorm;
+mod rope;
+mod support;
+mod timestep_embedding;
+#[path = "../support/mod.rs"]
+

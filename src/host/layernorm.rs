@@ -1,0 +1,156 @@
+//! Layer normalisation on the host; see [`crate::ops::layernorm`]. Missing weight and bias are empty slices.
+
+use std::ops::Range;
+
+use super::parallel::{LANES, column_sums, rows_per_chunk, run_rows2, sum_of, total};
+use crate::device::Pool;
+use crate::dtype::{Element, Real};
+use crate::simd_fn;
+
+simd_fn! {
+    fn forward_rows<E: Element>(x: &[E], weight: &[E], bias: &[E], y: &mut [E], stats: &mut [E::Acc], cols: usize, eps: f64) {
+        let inverse = E::Acc::of(1.0 / cols as f64);
+        let eps = E::Acc::of(eps);
+        for ((x, y), stats) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)).zip(stats.chunks_exact_mut(2)) {
+            let mean = sum_of(x, |x| x.to_acc()) * inverse;
+            let var = sum_of(x, |x| {
+                let d = x.to_acc() - mean;
+                d * d
+            }) * inverse;
+            let rstd = E::Acc::ONE / (var + eps).sqrt();
+            stats[0] = mean;
+            stats[1] = rstd;
+            match (weight.is_empty(), bias.is_empty()) {
+                (true, true) => {
+                    for (y, &x) in y.iter_mut().zip(x) {
+                        *y = E::from_acc((x.to_acc() - mean) * rstd);
+                    }
+                }
+                (false, true) => {
+                    for ((y, &x), &w) in y.iter_mut().zip(x).zip(weight) {
+                        *y = E::from_acc((x.to_acc() - mean) * rstd * w.to_acc());
+                    }
+                }
+                (true, false) => {
+                    for ((y, &x), &b) in y.iter_mut().zip(x).zip(bias) {
+                        *y = E::from_acc((x.to_acc() - mean) * rstd + b.to_acc());
+                    }
+                }
+                (false, false) => {
+                    for (((y, &x), &w), &b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
+                        *y = E::from_acc((x.to_acc() - mean) * rstd * w.to_acc() + b.to_acc());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// (sum of g, sum of g n) over a row, g = weight dy.
+#[inline(always)]
+fn row_sums<E: Element>(
+    x: &[E],
+    dy: &[E],
+    weight: impl Fn(usize) -> E::Acc,
+    mean: E::Acc,
+    rstd: E::Acc,
+) -> (E::Acc, E::Acc) {
+    let (mut first, mut second) = ([E::Acc::ZERO; LANES], [E::Acc::ZERO; LANES]);
+    let (xs, x_rest) = x.as_chunks::<LANES>();
+    let (dys, dy_rest) = dy.as_chunks::<LANES>();
+    for (c, (x, dy)) in xs.iter().zip(dys).enumerate() {
+        for i in 0..LANES {
+            let g = dy[i].to_acc() * weight(c * LANES + i);
+            first[i] += g;
+            second[i] += g * ((x[i].to_acc() - mean) * rstd);
+        }
+    }
+    for (i, (&x, &dy)) in x_rest.iter().zip(dy_rest).enumerate() {
+        let g = dy.to_acc() * weight(xs.len() * LANES + i);
+        first[i] += g;
+        second[i] += g * ((x.to_acc() - mean) * rstd);
+    }
+    (total(first), total(second))
+}
+
+simd_fn! {
+    fn backward_rows<E: Element>(x: &[E], weight: &[E], stats: &[E::Acc], dy: &[E], dx: &mut [E], cols: usize) {
+        let inverse = E::Acc::of(1.0 / cols as f64);
+        let rows = x.chunks_exact(cols).zip(dy.chunks_exact(cols)).zip(dx.chunks_exact_mut(cols)).zip(stats.chunks_exact(2));
+        for (((x, dy), dx), stats) in rows {
+            let (mean, rstd) = (stats[0], stats[1]);
+            if weight.is_empty() {
+                let (first, second) = row_sums(x, dy, |_| E::Acc::ONE, mean, rstd);
+                let (first, second) = (first * inverse, second * inverse);
+                for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+                    let n = (x.to_acc() - mean) * rstd;
+                    *dx = E::from_acc(rstd * (dy.to_acc() - first - n * second));
+                }
+            } else {
+                let weight = &weight[..cols];
+                let (first, second) = row_sums(x, dy, |i| weight[i].to_acc(), mean, rstd);
+                let (first, second) = (first * inverse, second * inverse);
+                for (((dx, &x), &dy), &w) in dx.iter_mut().zip(x).zip(dy).zip(weight) {
+                    let n = (x.to_acc() - mean) * rstd;
+                    *dx = E::from_acc(rstd * (dy.to_acc() * w.to_acc() - first - n * second));
+                }
+            }
+        }
+    }
+}
+
+simd_fn! {
+    fn parameter_columns<E: Element>(x: &[E], stats: &[E::Acc], dy: &[E], cols: usize, rows: Range<usize>, columns: Range<usize>, dw: &mut [E::Acc], db: &mut [E::Acc]) {
+        for r in rows {
+            let (mean, rstd) = (stats[2 * r], stats[2 * r + 1]);
+            let x = &x[r * cols..][columns.clone()];
+            let dy = &dy[r * cols..][columns.clone()];
+            for (((dw, db), &x), &dy) in dw.iter_mut().zip(db.iter_mut()).zip(x).zip(dy) {
+                let d = dy.to_acc();
+                *dw += d * ((x.to_acc() - mean) * rstd);
+                *db += d;
+            }
+        }
+    }
+}
+
+/// Forward over rows of `cols` channels.
+#[allow(clippy::too_many_arguments)]
+pub fn forward<E: Element>(
+    pool: &Pool,
+    x: &[E],
+    weight: &[E],
+    bias: &[E],
+    y: &mut [E],
+    stats: &mut [E::Acc],
+    cols: usize,
+    eps: f64,
+) {
+    run_rows2(pool, x.len() / cols, rows_per_chunk(cols), (y, cols), (stats, 2), |rows, y, stats| {
+        forward_rows(&x[rows.start * cols..rows.end * cols], weight, bias, y, stats, cols, eps);
+    });
+}
+
+/// Backward over rows of `cols` channels: dx is overwritten, dw and db are added to.
+#[allow(clippy::too_many_arguments)]
+pub fn backward<E: Element>(
+    pool: &Pool,
+    x: &[E],
+    weight: &[E],
+    stats: &[E::Acc],
+    dy: &[E],
+    dx: &mut [E],
+    dw: Option<&mut [E::Acc]>,
+    db: Option<&mut [E::Acc]>,
+    cols: usize,
+) {
+    let rows = rows_per_chunk(cols);
+    pool.run_parts(dx, rows * cols, |chunk, dx| {
+        let part = chunk * rows * cols..chunk * rows * cols + dx.len();
+        let stats = &stats[2 * chunk * rows..][..2 * dx.len() / cols];
+        backward_rows(&x[part.clone()], weight, stats, &dy[part], dx, cols);
+    });
+    column_sums(pool, x.len() / cols, cols, [dw, db], |rows, columns, dw, db| {
+        parameter_columns(x, stats, dy, cols, rows, columns, dw, db);
+    });
+}

@@ -1,0 +1,126 @@
+//! Pointwise sums and scalings: a + b, y += x, y += alpha x, alpha x, gamma x (layer scale), v + x, and rows masked by a factor.
+//!
+//! Layer scale: Touvron et al. (arXiv 2103.17239). Shapes are said at each function; C is the last axis, R the product of the others.
+
+use super::{check, check_shape};
+use crate::device::Context;
+use crate::dtype::Element;
+use crate::error::Result;
+use crate::host::add as host;
+use crate::memory::{View, ViewMut};
+
+const OP: &str = "add";
+
+/// y = a + b, all of one shape.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if the shapes differ.
+pub fn forward<E: Element>(cx: &Context, a: View<'_, E>, b: View<'_, E>, y: ViewMut<'_, E>) -> Result<()> {
+    check_shape(OP, "b", b.shape(), a.shape())?;
+    check_shape(OP, "y", y.shape(), a.shape())?;
+    if !cx.is_planning() {
+        host::add(cx.pool(), a.data(), b.data(), y.data());
+    }
+    Ok(())
+}
+
+/// y += x, of one shape.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if the shapes differ.
+pub fn add_assign<E: Element>(cx: &Context, x: View<'_, E>, y: ViewMut<'_, E>) -> Result<()> {
+    check_shape(OP, "y", y.shape(), x.shape())?;
+    if !cx.is_planning() {
+        host::add_assign(cx.pool(), x.data(), y.data());
+    }
+    Ok(())
+}
+
+/// y += alpha x, of one shape.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if the shapes differ.
+pub fn axpy<E: Element>(cx: &Context, alpha: f64, x: View<'_, E>, y: ViewMut<'_, E>) -> Result<()> {
+    check_shape(OP, "y", y.shape(), x.shape())?;
+    if !cx.is_planning() {
+        host::axpy(cx.pool(), alpha, x.data(), y.data());
+    }
+    Ok(())
+}
+
+/// y = alpha x, of one shape.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if the shapes differ.
+pub fn scale<E: Element>(cx: &Context, alpha: f64, x: View<'_, E>, y: ViewMut<'_, E>) -> Result<()> {
+    check_shape(OP, "y", y.shape(), x.shape())?;
+    if !cx.is_planning() {
+        host::scale(cx.pool(), alpha, x.data(), y.data());
+    }
+    Ok(())
+}
+
+/// y [.., C] = gamma [C] * x [.., C].
+///
+/// # Errors
+/// [`crate::Error::Shape`] if a shape does not fit.
+pub fn scale_channels<E: Element>(cx: &Context, gamma: View<'_, E>, x: View<'_, E>, y: ViewMut<'_, E>) -> Result<()> {
+    check_shape(OP, "gamma", gamma.shape(), [x.shape().last()])?;
+    check_shape(OP, "y", y.shape(), x.shape())?;
+    if !cx.is_planning() && !x.shape().is_empty() {
+        host::scale_channels(cx.pool(), gamma.data(), x.data(), y.data());
+    }
+    Ok(())
+}
+
+/// dx = gamma * dy; dgamma += sum of x dy over rows.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if a shape does not fit.
+pub fn scale_channels_backward<E: Element>(
+    cx: &Context,
+    gamma: View<'_, E>,
+    x: View<'_, E>,
+    dy: View<'_, E>,
+    dx: ViewMut<'_, E>,
+    dgamma: Option<ViewMut<'_, E::Acc>>,
+) -> Result<()> {
+    let c = x.shape().last();
+    check_shape(OP, "gamma", gamma.shape(), [c])?;
+    check_shape(OP, "dy", dy.shape(), x.shape())?;
+    check_shape(OP, "dx", dx.shape(), x.shape())?;
+    if let Some(dgamma) = &dgamma {
+        check_shape(OP, "dgamma", dgamma.shape(), [c])?;
+    }
+    if !cx.is_planning() && !x.shape().is_empty() {
+        host::scale_channels(cx.pool(), gamma.data(), dy.data(), dx.data());
+        host::gamma_gradient(cx.pool(), x.data(), dy.data(), dgamma.map(ViewMut::data), c);
+    }
+    Ok(())
+}
+
+/// y [.., C] = v [C] + x [.., C]; the gradient of v is [`super::reduce::sum_rows`].
+///
+/// # Errors
+/// [`crate::Error::Shape`] if a shape does not fit.
+pub fn add_channels<E: Element>(cx: &Context, v: View<'_, E>, x: View<'_, E>, y: ViewMut<'_, E>) -> Result<()> {
+    check_shape(OP, "v", v.shape(), [x.shape().last()])?;
+    check_shape(OP, "y", y.shape(), x.shape())?;
+    if !cx.is_planning() && !x.shape().is_empty() {
+        host::add_channels(cx.pool(), v.data(), x.data(), y.data());
+    }
+    Ok(())
+}
+
+/// y [R, C] = keep (R) * x [R, C]: drop path, masks. Its gradient is itself.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if the shapes differ, [`crate::Error::Domain`] for a wrong number of factors.
+pub fn mask_rows<E: Element>(cx: &Context, keep: &[f32], x: View<'_, E>, y: ViewMut<'_, E>) -> Result<()> {
+    check_shape(OP, "y", y.shape(), x.shape())?;
+    check(OP, keep.len() == x.shape().rows(), || format!("{} factors for the rows of `x` {}", keep.len(), x.shape()))?;
+    if !cx.is_planning() && !x.shape().is_empty() {
+        host::mask_rows(cx.pool(), keep, x.data(), y.data());
+    }
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! Reductions: sums over rows, norms, finiteness, arg-max, log-softmax, top-k, means over pixels.
+//!
+//! Shapes: x [.., C] = R rows of C. Every sum is a fixed tree of blocks, so its bits do not depend on the threads.
+
+use super::{check, check_shape};
+use crate::device::Context;
+use crate::dtype::{Element, Real};
+use crate::error::Result;
+use crate::memory::{Shape, View, ViewMut};
+
+const OP: &str = "reduce";
+
+/// out [C] += sum of x [.., C] over all rows: the gradient of a bias.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if out is not [C].
+pub fn sum_rows<E: Element>(cx: &Context, x: View<'_, E>, out: ViewMut<'_, E::Acc>) -> Result<()> {
+    let c = x.shape().last();
+    check_shape(OP, "out", out.shape(), [c])?;
+    if !cx.is_planning() && !x.shape().is_empty() {
+        crate::host::reduce::sum_rows(cx.pool(), x.data(), out.data(), c);
+    }
+    Ok(())
+}
+
+/// Sum of all elements; 0 while planning.
+///
+/// # Errors
+/// None at present.
+pub fn sum<E: Element>(cx: &Context, x: View<'_, E>) -> Result<E::Acc> {
+    Ok(E::Acc::of(crate::host::reduce::sum(cx.pool(), x.data())))
+}
+
+/// Sum of squares, in f64 throughout, so that gradients of any size can be measured.
+///
+/// # Errors
+/// None at present.
+pub fn norm_squared<A: Real>(cx: &Context, x: &[A]) -> Result<f64> {
+    Ok(crate::host::reduce::norm_squared(cx.pool(), x))
+}
+
+/// Whether no element is infinite or NaN.
+///
+/// # Errors
+/// None at present.
+pub fn all_finite<A: Real>(cx: &Context, x: &[A]) -> Result<bool> {
+    Ok(crate::host::reduce::all_finite(cx.pool(), x))
+}
+
+/// Column of the largest element of each row of x [R, C]; the first of equals, and the first NaN before all numbers, as in PyTorch.
+///
+/// Returns R indices (zeros while planning).
+///
+/// # Errors
+/// [`crate::Error::Domain`] if rows are empty.
+pub fn argmax_rows<E: Element>(cx: &Context, x: View<'_, E>) -> Result<Vec<usize>> {
+    let (rows, c) = (x.shape().rows(), x.shape().last());
+    check(OP, c > 0 || rows == 0, || format!("arg-max of the empty rows of `x` {}", x.shape()))?;
+    let mut found = vec![0; rows];
+    if !cx.is_planning() && rows > 0 {
+        crate::host::reduce::argmax_rows(cx.pool(), x.data(), &mut found, c);
+    }
+    Ok(found)
+}
+
+/// y = x - ln sum exp(x) per row; both [.., C].
+///
+/// # Errors
+/// [`crate::Error::Shape`] if the shapes differ.
+pub fn log_softmax_rows<E: Element>(cx: &Context, x: View<'_, E>, y: ViewMut<'_, E::Acc>) -> Result<()> {
+    check_shape(OP, "y", y.shape(), x.shape())?;
+    if !cx.is_planning() && !x.shape().is_empty() {
+        crate::host::reduce::log_softmax_rows(cx.pool(), x.data(), y.data(), x.shape().last());
+    }
+    Ok(())
+}
+
+/// The k largest values with their indices (all, if there are fewer), largest first, the lower index first among equals. NaN counts as larger
+/// than every number, as in PyTorch.
+pub fn top_k<A: Real>(values: &[A], k: usize) -> Vec<(usize, A)> {
+    crate::host::reduce::top_k(values, k)
+}
+
+/// (B, P, C) of x [B, .., C].
+fn pixels(what: &'static str, x: Shape) -> Result<(usize, usize, usize)> {
+    check(OP, x.rank() >= 2, || format!("`{what}` {x} needs at least a batch and a channel axis"))?;
+    Ok((x[0], x.dims()[1..x.rank() - 1].iter().product(), x.last()))
+}
+
+/// y [B, C] = mean of x [B, P, C] (or [B, H, W, C]) over the pixels; 0 if there are none.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if a shape does not fit.
+pub fn mean_pixels<E: Element>(cx: &Context, x: View<'_, E>, y: ViewMut<'_, E>) -> Result<()> {
+    let (b, p, c) = pixels("x", x.shape())?;
+    check_shape(OP, "y", y.shape(), [b, c])?;
+    if !cx.is_planning() && b * c > 0 {
+        crate::host::reduce::mean_pixels(cx.pool(), x.data(), y.data(), p, c);
+    }
+    Ok(())
+}
+
+/// dx [B, P, C] = dy [B, C] / P at every pixel.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if a shape does not fit.
+pub fn mean_pixels_backward<E: Element>(cx: &Context, dy: View<'_, E>, dx: ViewMut<'_, E>) -> Result<()> {
+    let (b, p, c) = pixels("dx", dx.shape())?;
+    check_shape(OP, "dy", dy.shape(), [b, c])?;
+    if !cx.is_planning() && !dx.shape().is_empty() {
+        crate::host::reduce::mean_pixels_backward(cx.pool(), dy.data(), dx.data(), p, c);
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! Root-mean-square normalisation over the last axis: y = x rstd weight, rstd = 1 / sqrt(mean(x^2) + eps).
+//!
+//! Zhang and Sennrich (arXiv 1910.07467); LLaMA. Shapes: x, y, dx, dy [.., C] = R rows; weight [C]; rstd [R].
+
+use super::check_shape;
+use crate::device::Context;
+use crate::dtype::Element;
+use crate::error::Result;
+use crate::memory::{View, ViewMut};
+
+const OP: &str = "rmsnorm";
+
+/// y = x rstd weight per row; writes rstd [R] for the backward.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if a shape does not fit.
+pub fn forward<E: Element>(
+    cx: &Context,
+    x: View<'_, E>,
+    weight: View<'_, E>,
+    y: ViewMut<'_, E>,
+    rstd: ViewMut<'_, E::Acc>,
+    eps: f64,
+) -> Result<()> {
+    let (rows, cols) = (x.shape().rows(), x.shape().last());
+    check_shape(OP, "weight", weight.shape(), [cols])?;
+    check_shape(OP, "y", y.shape(), x.shape())?;
+    check_shape(OP, "rstd", rstd.shape(), [rows])?;
+    if cx.is_planning() || x.shape().is_empty() {
+        return Ok(());
+    }
+    crate::host::rmsnorm::forward(cx.pool(), x.data(), weight.data(), y.data(), rstd.data(), cols, eps);
+    Ok(())
+}
+
+/// With n = x rstd and g = weight dy: dx = rstd (g - n mean(g n)); dw += sum of dy n over rows.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if a shape does not fit.
+pub fn backward<E: Element>(
+    cx: &Context,
+    x: View<'_, E>,
+    weight: View<'_, E>,
+    rstd: View<'_, E::Acc>,
+    dy: View<'_, E>,
+    dx: ViewMut<'_, E>,
+    dw: Option<ViewMut<'_, E::Acc>>,
+) -> Result<()> {
+    let (rows, cols) = (x.shape().rows(), x.shape().last());
+    check_shape(OP, "weight", weight.shape(), [cols])?;
+    check_shape(OP, "rstd", rstd.shape(), [rows])?;
+    check_shape(OP, "dy", dy.shape(), x.shape())?;
+    check_shape(OP, "dx", dx.shape(), x.shape())?;
+    if let Some(dw) = &dw {
+        check_shape(OP, "dw", dw.shape(), [cols])?;
+    }
+    if cx.is_planning() || x.shape().is_empty() {
+        return Ok(());
+    }
+    let dw = dw.map(ViewMut::data);
+    crate::host::rmsnorm::backward(cx.pool(), x.data(), weight.data(), rstd.data(), dy.data(), dx.data(), dw, cols);
+    Ok(())
+}

@@ -1,0 +1,78 @@
+use deem::Context;
+use deem::dtype::{DType, Element};
+use deem::ops::adamw::{self, AdamW, Group};
+use half::bf16;
+
+use crate::pointwise::*;
+use crate::support;
+
+const HYPER: AdamW = AdamW { beta1: 0.9, beta2: 0.995, eps: 1e-8 };
+
+fn groups(n: usize) -> Vec<Group> {
+    // Out of order, one empty, and a gap that must stay untouched.
+    vec![
+        Group { start: n / 2, len: n - n / 2, lr: 1e-2, weight_decay: 0.05 },
+        Group { start: 0, len: n / 3, lr: 3e-3, weight_decay: 0.0 },
+        Group { start: 0, len: 0, lr: 1.0, weight_decay: 1.0 },
+    ]
+}
+
+/// Outputs params, master, m, v after three steps.
+fn run<E: Element>(cx: &Context, n: usize) -> Outputs {
+    let mut params = support::round::<E>(&input("p", n));
+    let mut master = support::round::<E::Acc>(&input("p", n));
+    let (mut m, mut v) = (vec![E::Acc::default(); n], vec![E::Acc::default(); n]);
+    for step in 1..=3 {
+        let grads = support::round::<E::Acc>(&input(&format!("g{step}"), n));
+        let master = (E::DTYPE == DType::Bf16).then_some(&mut master[..]);
+        adamw::step(cx, &mut params, master, &grads, &mut m, &mut v, &groups(n), &HYPER, step, 0.5).unwrap();
+    }
+    if E::DTYPE != DType::Bf16 {
+        master = params.iter().map(|p| p.to_acc()).collect();
+    }
+    vec![wide(&params), wide(&master), wide(&m), wide(&v)]
+}
+
+#[test]
+fn formulas_and_narrow_types() {
+    let cx = Context::host(2);
+    for n in [0, 1, 50, 100_001] {
+        let oracle = run::<f64>(&cx, n);
+        let (mut p, mut m, mut v) = (input("p", n), vec![0.0; n], vec![0.0; n]);
+        for k in 1..=3 {
+            let g = input(&format!("g{k}"), n);
+            for group in groups(n) {
+                for i in group.start..group.start + group.len {
+                    let g = 0.5 * g[i];
+                    p[i] *= 1.0 - group.lr * group.weight_decay;
+                    m[i] = 0.9 * m[i] + (1.0 - 0.9) * g;
+                    v[i] = 0.995 * v[i] + (1.0 - 0.995) * g * g;
+                    let (a, b) = (1.0 - 0.9f64.powi(k), 1.0 - 0.995f64.powi(k));
+                    p[i] -= group.lr * (m[i] / a) / ((v[i] / b).sqrt() + 1e-8);
+                }
+            }
+        }
+        compare("f64", &oracle, &vec![p.clone(), p, m, v], &[1e-13]);
+        // Three steps of at most six roundings each.
+        compare("f32", &run::<f32>(&cx, n), &oracle, &[bound::<f32>(18.0)]);
+        let u = bound::<f32>(18.0);
+        compare("bf16", &run::<bf16>(&cx, n), &oracle, &[bound::<bf16>(18.0), u, u, u]);
+    }
+}
+
+#[test]
+fn bits_and_errors() {
+    same_bits("adamw f32", |cx| run::<f32>(cx, 100_001));
+    same_bits("adamw bf16", |cx| run::<bf16>(cx, 100_001));
+    let cx = Context::host(1);
+    let (mut p, mut m, mut v, g) = ([0f32; 4], [0f32; 4], [0f32; 4], [0f32; 4]);
+    let group = |start, len| Group { start, len, lr: 0.1, weight_decay: 0.0 };
+    let mut go =
+        |groups: &[Group], step| message(adamw::step(&cx, &mut p, None, &g, &mut m, &mut v, groups, &HYPER, step, 1.0));
+    assert_eq!(go(&[group(0, 4)], 0), "adamw: steps count from 1");
+    assert_eq!(go(&[group(2, 3)], 1), "adamw: group 0 is 3 elements from 2 of 4");
+    assert_eq!(go(&[group(0, 3), group(2, 2)], 1), "adamw: groups 0 and 1 overlap");
+    let mut p = [bf16::ZERO; 4];
+    let error = message(adamw::step(&cx, &mut p, None, &g, &mut m, &mut v, &[], &HYPER, 1, 1.0));
+    assert_eq!(error, "adamw: parameters in bf16 need a master copy in f32");
+}

@@ -1,0 +1,102 @@
+use deem::Context;
+use deem::dtype::{Element, Real};
+use deem::ops::reduce;
+use half::bf16;
+
+use crate::pointwise::*;
+use crate::support;
+
+/// Outputs sum_rows (from 1), [sum], log_softmax_rows, mean_pixels of the rows, its backward, arg-max.
+fn run<E: Element>(cx: &Context, r: usize, c: usize, x: &[f64]) -> Outputs {
+    let x = support::round::<E>(x);
+    let mut rows = vec![<E::Acc as Real>::ONE; c];
+    reduce::sum_rows(cx, v(&x, [r, c]), vm(&mut rows, [c])).unwrap();
+    let sum = reduce::sum(cx, v(&x, [r, c])).unwrap();
+    let mut log_softmax = nan::<E::Acc>(r * c);
+    reduce::log_softmax_rows(cx, v(&x, [r, c]), vm(&mut log_softmax, [r, c])).unwrap();
+    let (mut mean, mut back) = (nan::<E>(c), nan::<E>(r * c));
+    reduce::mean_pixels(cx, v(&x, [1, r, c]), vm(&mut mean, [1, c])).unwrap();
+    reduce::mean_pixels_backward(cx, v(&mean, [1, c]), vm(&mut back, [1, r, c])).unwrap();
+    let argmax = reduce::argmax_rows(cx, v(&x, [r, c])).unwrap();
+    let argmax = argmax.into_iter().map(|i| i as f64).collect();
+    vec![wide(&rows), vec![sum.as_f64()], wide(&log_softmax), wide(&mean), wide(&back), argmax]
+}
+
+#[test]
+fn oracle_and_narrow_types() {
+    let cx = Context::host(2);
+    for (r, c) in [(0, 3), (1, 1), (5, 7), (1000, 3), (300, 700), (2, 40_000)] {
+        // Means of 2, so that sums do not cancel and a relative error makes sense.
+        let x: Vec<f64> = input("x", r * c).iter().map(|x| exact(x + 2.0)).collect();
+        let oracle = run::<f64>(&cx, r, c, &x);
+        let column = |k: usize| (0..r).map(|i| x[i * c + k]).sum::<f64>();
+        for k in 0..c {
+            assert!((oracle[0][k] - 1.0 - column(k)).abs() < 1e-10);
+            assert!((oracle[3][k] - column(k) / r.max(1) as f64).abs() < 1e-12);
+        }
+        assert!((oracle[1][0] - x.iter().sum::<f64>()).abs() < 1e-9);
+        for (i, row) in x.chunks(c).enumerate() {
+            let lse = row.iter().map(|x| x.exp()).sum::<f64>().ln();
+            assert!((0..c).all(|k| (oracle[2][i * c + k] - (row[k] - lse)).abs() < 1e-11));
+            let largest = (0..c).fold(0, |m, k| if row[k] > row[m] { k } else { m });
+            assert_eq!(oracle[5][i], largest as f64);
+        }
+        // Column sums: segments of 64, then r/64. The whole sum: chains of 1024. lse: c/16 additions, exponents up to 8.
+        let (rows, lse) = (64.0 + r as f64 / 64.0, c as f64 / 16.0 + 32.0);
+        let u = |k| bound::<f32>(k);
+        compare("f32", &run::<f32>(&cx, r, c, &x), &oracle, &[u(rows), u(1024.0), u(lse), u(rows), u(rows), 0.0]);
+        let w = |k| 2.0 * bound::<bf16>(k);
+        compare("bf16", &run::<bf16>(&cx, r, c, &x), &oracle, &[u(rows), u(1024.0), u(lse), w(rows), w(rows), 0.0]);
+    }
+}
+
+#[test]
+fn norm_and_finiteness() {
+    let cx = Context::host(3);
+    let mut x = vec![1e30f32; 50_000];
+    let norm = reduce::norm_squared(&cx, &x).unwrap();
+    let want = 50_000.0 * f64::from(1e30f32).powi(2);
+    assert!((norm / want - 1.0).abs() < 1e-11);
+    assert!(reduce::all_finite(&cx, &x).unwrap() && reduce::all_finite::<f32>(&cx, &[]).unwrap());
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for at in [0, 49_999, 20_000] {
+            let old = std::mem::replace(&mut x[at], bad);
+            assert!(!reduce::all_finite(&cx, &x).unwrap());
+            x[at] = old;
+        }
+    }
+    assert_eq!(reduce::norm_squared::<f64>(&cx, &[]).unwrap(), 0.0);
+}
+
+#[test]
+fn argmax_takes_the_first_of_equals_and_nan() {
+    let cx = Context::host(1);
+    let low = f32::NEG_INFINITY;
+    let x = [1., 3., 3., 2., low, low, low, low, 0., f32::NAN, 9., f32::NAN];
+    assert_eq!(reduce::argmax_rows(&cx, v(&x, [3, 4])).unwrap(), [1, 0, 1]);
+    let mut long = vec![0f32; 100];
+    (long[40], long[90]) = (2.0, 2.0);
+    assert_eq!(reduce::argmax_rows(&cx, v(&long, [1, 100])).unwrap(), [40]);
+}
+
+#[test]
+fn top_k_is_sorted_and_stable() {
+    let x = [1.0f32, 5.0, 3.0, 5.0, -1.0];
+    assert_eq!(reduce::top_k(&x, 3), [(1, 5.0), (3, 5.0), (2, 3.0)]);
+    assert_eq!(reduce::top_k(&x, 9).len(), 5);
+    assert!(reduce::top_k(&x, 0).is_empty() && reduce::top_k::<f32>(&[], 3).is_empty());
+    let many = support::normals("top", 1000);
+    let mut sorted: Vec<(usize, f64)> = many.iter().copied().enumerate().collect();
+    sorted.sort_by(|a, b| b.1.total_cmp(&a.1));
+    assert_eq!(reduce::top_k(&many, 17), sorted[..17]);
+}
+
+#[test]
+fn bits_and_errors() {
+    let x = input("x", 1100 * 130);
+    same_bits("reduce f32", |cx| run::<f32>(cx, 1100, 130, &x));
+    same_bits("reduce bf16", |cx| run::<bf16>(cx, 130, 1100, &x));
+    let mut out = [0f32; 2];
+    let error = message(reduce::sum_rows(&Context::host(1), v(&[0f32; 3], [1, 3]), vm(&mut out, [2])));
+    assert_eq!(error, "reduce: `out` has shape [2], expected [3]");
+}
