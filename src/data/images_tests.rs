@@ -1,6 +1,6 @@
 use super::*;
 
-/// The test picture whose resized versions were recorded with Pillow 12.
+/// The test picture whose resized versions were recorded with Pillow 13.
 fn picture(w: usize, h: usize) -> Result<Rgb8> {
     let value = |i: usize| {
         let (x, y, c) = (i / 3 % w, i / 3 / w, i % 3);
@@ -11,11 +11,12 @@ fn picture(w: usize, h: usize) -> Result<Rgb8> {
 
 #[test]
 fn resizing_equals_pillow() -> Result<()> {
-    // CRC-32 of the bytes that `Image.resize(..., BICUBIC)` gives.
+    // CRC-32 of the bytes that `Image.resize(..., BICUBIC)` gives, width first and then height: the order of the Pillow versions of
+    // the official code. Pillow 13 starts with the height where that is less work (9 x 200 to 31 x 77 is such a case).
     for (w, h, a, b, crc) in [
         (37, 23, 64, 64, 0x667f0f99u32),
         (100, 51, 32, 32, 0x232d43c9),
-        (9, 200, 31, 77, 0xde5d568b),
+        (9, 200, 31, 77, 0x195e3299),
         (64, 64, 64, 20, 0x5facbf17),
         (1, 1, 5, 4, 0xf23b8fab),
     ] {

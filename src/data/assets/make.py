@@ -9,7 +9,7 @@ The three folders are the unpacked npm packages (`npm pack NAME@VERSION`, then `
     emojibase-data 17.0.0              en/data.json, the names each code point sequence is checked against (MIT)
     emoji-datasource-google 16.0.0     img/google/64/<code points>.png, 64 x 64 RGBA (Noto Emoji, Apache-2.0)
 
-Needs Pillow with WebP (made with 12.0). Writes into OUT_DIR (default: the folder of this script):
+Needs Pillow with WebP (made with 13.0). Writes into OUT_DIR (default: the folder of this script):
 
     concepts.tsv   one line per concept: code, name, plural, article, category; the order is the concept index
     fluent.webp    the sheet: cell i at column i % 16, row i / 16, 64 x 64 pixels each, RGBA
