@@ -91,7 +91,7 @@ fn conversations_carry_their_own_labels() -> Result<()> {
 fn regions_give_masks_that_show_the_object() -> Result<()> {
     let c = collator(32, 0)?;
     let sample = c.world.sample(SampleKind::Regions, Split::Train, 1, &mut Rng::new(8));
-    let b = c.collate(&[sample.clone()], &CollateOptions::default())?;
+    let b = c.collate(std::slice::from_ref(&sample), &CollateOptions::default())?;
     let masks = b.image_masks.unwrap_or_default();
     assert_eq!(masks.len(), 2 * 32 * 32);
     assert!(masks[..1024].iter().all(|&m| m == 1.0));

@@ -453,10 +453,10 @@ impl World {
         }
         let hue = rng.uniform();
         let saturation = rng.range(0.05, 0.45);
-        let value = rng.range(0.35, 1.0);
+        let value = rng.range(0.5, 0.95);
         let first = hsv(hue, saturation, value);
         let near = |rng: &mut Rng, spread: f32| {
-            let v = value + rng.range(0.5, 1.0) * if value > 0.65 { -spread } else { spread };
+            let v = value + rng.range(0.5, 1.0) * if value > 0.7 { -spread } else { spread };
             hsv(hue + rng.range(-0.06, 0.06), saturation * rng.range(0.7, 1.2), v)
         };
         match rng.below(5) {
@@ -498,7 +498,7 @@ fn held_out_pairs(n: usize, every: u64) -> Vec<bool> {
         for j in i + 1..n {
             let h = hash(&[TAG_PAIR, i as u64, j as u64]);
             smallest = smallest.min((h, i, j));
-            if h % every == 0 {
+            if h.is_multiple_of(every) {
                 any = true;
                 out[i * n + j] = true;
                 out[j * n + i] = true;

@@ -36,6 +36,8 @@ fn times() -> Result<()> {
     for kind in Corruption::ALL {
         let mut data = w.render(&scenes[0], 64);
         time(kind.name(), 100, &mut |i| kind.apply(&mut data, 64, 64, 5, i).map(|_| 0.0).unwrap_or(1.0));
+        let mut data = w.render(&scenes[0], 256);
+        time("  at 256", 3, &mut |i| kind.apply(&mut data, 256, 256, 5, i).map(|_| 0.0).unwrap_or(1.0));
     }
     for (enc, dec) in [(64, 64), (64, 128)] {
         let source = SceneSource::new(collator(enc, dec)?, Recipe::only(SampleKind::Questions, 32), 0, 0)?;

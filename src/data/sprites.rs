@@ -17,6 +17,8 @@ pub const CELL: usize = 64;
 const COLUMNS: usize = 16;
 /// Pixels with an alpha above this (of 255) count as content of a sprite.
 const VISIBLE: u8 = 96;
+/// Support of the filter relative to the reduction: 1 is the full triangle, less is sharper and lets some aliasing through.
+const SHARPNESS: f32 = 0.8;
 
 /// The two art styles in which every concept exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -172,7 +174,7 @@ impl Taps {
     /// `origin`, `side`: where the cell lies in the picture, in pixels; `content`: the part of the cell that is drawn.
     fn new(origin: f32, side: f32, content: [f32; 2], size: usize) -> Taps {
         let scale = CELL as f32 / side.max(1e-3);
-        let support = scale.max(1.0);
+        let support = (SHARPNESS * scale).max(1.0);
         let margin = support / scale;
         let clip = |v: f32| v.clamp(0.0, size as f32) as usize;
         let start = clip((origin + content[0] * side - margin).floor());

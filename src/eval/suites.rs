@@ -120,7 +120,7 @@ impl Suite {
     /// Item `index`; `None` where the world has no such item (relations in a world of single objects).
     pub fn item(&self, world: &World, index: u64) -> Option<Item> {
         // Yes/no suites ask both questions about one scene, one after the other.
-        let yes = index % 2 == 0;
+        let yes = index.is_multiple_of(2);
         let mut rng = Rng::for_key(&[TAG_ITEM, self.seed, index]);
         let scene_at = |i: u64| world.scene(self.split, i);
         let (scene, question) = match self.kind {
