@@ -1,5 +1,7 @@
 use super::*;
 use crate::data::documents::SampleKind;
+use crate::data::images::{Fit, Rgb8};
+use crate::data::loader::{BatchSource, Recipe, SceneSource};
 use crate::data::render::mask_box;
 use crate::data::rng::Rng;
 use crate::data::scene::{SceneConfig, Split};
@@ -130,5 +132,54 @@ fn prompts_are_open() -> Result<()> {
     assert_eq!(b.len, 6);
     assert!(!b.text_ids.contains(&c.tokenizer.special().eos));
     assert!(b.labels(c.tokenizer.special()).iter().all(|&l| l == IGNORE));
+    Ok(())
+}
+
+#[test]
+fn pictures_from_files_join_scenes() -> Result<()> {
+    let c = collator(8, 4)?;
+    let pixels = Arc::new(Rgb8::new(20, 10, (0..600).map(|i| i as u8).collect())?);
+    let own = Piece::Image(Picture::from_pixels(pixels.clone(), Fit::CenterCrop));
+    let b = c.collate(&[Sample::document(vec![own, picture(&c, 0)])], &CollateOptions::default())?;
+    assert_eq!(b.images[..192], pixels.to_square(8, Fit::CenterCrop)?.to_f32()[..]);
+    assert_eq!(b.images_dec[..48], pixels.to_square(4, Fit::CenterCrop)?.to_f32()[..]);
+    assert_eq!(b.images.len(), 2 * 192);
+    Ok(())
+}
+
+#[test]
+fn every_kind_makes_a_consistent_batch() -> Result<()> {
+    for pack in [false, true] {
+        for kind in SampleKind::ALL {
+            let c = collator(8, 4)?;
+            let s = *c.tokenizer.special();
+            let b = SceneSource::new(c, Recipe { pack, ..Recipe::only(kind, 6) }, 1, 0)?.batch(3)?;
+            let soi = b.text_ids.iter().filter(|&&id| id == s.soi).count();
+            let placeholders = b.text_ids.iter().filter(|&&id| id == s.image).count();
+            assert_eq!((soi, placeholders), (b.num_images(), 3 * b.num_images()), "{kind:?}");
+            assert_eq!(b.images.len(), b.num_images() * 8 * 8 * 3);
+            assert_eq!(b.images_dec.len(), b.num_images() * 4 * 4 * 3);
+            assert_eq!(b.image_masks.is_some(), kind == SampleKind::Regions);
+            assert_eq!(b.loss_img_weight.is_none(), kind.imagines(), "{kind:?}");
+            assert_eq!(b.loss_txt_weight.is_none(), kind != SampleKind::ImageOnly, "{kind:?}");
+            assert!(!b.text_ids.contains(&s.unk), "{kind:?}");
+            let labels = b.labels(&s);
+            assert_eq!(labels.len(), b.rows * b.len);
+            for (&label, &id) in labels.iter().zip(&b.text_ids) {
+                assert!(label == IGNORE || (label == id && ![s.pad, s.image, s.bos].contains(&id)), "{kind:?}");
+            }
+            if let Some(nearest) = &b.nearest_bos {
+                let mut at = 0;
+                for (row, ids) in b.text_ids.chunks_exact(b.len).enumerate() {
+                    for (t, _) in ids.iter().enumerate().filter(|(_, id)| **id == s.soi) {
+                        let last = ids[..t].iter().rposition(|&id| id == s.bos);
+                        assert_eq!(Some(nearest[at]), last, "{kind:?} row {row}");
+                        at += 1;
+                    }
+                }
+                assert_eq!(at, nearest.len());
+            }
+        }
+    }
     Ok(())
 }

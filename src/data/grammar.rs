@@ -228,4 +228,17 @@ mod tests {
         assert_eq!(split_words("Is there a cat?"), ["is", "there", "a", "cat", "?"]);
         assert_eq!(split_words("  a , b\n"), ["a", ",", "b"]);
     }
+
+    proptest::proptest! {
+        /// Whatever a model writes, parsing neither fails nor claims nonsense counts.
+        #[test]
+        fn any_text_parses(text in "(?s).{0,60}|([a-z0-9 ,]|cat|two |dogs |hot dog ){0,20}") {
+            let all = catalogue().unwrap_or_default();
+            let claims = Grammar::new(all).parse(&text);
+            proptest::prop_assert!(claims.values().all(|&n| n > 0) && claims.keys().all(|&c| c < all.len()));
+            for word in split_words(&text) {
+                proptest::prop_assert!(!word.is_empty() && !word.contains(char::is_whitespace));
+            }
+        }
+    }
 }

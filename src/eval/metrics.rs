@@ -314,4 +314,15 @@ mod tests {
         assert_eq!(t, CountTally { right: 2, off_by_one: 1, unparsed: 1, total: 5 });
         assert_eq!(t.accuracy(), 0.4);
     }
+
+    proptest::proptest! {
+        /// Neither rule fails on any text, and the strict one never makes its own result longer.
+        #[test]
+        fn any_answer_normalises(text in "(?s).{0,40}|(is |are |a |the |yes|no|[.,! ]){0,8}") {
+            normalise(&text, Normalisation::Official);
+            let once = normalise(&text, Normalisation::Strict);
+            let twice = normalise(&once, Normalisation::Strict);
+            proptest::prop_assert!(twice.len() <= once.len());
+        }
+    }
 }
