@@ -4,6 +4,7 @@ pub mod data;
 pub mod device;
 pub mod dtype;
 pub mod error;
+pub mod eval;
 pub mod host;
 pub mod memory;
 pub mod ops;

@@ -1,0 +1,277 @@
+//! Documents about scenes: captions, pictures from captions, conversations, regions, and interleaved pictures and texts.
+
+use serde::{Deserialize, Serialize};
+
+use super::questions::{Question, prompt};
+use super::rng::Rng;
+use super::sample::{Picture, Piece, Sample};
+use super::scene::{Scene, Split, World};
+
+/// The kinds of samples a training recipe mixes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SampleKind {
+    /// No picture: captions, and descriptions followed by questions and answers, for the language model.
+    TextOnly,
+    /// Only a picture, for the image side.
+    ImageOnly,
+    /// Picture, then its list caption.
+    Captioning,
+    /// Caption (or a request that contains it), then the picture.
+    Imagining,
+    /// Several pictures and texts in one sequence.
+    Interleaved,
+    /// Picture, then questions with their answers.
+    Questions,
+    /// Picture, the same picture with one object marked, "what is this ?", its name.
+    Regions,
+}
+
+impl SampleKind {
+    /// All kinds.
+    pub const ALL: [SampleKind; 7] = [
+        SampleKind::TextOnly,
+        SampleKind::ImageOnly,
+        SampleKind::Captioning,
+        SampleKind::Imagining,
+        SampleKind::Interleaved,
+        SampleKind::Questions,
+        SampleKind::Regions,
+    ];
+
+    /// The name of the data set in batches and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            SampleKind::TextOnly => "scenes/text",
+            SampleKind::ImageOnly => "scenes/image",
+            SampleKind::Captioning => "scenes/captioning",
+            SampleKind::Imagining => "scenes/imagining",
+            SampleKind::Interleaved => "scenes/interleaved",
+            SampleKind::Questions => "scenes/questions",
+            SampleKind::Regions => "scenes/regions",
+        }
+    }
+
+    /// Whether any picture of this kind has enough text before it (more than bos and soi) to be imagined. Where none has,
+    /// the image-generation loss is zero anyway, and its weight is set to 0 so that nothing is computed for it.
+    pub fn imagines(self) -> bool {
+        matches!(self, SampleKind::Imagining | SampleKind::Interleaved)
+    }
+
+    /// Whether the text is worth a loss.
+    pub fn has_text(self) -> bool {
+        self != SampleKind::ImageOnly
+    }
+}
+
+impl World {
+    /// One sample of a kind; `turns` is the number of questions per picture in conversations (at least 1). All randomness comes
+    /// from `rng`.
+    pub fn sample(&self, kind: SampleKind, split: Split, turns: usize, rng: &mut Rng) -> Sample {
+        let scene = self.scene(split, rng.next_u64());
+        match kind {
+            SampleKind::TextOnly => self.text_sample(&scene, turns, rng),
+            SampleKind::ImageOnly => Sample::document(vec![Piece::Image(scene.into())]),
+            SampleKind::Captioning => {
+                let caption = self.caption(&scene);
+                Sample::document(vec![Piece::Image(scene.into()), Piece::Text(caption)])
+            }
+            SampleKind::Imagining => {
+                let caption = self.either_caption(&scene, rng);
+                if rng.chance(0.7) {
+                    Sample::document(vec![Piece::Text(caption), Piece::Image(scene.into())])
+                } else {
+                    let request = Piece::Text(prompt(&format!("draw {caption}")));
+                    Sample { pieces: vec![request, Piece::Image(scene.into())], prompt_pieces: 1 }
+                }
+            }
+            SampleKind::Interleaved => self.interleaved(scene, split, rng),
+            SampleKind::Questions => {
+                let mut pieces = vec![Piece::Image(scene.clone().into())];
+                self.conversation(&scene, turns, &mut pieces, rng);
+                Sample { pieces, prompt_pieces: 2 }
+            }
+            SampleKind::Regions => {
+                let object = rng.below(scene.objects.len());
+                let (question, answer) = match self.ask_region(&scene, object) {
+                    Some(q) => (prompt(&q.text), q.answer),
+                    None => (String::new(), String::new()),
+                };
+                let marked = Picture::from(scene.clone()).with_region(object);
+                let pieces =
+                    vec![Piece::Image(scene.into()), Piece::Image(marked), Piece::Text(question), Piece::Text(answer)];
+                Sample { pieces, prompt_pieces: 3 }
+            }
+        }
+    }
+
+    /// The prompt of a question about a picture, for inference: the pieces up to "assistant :".
+    pub fn question_pieces(picture: &Picture, question: &Question) -> Vec<Piece> {
+        let mut pieces = Vec::with_capacity(3);
+        match question.region {
+            Some(object) => {
+                pieces.push(Piece::Image(Picture { region: None, ..picture.clone() }));
+                pieces.push(Piece::Image(picture.clone().with_region(object)));
+            }
+            None => pieces.push(Piece::Image(picture.clone())),
+        }
+        pieces.push(Piece::Text(prompt(&question.text)));
+        pieces
+    }
+
+    /// The list caption or, half of the time where there is one, the relation caption.
+    fn either_caption(&self, scene: &Scene, rng: &mut Rng) -> String {
+        let related = rng.chance(0.5);
+        let relation = if related { self.relation_caption(scene) } else { None };
+        relation.unwrap_or_else(|| self.caption(scene))
+    }
+
+    /// Appends questions (given) and answers (learned), with an end of text between one answer and the next question.
+    fn conversation(&self, scene: &Scene, turns: usize, pieces: &mut Vec<Piece>, rng: &mut Rng) {
+        for turn in 0..turns.max(1) {
+            if turn > 0 {
+                pieces.push(Piece::End);
+            }
+            let q = self.ask(scene, rng);
+            pieces.push(Piece::Given(prompt(&q.text)));
+            pieces.push(Piece::Text(q.answer));
+        }
+    }
+
+    fn text_sample(&self, scene: &Scene, turns: usize, rng: &mut Rng) -> Sample {
+        let caption = self.either_caption(scene, rng);
+        if rng.chance(0.3) {
+            return Sample::document(vec![Piece::Text(caption)]);
+        }
+        // A relation can be asked only if the description tells it.
+        let told = self.relation_caption(scene).as_deref() == Some(caption.as_str());
+        let mut pieces = vec![Piece::Text(format!("picture : {caption} ."))];
+        let mut asked = 0;
+        while asked < turns.max(1) {
+            let q = self.ask(scene, rng);
+            if !told
+                && matches!(q.kind, super::questions::QuestionKind::Relation | super::questions::QuestionKind::Layout)
+            {
+                continue;
+            }
+            if asked > 0 {
+                pieces.push(Piece::End);
+            }
+            asked += 1;
+            pieces.push(Piece::Text(prompt(&q.text)));
+            pieces.push(Piece::Text(q.answer));
+        }
+        Sample::document(pieces)
+    }
+
+    fn interleaved(&self, scene: Scene, split: Split, rng: &mut Rng) -> Sample {
+        let caption = self.either_caption(&scene, rng);
+        let mut pieces = Vec::new();
+        match rng.below(3) {
+            // "first a cat . [picture] then two dogs . [picture]", or each sentence after its picture.
+            0 => {
+                let count = 2 + rng.below(2);
+                let mut scene = scene;
+                for i in 0..count {
+                    let caption = self.either_caption(&scene, rng);
+                    let text = Piece::Text(format!("{} {caption} .", if i == 0 { "first" } else { "then" }));
+                    let next = self.scene(split, rng.next_u64());
+                    let picture = Piece::Image(std::mem::replace(&mut scene, next).into());
+                    if rng.chance(0.5) { pieces.extend([text, picture]) } else { pieces.extend([picture, text]) }
+                }
+            }
+            // A story: the second picture is the first with one thing more.
+            1 => {
+                pieces.push(Piece::Text(format!("{caption} .")));
+                match self.with_another(&scene, rng) {
+                    Some(more) => {
+                        let added =
+                            more.objects.last().map(|o| self.grammar().counted(o.concept, 1)).unwrap_or_default();
+                        pieces.push(Piece::Image(scene.into()));
+                        pieces.push(Piece::Text(format!("now add {added} .")));
+                        pieces.push(Piece::Image(more.clone().into()));
+                        pieces.push(Piece::Text(format!("now there are {} .", self.caption(&more))));
+                    }
+                    None => {
+                        pieces.push(Piece::Image(scene.clone().into()));
+                        pieces.push(Piece::Text("the same again .".into()));
+                        pieces.push(Piece::Image(scene.into()));
+                    }
+                }
+            }
+            // A picture with its caption, and the same picture again.
+            _ => {
+                let (text, picture) = (Piece::Text(format!("{caption} .")), Piece::Image(scene.clone().into()));
+                if rng.chance(0.5) {
+                    pieces.extend([text, picture])
+                } else {
+                    pieces.extend([picture, text])
+                }
+                pieces.push(Piece::Text("the same again .".into()));
+                pieces.push(Piece::Image(scene.into()));
+            }
+        }
+        Sample::document(pieces)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Result;
+    use crate::data::scene::SceneConfig;
+    use crate::data::tokenizer::Tokenizer;
+
+    #[test]
+    fn every_kind_uses_known_words_and_has_its_pictures() -> Result<()> {
+        let world = World::new(SceneConfig { concepts: 441, ..SceneConfig::default() })?;
+        let tokenizer = Tokenizer::build(world.concepts(), 0);
+        let mut rng = Rng::new(4);
+        for kind in SampleKind::ALL {
+            for _ in 0..500 {
+                let sample = world.sample(kind, Split::Train, 3, &mut rng);
+                let mut images = 0;
+                for piece in &sample.pieces {
+                    match piece {
+                        Piece::Text(t) | Piece::Given(t) => {
+                            assert!(!t.is_empty() && tokenizer.unknown_words(t).is_empty(), "{kind:?}: {t}");
+                        }
+                        Piece::Image(_) => images += 1,
+                        Piece::End => {}
+                    }
+                }
+                let expected = match kind {
+                    SampleKind::TextOnly => 0..=0,
+                    SampleKind::Interleaved => 2..=3,
+                    SampleKind::Regions => 2..=2,
+                    _ => 1..=1,
+                };
+                assert!(expected.contains(&images), "{kind:?}: {images} pictures");
+                assert!(sample.prompt_pieces < sample.pieces.len());
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_text_only_answer_follows_from_its_description() -> Result<()> {
+        let world = World::new(SceneConfig::default())?;
+        let mut rng = Rng::new(5);
+        for _ in 0..500 {
+            let sample = world.sample(SampleKind::TextOnly, Split::Train, 2, &mut rng);
+            let texts: Vec<&String> =
+                sample.pieces.iter().filter_map(|p| if let Piece::Text(t) = p { Some(t) } else { None }).collect();
+            if texts.len() < 2 {
+                continue;
+            }
+            let told = world.grammar().parse(texts[0]);
+            for pair in texts[1..].chunks(2) {
+                if pair[0].contains("is there") {
+                    let asked = world.grammar().parse(pair[0]);
+                    assert_eq!(pair[1] == "yes", asked.keys().all(|c| told.contains_key(c)), "{texts:?}");
+                }
+            }
+        }
+        Ok(())
+    }
+}
