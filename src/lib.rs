@@ -7,6 +7,7 @@ pub mod error;
 pub mod eval;
 pub mod host;
 pub mod memory;
+pub mod models;
 pub mod ops;
 pub mod params;
 

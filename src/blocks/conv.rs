@@ -67,6 +67,14 @@ impl Conv {
         Self::new(reg, path, input, output, 1, 1, Pad::same(0), true)
     }
 
+    /// A 1x1 convolution with bias that begins at zero: its branch is silent until trained.
+    pub fn zeroed_pointwise(reg: &mut Registry, path: &str, width: usize) -> Self {
+        let shape = [width, 1, 1, width];
+        let weight = reg.add_with(format!("{path}.weight"), shape, Init::ZEROS, Layout::Conv);
+        let bias = Some(reg.add(format!("{path}.bias"), [width], Init::ZEROS));
+        Conv { weight, bias, spec: Conv2d::new(1, Pad::same(0)), input: width, output: width, kernel: 1 }
+    }
+
     /// A convolution of patches: kernel and stride are the same.
     pub fn patch(reg: &mut Registry, path: &str, input: usize, output: usize, size: usize, bias: bool) -> Self {
         Self::new(reg, path, input, output, size, size, Pad::same(0), bias)

@@ -233,17 +233,6 @@ impl<E: Element> Cols<E::Acc> for Second<'_, E> {
 
 // ---------------------------------------------------------------- epilogue
 
-#[inline(always)]
-pub(crate) fn activate<R: Real>(activation: Activation, x: R) -> R {
-    match activation {
-        Activation::None => x,
-        Activation::Relu => x.max(R::ZERO),
-        Activation::Gelu => R::of(0.5) * x * (R::ONE + (x * R::of(std::f64::consts::FRAC_1_SQRT_2)).erf()),
-        Activation::QuickGelu => x * (R::of(1.702) * x).sigmoid(),
-        Activation::Silu => x * x.sigmoid(),
-    }
-}
-
 simd_fn! {
     /// `sums += x`
     pub(crate) fn add_row<E: Element>(sums: &mut [E::Acc], x: &[E]) {
@@ -267,10 +256,10 @@ simd_fn! {
     fn activate_row<R: Real>(sums: &mut [R], activation: Activation) {
         match activation {
             Activation::None => {}
-            Activation::Relu => sums.iter_mut().for_each(|x| *x = activate(Activation::Relu, *x)),
-            Activation::Gelu => sums.iter_mut().for_each(|x| *x = activate(Activation::Gelu, *x)),
-            Activation::QuickGelu => sums.iter_mut().for_each(|x| *x = activate(Activation::QuickGelu, *x)),
-            Activation::Silu => sums.iter_mut().for_each(|x| *x = activate(Activation::Silu, *x)),
+            Activation::Relu => sums.iter_mut().for_each(|x| *x = Activation::Relu.apply(*x)),
+            Activation::Gelu => sums.iter_mut().for_each(|x| *x = Activation::Gelu.apply(*x)),
+            Activation::QuickGelu => sums.iter_mut().for_each(|x| *x = Activation::QuickGelu.apply(*x)),
+            Activation::Silu => sums.iter_mut().for_each(|x| *x = Activation::Silu.apply(*x)),
         }
     }
 }

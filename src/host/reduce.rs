@@ -154,9 +154,9 @@ pub fn top_k<A: Real>(values: &[A], k: usize) -> Vec<(usize, A)> {
     all
 }
 
-/// y [B, C] = mean of x [B, P, C] over P.
-pub fn mean_pixels<E: Element>(pool: &Pool, x: &[E], y: &mut [E], p: usize, c: usize) {
-    let inverse = E::Acc::of(if p == 0 { 0.0 } else { 1.0 / p as f64 });
+/// y [B, C] = factor times the sum of x [B, P, C] over P.
+pub fn sum_pixels<E: Element>(pool: &Pool, x: &[E], factor: f64, y: &mut [E], p: usize, c: usize) {
+    let factor = E::Acc::of(factor);
     const WIDTH: usize = 128;
     let panels = c.div_ceil(WIDTH);
     let images = y.len() / c;
@@ -174,7 +174,7 @@ pub fn mean_pixels<E: Element>(pool: &Pool, x: &[E], y: &mut [E], p: usize, c: u
             add_rows(x, c, rows, columns.clone(), &mut segment[..w]);
             sum.iter_mut().zip(&segment[..w]).for_each(|(to, &x)| *to += x);
         }
-        y.iter_mut().zip(&sum).for_each(|(y, &sum)| *y = E::from_acc(sum * inverse));
+        y.iter_mut().zip(&sum).for_each(|(y, &sum)| *y = E::from_acc(sum * factor));
     });
 }
 

@@ -47,8 +47,7 @@ impl ClipLayer {
         eps: f64,
     ) -> Self {
         let p = if path.is_empty() { String::new() } else { format!("{path}.") };
-        let attention =
-            MultiHead::new(reg, &format!("{p}self_attn"), NAMES, width, width, Heads::new(heads, width));
+        let attention = MultiHead::new(reg, &format!("{p}self_attn"), NAMES, width, width, Heads::new(heads, width));
         let norm1 = LayerNorm::new(reg, &format!("{p}layer_norm1"), width, eps);
         let fc1 = Linear::new(reg, &format!("{p}mlp.fc1"), width, hidden, true);
         let fc2 = Linear::new(reg, &format!("{p}mlp.fc2"), hidden, width, true);

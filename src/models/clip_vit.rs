@@ -516,7 +516,11 @@ impl ClipVit {
     ///
     /// # Errors
     /// [`crate::Error::Shape`].
-    pub fn forward<E: Element>(&self, pass: &Pass<'_, E>, images: &Tensor<E>) -> Result<(Features<E>, ClipVitSaved<E>)> {
+    pub fn forward<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        images: &Tensor<E>,
+    ) -> Result<(Features<E>, ClipVitSaved<E>)> {
         let (batch, width, grids) = (images.shape()[0], self.config.hidden_size, self.grids());
         let (maps, spm) = self.spm.forward(pass, &self.resized(pass, images, self.config.adapter_size)?)?;
         for (i, map) in maps.iter().enumerate() {
@@ -536,7 +540,8 @@ impl ClipVit {
         let mut c = join_levels(pass, &parts)?;
         drop(parts);
 
-        let (patches, patch) = self.patch_embedding.forward(pass, &self.resized(pass, images, self.config.image_size)?)?;
+        let (patches, patch) =
+            self.patch_embedding.forward(pass, &self.resized(pass, images, self.config.image_size)?)?;
         let s = patches.shape();
         let cells = s[1] * s[2];
         let class = pass.broadcast(pass.param(self.class_embedding).reshape([1, 1, width]), batch)?;
@@ -701,8 +706,13 @@ impl ClipVit {
         let mut dh = d_tokens;
         for ((block, saved), d_x) in self.interactions.iter().zip(saved.interactions).zip(d_xs).rev() {
             let mut d_x = d_x;
-            for (extractor, saved) in
-                [&block.extractor].into_iter().chain(&block.extra).zip(saved.extractors).collect::<Vec<_>>().into_iter().rev()
+            for (extractor, saved) in [&block.extractor]
+                .into_iter()
+                .chain(&block.extra)
+                .zip(saved.extractors)
+                .collect::<Vec<_>>()
+                .into_iter()
+                .rev()
             {
                 let (d_query, d_feat) = extractor.backward(pass, grads, saved, &dc, grids)?;
                 dc = d_query;

@@ -10,7 +10,9 @@
 //! ```
 
 use crate::blocks::mlp::{Mlp, MlpSaved};
-use crate::blocks::{Conv, ConvSaved, DepthwiseConv, DepthwiseSaved, LayerNorm, LayerNormSaved, Linear, LinearSaved, Pass};
+use crate::blocks::{
+    Conv, ConvSaved, DepthwiseConv, DepthwiseSaved, LayerNorm, LayerNormSaved, Linear, LinearSaved, Pass,
+};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::memory::Tensor;
@@ -74,7 +76,7 @@ impl Block {
         let (branch, mlp) = self.mlp.forward(pass, &h, None)?;
         let mut scaled = pass.uninit(x.shape())?;
         add::scale_channels(pass.cx, pass.param(self.gamma), branch.view(), scaled.view_mut())?;
-        let keep = drop.filter(|_| self.drop_rate > 0.0).map(|(seed, name)| {
+        let keep: Option<Vec<f32>> = drop.filter(|_| self.drop_rate > 0.0).map(|(seed, name)| {
             let stream = Stream::new(seed, name);
             let keep = 1.0 - self.drop_rate;
             (0..x.shape()[0] as u64).map(|i| if stream.uniform(i) < keep { (1.0 / keep) as f32 } else { 0.0 }).collect()

@@ -107,9 +107,10 @@ impl DeformAttention {
         saved: DeformAttentionSaved<E>,
         dy: &Tensor<E>,
     ) -> Result<(Tensor<E>, Tensor<E>)> {
-        let DeformAttentionSaved { value, location, weight, .. } = &saved;
-        let spec = self.spec(&saved.levels);
-        let d_sampled = self.output_proj.backward(pass, grads, saved.out, dy)?;
+        let DeformAttentionSaved { offset_layer, weight_layer, value_layer, out, value, location, weight, levels } =
+            saved;
+        let spec = self.spec(&levels);
+        let d_sampled = self.output_proj.backward(pass, grads, out, dy)?;
         let mut d_value = pass.uninit(value.shape())?;
         let (mut d_location, mut d_weight) = (pass.uninit(location.shape())?, pass.uninit(weight.shape())?);
         op::sample_backward(
@@ -126,9 +127,9 @@ impl DeformAttention {
         let (mut d_offsets, mut d_logits) = (pass.uninit(location.shape())?, pass.uninit(weight.shape())?);
         let (o, l) = (d_offsets.view_mut(), d_logits.view_mut());
         op::locate_backward(pass.cx, weight.view(), d_location.view(), d_weight.view(), o, l, &spec)?;
-        let mut d_query = self.sampling_offsets.backward(pass, grads, saved.offset_layer, &d_offsets)?;
-        self.attention_weights.backward_add(pass, grads, saved.weight_layer, &d_logits, &mut d_query)?;
-        let d_features = self.value_proj.backward(pass, grads, saved.value_layer, &d_value)?;
+        let mut d_query = self.sampling_offsets.backward(pass, grads, offset_layer, &d_offsets)?;
+        self.attention_weights.backward_add(pass, grads, weight_layer, &d_logits, &mut d_query)?;
+        let d_features = self.value_proj.backward(pass, grads, value_layer, &d_value)?;
         Ok((d_query, d_features))
     }
 }

@@ -311,8 +311,7 @@ impl Llama {
             let v = proj(reg, "v", width, memory);
             let o = proj(reg, "o", inner, width);
             let reads = config.cross_attention_frequency > 0 && i.is_multiple_of(config.cross_attention_frequency);
-            let cross =
-                reads.then(|| CrossAttention::new(reg, &format!("{path}.llama_cross_attn"), config, feature));
+            let cross = reads.then(|| CrossAttention::new(reg, &format!("{path}.llama_cross_attn"), config, feature));
             let mlp = GatedMlp::new(reg, &format!("{path}.mlp"), width, config.intermediate_size);
             let eps = config.rms_norm_eps;
             let input_norm = RmsNorm::new(reg, &format!("{path}.input_layernorm"), width, eps);

@@ -215,7 +215,14 @@ pub struct MmfsNetValues<E> {
 
 impl MmfsNet {
     /// Corrections under `path` for skips of these widths and a mid output of width `mid`; `per_level` skips share a base.
-    pub fn new(reg: &mut Registry, path: &str, config: &MmfsNetConfig, skips: &[usize], mid: usize, per_level: usize) -> Self {
+    pub fn new(
+        reg: &mut Registry,
+        path: &str,
+        config: &MmfsNetConfig,
+        skips: &[usize],
+        mid: usize,
+        per_level: usize,
+    ) -> Self {
         let sides = &config.spatial_shapes;
         let base = |i: usize| sides[(i / per_level).min(sides.len() - 1)] as f64 / config.downsample_factor;
         let block = |(i, &width): (usize, &usize)| {
@@ -297,7 +304,8 @@ impl MmfsNet {
         let mut out = Vec::with_capacity(skips.len() + 1);
         let names = (0..skips.len()).map(|i| format!("mmfs.down.{i}")).chain(["mmfs.mid".into()]);
         let maps = skips.iter().chain([&mid]);
-        for (((block, value), x), name) in self.skips.iter().chain([&self.mid]).zip(&values.values).zip(maps).zip(names) {
+        for (((block, value), x), name) in self.skips.iter().chain([&self.mid]).zip(&values.values).zip(maps).zip(names)
+        {
             let (samples, rows) = (x.shape()[0], value.shape()[0]);
             // The query side differs between the halves; the value side is the same tensor.
             let mut parts = Vec::new();

@@ -77,7 +77,8 @@ impl Attention {
         let key = normal_linear(reg, &format!("{path}.attention.key"), memory, width);
         let value = normal_linear(reg, &format!("{path}.attention.value"), memory, width);
         let qk_norm = config.qk_normalization.then(|| {
-            let norm = |reg: &mut Registry, name| LayerNorm::new(reg, &format!("{path}.attention.{name}"), heads.size, EPS);
+            let norm =
+                |reg: &mut Registry, name| LayerNorm::new(reg, &format!("{path}.attention.{name}"), heads.size, EPS);
             (norm(reg, "q_norm"), norm(reg, "k_norm"))
         });
         let dense = normal_linear(reg, &format!("{path}.output.dense"), width, width);

@@ -48,8 +48,7 @@ impl ResnetBlock {
         let time = time.map(|width| Linear::new(reg, &format!("{path}.time_emb_proj"), width, output, true));
         let norm2 = GroupNorm::new(reg, &format!("{path}.norm2"), output, groups, eps, true);
         let conv2 = Conv::same3(reg, &format!("{path}.conv2"), output, output);
-        let shortcut =
-            (input != output).then(|| Conv::pointwise(reg, &format!("{path}.conv_shortcut"), input, output));
+        let shortcut = (input != output).then(|| Conv::pointwise(reg, &format!("{path}.conv_shortcut"), input, output));
         ResnetBlock { norm1, conv1, time, norm2, conv2, shortcut, input }
     }
 

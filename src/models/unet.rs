@@ -14,9 +14,7 @@
 
 use crate::blocks::attention::{Heads, KeysValues, Mask, MultiHead, MultiHeadSaved, Projections};
 use crate::blocks::mlp::{Geglu, GegluSaved};
-use crate::blocks::{
-    Conv, ConvSaved, GroupNorm, GroupNormSaved, LayerNorm, LayerNormSaved, Linear, LinearSaved, Pass,
-};
+use crate::blocks::{Conv, ConvSaved, GroupNorm, GroupNormSaved, LayerNorm, LayerNormSaved, Linear, LinearSaved, Pass};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::memory::Tensor;
@@ -354,8 +352,7 @@ impl Unet {
                 stack.push(Layer { resnet: resnet(reg, &path, k, from + skip, width), attention, skip });
                 from = width;
             }
-            let resize =
-                (level > 0).then(|| Conv::same3(reg, &format!("{path}.upsamplers.0.conv"), width, width));
+            let resize = (level > 0).then(|| Conv::same3(reg, &format!("{path}.upsamplers.0.conv"), width, width));
             up.push(Level { layers: stack, resize });
         }
         let (path, width) = (format!("{prefix}mid_block"), widths[last]);

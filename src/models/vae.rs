@@ -68,8 +68,7 @@ impl Mid {
         let norm = GroupNorm::new(reg, &format!("{path}.attentions.0.group_norm"), width, groups, EPS, false);
         let heads = Heads::new(1, width);
         let attention = MultiHead::new(reg, &format!("{path}.attentions.0"), NAMES, width, width, heads);
-        let mut resnet =
-            |i| ResnetBlock::new(reg, &format!("{path}.resnets.{i}"), width, width, None, groups, EPS);
+        let mut resnet = |i| ResnetBlock::new(reg, &format!("{path}.resnets.{i}"), width, width, None, groups, EPS);
         Mid { first: resnet(0), norm, attention, second: resnet(1) }
     }
 

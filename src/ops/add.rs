@@ -4,7 +4,7 @@
 
 use super::{check, check_shape};
 use crate::device::Context;
-use crate::dtype::Element;
+use crate::dtype::{Element, Real};
 use crate::error::Result;
 use crate::host::add as host;
 use crate::memory::{View, ViewMut};
@@ -22,6 +22,29 @@ pub fn forward<E: Element>(cx: &Context, a: View<'_, E>, b: View<'_, E>, y: View
         host::add(cx.pool(), a.data(), b.data(), y.data());
     }
     Ok(())
+}
+
+/// y [B, ..] = x [B, ..] + v [..], the same v for every B (position tables): v has as many elements as one entry of x.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if the shapes do not fit.
+pub fn forward_broadcast<E: Element>(cx: &Context, x: View<'_, E>, v: View<'_, E>, y: ViewMut<'_, E>) -> Result<()> {
+    check_shape(OP, "y", y.shape(), x.shape())?;
+    let (batch, len) = (x.shape()[0], v.shape().len());
+    check(OP, x.shape().len() == batch * len, || format!("`v` {} for each entry of `x` {}", v.shape(), x.shape()))?;
+    add_channels(cx, v.reshape([len]), x.reshape([batch, len]), y.reshape([batch, len]))
+}
+
+/// The sum of a b over all elements, of one shape; products and sum in f64, in the order of the elements.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if the shapes differ.
+pub fn dot<E: Element>(cx: &Context, a: View<'_, E>, b: View<'_, E>) -> Result<E::Acc> {
+    check_shape(OP, "b", b.shape(), a.shape())?;
+    if cx.is_planning() {
+        return Ok(E::Acc::ZERO);
+    }
+    Ok(E::Acc::of(a.data().iter().zip(b.data()).map(|(a, b)| a.to_f64() * b.to_f64()).sum()))
 }
 
 /// y += x, of one shape.

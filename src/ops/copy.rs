@@ -105,6 +105,19 @@ pub fn slice_rows<E: Element>(cx: &Context, x: View<'_, E>, start: usize, y: Vie
     Ok(())
 }
 
+/// dst [B, T, C] at rows start .. start + t = src [B, t, C]; other rows stay (a cache grows).
+///
+/// # Errors
+/// As [`slice_rows`].
+pub fn put_rows<E: Element>(cx: &Context, src: View<'_, E>, start: usize, dst: ViewMut<'_, E>) -> Result<()> {
+    check_slice(dst.shape(), start, src.shape())?;
+    if !cx.is_planning() && !src.shape().is_empty() {
+        let (whole, c, part) = (dst.shape()[1], dst.shape()[2], src.shape()[1]);
+        crate::host::copy::copy_rows(cx.pool(), src.data(), part * c, 0, dst.data(), whole * c, start * c, part * c);
+    }
+    Ok(())
+}
+
 /// dst [B, T, C] at rows start .. start + t += src [B, t, C]: the gradient of [`slice_rows`].
 ///
 /// # Errors

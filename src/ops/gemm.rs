@@ -27,22 +27,7 @@ pub enum Form {
     Tn,
 }
 
-/// The function applied to each element in an epilogue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    /// x
-    #[default]
-    None,
-    /// max(x, 0)
-    Relu,
-    /// x (1 + erf(x / sqrt 2)) / 2
-    Gelu,
-    /// x sigmoid(1.702 x)
-    QuickGelu,
-    /// x sigmoid(x)
-    Silu,
-}
+pub use super::activation::Activation;
 
 /// What happens to a sum before it is stored: `c = residual + scale * act(ab + bias)`, or that is added to c.
 #[derive(Clone, Copy)]

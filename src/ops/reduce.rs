@@ -95,7 +95,21 @@ pub fn mean_pixels<E: Element>(cx: &Context, x: View<'_, E>, y: ViewMut<'_, E>) 
     let (b, p, c) = pixels("x", x.shape())?;
     check_shape(OP, "y", y.shape(), [b, c])?;
     if !cx.is_planning() && b * c > 0 {
-        crate::host::reduce::mean_pixels(cx.pool(), x.data(), y.data(), p, c);
+        let factor = if p == 0 { 0.0 } else { 1.0 / p as f64 };
+        crate::host::reduce::sum_pixels(cx.pool(), x.data(), factor, y.data(), p, c);
+    }
+    Ok(())
+}
+
+/// y [B, C] = sum of x [B, P, C] over its pixels: the gradient of a vector that was added to every pixel.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if a shape does not fit.
+pub fn sum_pixels<E: Element>(cx: &Context, x: View<'_, E>, y: ViewMut<'_, E>) -> Result<()> {
+    let (b, p, c) = pixels("x", x.shape())?;
+    check_shape(OP, "y", y.shape(), [b, c])?;
+    if !cx.is_planning() && b * c > 0 {
+        crate::host::reduce::sum_pixels(cx.pool(), x.data(), 1.0, y.data(), p, c);
     }
     Ok(())
 }

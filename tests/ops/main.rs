@@ -1,5 +1,8 @@
 //! Every op: each device against the f64 oracle, and each gradient against central differences.
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod activation;
 mod adamw;
 mod add;
@@ -17,7 +20,4 @@ mod random;
 mod reduce;
 mod rmsnorm;
 mod rope;
-mod support;
 mod timestep_embedding;
-#[path = "../support/mod.rs"]
-

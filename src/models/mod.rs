@@ -1,0 +1,14 @@
+//! Models: static plans of blocks with the official parameter names.
+
+pub mod clip;
+pub mod clip_vit;
+pub mod convnext;
+pub mod deform;
+pub mod encoder;
+pub mod llama;
+pub mod mmfs;
+pub mod qformer;
+pub mod resnet;
+pub mod tables;
+pub mod unet;
+pub mod vae;
