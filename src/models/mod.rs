@@ -2,6 +2,7 @@
 
 pub mod clip;
 pub mod clip_vit;
+pub mod config;
 pub mod convnext;
 pub mod deform;
 pub mod encoder;
