@@ -1,0 +1,53 @@
+//! Region masks: control data that says which part of a picture counts. They get no gradient and stay on the host.
+
+use std::sync::Arc;
+
+use crate::ops::resample::Resize;
+
+/// Masks of I square pictures, 0 or 1 per pixel.
+#[derive(Clone, Debug)]
+pub struct Masks {
+    values: Arc<[f32]>,
+    images: usize,
+    side: usize,
+}
+
+impl Masks {
+    /// From `[I, R, R]`.
+    pub fn new(values: impl Into<Arc<[f32]>>, images: usize, side: usize) -> Self {
+        Masks { values: values.into(), images, side }
+    }
+
+    /// Number of pictures.
+    pub fn images(&self) -> usize {
+        self.images
+    }
+
+    /// Bilinear resize without antialiasing: `[I, s, s]`.
+    pub fn resized(&self, side: usize) -> Vec<f32> {
+        let taps: Vec<_> = (0..side).map(|i| Resize::BILINEAR.taps::<f32>(i, self.side, side)).collect();
+        let mut out = Vec::with_capacity(self.images * side * side);
+        for image in self.values.chunks_exact(self.side * self.side) {
+            for y in &taps {
+                for x in &taps {
+                    let row = |i: usize| {
+                        let line = &image[y.at[i] * self.side..];
+                        x.weight[0] * line[x.at[0]] + x.weight[1] * line[x.at[1]]
+                    };
+                    out.push(y.weight[0] * row(0) + y.weight[1] * row(1));
+                }
+            }
+        }
+        out
+    }
+
+    /// 1 where the resized mask is above 0: any overlap counts. `[I, s, s]`. A region smaller than the sampling stride may vanish.
+    pub fn binary(&self, side: usize) -> Vec<f32> {
+        self.resized(side).into_iter().map(|x| f32::from(x > 0.0)).collect()
+    }
+}
+
+/// The part of each image that a binary mask `[I, n]` leaves: its sums per image.
+pub fn counts(mask: &[f32], images: usize) -> Vec<f32> {
+    mask.chunks_exact((mask.len() / images.max(1)).max(1)).map(|m| m.iter().sum()).collect()
+}
