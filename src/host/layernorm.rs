@@ -46,31 +46,22 @@ simd_fn! {
     }
 }
 
-/// (sum of g, sum of g n) over a row, g = weight dy.
+/// Sum of `f(x, dy, w)` over a row, in lanes. One sum at a time: the compiler vectorises two at once badly.
 #[inline(always)]
-fn row_sums<E: Element>(
-    x: &[E],
-    dy: &[E],
-    weight: impl Fn(usize) -> E::Acc,
-    mean: E::Acc,
-    rstd: E::Acc,
-) -> (E::Acc, E::Acc) {
-    let (mut first, mut second) = ([E::Acc::ZERO; LANES], [E::Acc::ZERO; LANES]);
+fn row_sum<E: Element>(x: &[E], dy: &[E], weight: &[E], f: impl Fn(E::Acc, E::Acc, E::Acc) -> E::Acc) -> E::Acc {
+    let mut lanes = [E::Acc::ZERO; LANES];
     let (xs, x_rest) = x.as_chunks::<LANES>();
     let (dys, dy_rest) = dy.as_chunks::<LANES>();
-    for (c, (x, dy)) in xs.iter().zip(dys).enumerate() {
+    let (ws, w_rest) = weight.as_chunks::<LANES>();
+    for ((x, dy), w) in xs.iter().zip(dys).zip(ws) {
         for i in 0..LANES {
-            let g = dy[i].to_acc() * weight(c * LANES + i);
-            first[i] += g;
-            second[i] += g * ((x[i].to_acc() - mean) * rstd);
+            lanes[i] += f(x[i].to_acc(), dy[i].to_acc(), w[i].to_acc());
         }
     }
-    for (i, (&x, &dy)) in x_rest.iter().zip(dy_rest).enumerate() {
-        let g = dy.to_acc() * weight(xs.len() * LANES + i);
-        first[i] += g;
-        second[i] += g * ((x.to_acc() - mean) * rstd);
+    for (((lane, &x), &dy), &w) in lanes.iter_mut().zip(x_rest).zip(dy_rest).zip(w_rest) {
+        *lane += f(x.to_acc(), dy.to_acc(), w.to_acc());
     }
-    (total(first), total(second))
+    total(lanes)
 }
 
 simd_fn! {
@@ -80,16 +71,15 @@ simd_fn! {
         for (((x, dy), dx), stats) in rows {
             let (mean, rstd) = (stats[0], stats[1]);
             if weight.is_empty() {
-                let (first, second) = row_sums(x, dy, |_| E::Acc::ONE, mean, rstd);
-                let (first, second) = (first * inverse, second * inverse);
+                let first = sum_of(dy, |dy| dy.to_acc()) * inverse;
+                let second = row_sum(x, dy, dy, |x, dy, _| dy * ((x - mean) * rstd)) * inverse;
                 for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
                     let n = (x.to_acc() - mean) * rstd;
                     *dx = E::from_acc(rstd * (dy.to_acc() - first - n * second));
                 }
             } else {
-                let weight = &weight[..cols];
-                let (first, second) = row_sums(x, dy, |i| weight[i].to_acc(), mean, rstd);
-                let (first, second) = (first * inverse, second * inverse);
+                let first = row_sum(x, dy, weight, |_, dy, w| dy * w) * inverse;
+                let second = row_sum(x, dy, weight, |x, dy, w| dy * w * ((x - mean) * rstd)) * inverse;
                 for (((dx, &x), &dy), &w) in dx.iter_mut().zip(x).zip(dy).zip(weight) {
                     let n = (x.to_acc() - mean) * rstd;
                     *dx = E::from_acc(rstd * (dy.to_acc() * w.to_acc() - first - n * second));

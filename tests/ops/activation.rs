@@ -67,7 +67,7 @@ fn gradients() {
     let (x, dy) = (input("gx", 33), input("gdy", 33));
     for kind in KINDS {
         let dx = run::<f64>(&cx, kind, &x, &dy)[1].clone();
-        support::check_gradients(&format!("{kind:?}"), &[x.clone()], &dy, &[dx], |i| {
+        support::check_gradients(&format!("{kind:?}"), std::slice::from_ref(&x), &dy, &[dx], |i| {
             run::<f64>(&cx, kind, &i[0], &dy)[0].clone()
         });
     }

@@ -75,9 +75,9 @@ fn all<E: Element>() {
         // Pictures: [B, C, H, W] with H = 1.
         let mut last = nan::<E>(b * t * c);
         copy::nchw_to_nhwc(&cx, v(&x, [b, t, 1, c]), vm(&mut last, [b, 1, c, t])).unwrap();
-        for i in 0..b * t * c {
+        for (i, x) in x.iter().enumerate() {
             let (entry, channel, pixel) = (i / (t * c), i / c % t, i % c);
-            assert_eq!(last[(entry * c + pixel) * t + channel], x[i]);
+            assert_eq!(last[(entry * c + pixel) * t + channel], *x);
         }
         let mut back = nan::<f64>(b * t * c);
         copy::nhwc_to_nchw(&cx, v(&last, [b, 1, c, t]), vm(&mut back, [b, t, 1, c])).unwrap();

@@ -5,7 +5,6 @@
 
 use deem::Context;
 use deem::dtype::{DType, Element, Real};
-use deem::host::simd::{Level, best_of_machine, force};
 use deem::memory::{Shape, View, ViewMut};
 use half::bf16;
 
@@ -71,15 +70,38 @@ pub fn largest(x: &[f64]) -> f64 {
     x.iter().fold(0.0, |m, x| m.max(x.abs()))
 }
 
-/// The same bits with 1 and 4 threads and at every instruction set of this machine.
+/// The same bits with 1 and 4 threads; [`every_instruction_set_agrees`] compares them between instruction sets.
 pub fn same_bits(what: &str, run: impl Fn(&Context) -> Outputs) {
-    let bits = |x: Outputs| -> Vec<Vec<u64>> { x.iter().map(|x| x.iter().map(|x| x.to_bits()).collect()).collect() };
+    let bits = |x: Outputs| -> Vec<u64> { x.iter().flatten().map(|x| x.to_bits()).collect() };
     let reference = bits(run(&Context::host(1)));
     assert!(reference == bits(run(&Context::host(4))), "{what}: threads change bits");
-    for level in [Level::Portable, Level::Avx2] {
-        force(level);
-        assert!(reference == bits(run(&Context::host(1))), "{what}: {level:?} changes bits");
-        force(best_of_machine());
+    if std::env::var_os(PRINT).is_some() {
+        // FNV-1a over words.
+        let hash = reference.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ b).wrapping_mul(0x0100_0000_01b3));
+        println!("\nBITS {what} {hash:016x}");
+    }
+}
+
+const PRINT: &str = "DEEM_TEST_PRINT_BITS";
+
+/// Runs the tests called `*bits*` once per instruction set, each in a process of its own, because the choice holds for a whole process.
+#[test]
+fn every_instruction_set_agrees() {
+    let lines = |level: &str| -> Vec<String> {
+        let program = std::env::current_exe().unwrap();
+        let mut command = std::process::Command::new(program);
+        command.args(["bits", "--nocapture", "--test-threads=1"]).env("DEEM_SIMD", level).env(PRINT, "1");
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{level}: {text}");
+        text.lines().filter(|line| line.starts_with("BITS ")).map(String::from).collect()
+    };
+    let best = lines("best");
+    assert!(best.len() > 20, "{best:?}");
+    for level in ["portable", "avx2"] {
+        for (found, want) in lines(level).iter().zip(&best) {
+            assert_eq!(found, want, "{level} changes bits");
+        }
     }
 }
 

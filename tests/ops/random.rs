@@ -16,7 +16,7 @@ fn run<E: Element>(cx: &Context, n: usize) -> Outputs {
 }
 
 #[test]
-fn elements_are_those_of_the_stream() {
+fn bits_are_those_of_the_stream() {
     for n in [0, 1, 5000] {
         same_bits("f32", |cx| run::<f32>(cx, n));
         same_bits("bf16", |cx| run::<bf16>(cx, n));

@@ -63,7 +63,7 @@ fn gradients() {
 }
 
 #[test]
-fn bits() {
+fn bits_agree() {
     let data = data(300, 1100);
     same_bits("rmsnorm f32", |cx| run::<f32>(cx, 300, 1100, &data));
     same_bits("rmsnorm bf16", |cx| run::<bf16>(cx, 300, 1100, &data));
