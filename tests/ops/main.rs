@@ -3,5 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attention;
 mod conv2d;
+mod cross_attention;
 mod gemm;
