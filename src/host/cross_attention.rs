@@ -1,4 +1,5 @@
-//! Cross attention over a short condition.
+//! Cross attention over a short condition: the blocks of [`crate::host::attention`], where up to 128 keys are a single block, so that a row of scores
+//! is complete before its softmax and nothing is rescaled.
 
 use crate::device::Context;
 use crate::dtype::Element;

@@ -147,7 +147,7 @@ pub(crate) struct Matrix<'a, E> {
 }
 
 /// Whether E is its own accumulation type, and the pointer then.
-fn same<E: Element>(data: &[E]) -> Option<*const E::Acc> {
+pub(crate) fn same<E: Element>(data: &[E]) -> Option<*const E::Acc> {
     (E::DTYPE == E::Acc::DTYPE).then_some(data.as_ptr().cast())
 }
 
@@ -540,7 +540,10 @@ fn load<E: Element>(x: &[E]) -> [E::Acc; LANES] {
 
 /// Dot products of M rows of `a` with N rows of `b`, each in 16 interleaved lanes.
 #[inline(always)]
-fn dots_block<E: Element, const M: usize, const N: usize>(a: [&[E::Acc]; M], b: [&[E]; N]) -> [[E::Acc; N]; M] {
+pub(crate) fn dots_block<E: Element, const M: usize, const N: usize>(
+    a: [&[E::Acc]; M],
+    b: [&[E]; N],
+) -> [[E::Acc; N]; M] {
     let k = b[0].len();
     let mut lanes = [[[E::Acc::ZERO; LANES]; N]; M];
     let whole = k / LANES * LANES;

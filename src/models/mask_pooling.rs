@@ -58,7 +58,8 @@ impl MaskPooling {
             let s = map.shape();
             let (pixels, flat) = (s[1] * s[2], [s[0] * s[1] * s[2], s[3]]);
             let mut keep = masks.binary(s[1]);
-            for (image, count) in keep.chunks_exact_mut(pixels).zip(counts(&keep.clone(), s[0])) {
+            let left = counts(&keep, s[0]);
+            for (image, count) in keep.chunks_exact_mut(pixels).zip(left) {
                 image.iter_mut().for_each(|x| *x /= count + 1e-8);
             }
             let mut masked = pass.uninit([s[0], pixels, s[3]])?;

@@ -1,0 +1,269 @@
+//! Attention against its definition in f64, masks included, and gradients against central differences.
+
+use deem::Context;
+use deem::dtype::{DType, Element, Real};
+use deem::host::simd::{self, Level};
+use deem::memory::{View, ViewMut};
+use deem::ops::attention::{self, Attention};
+use half::bf16;
+
+use crate::support::{assert_close, check_gradients, normals, round};
+
+#[derive(Clone, Debug)]
+struct Case {
+    b: usize,
+    t: usize,
+    s: usize,
+    capacity: usize,
+    heads: usize,
+    kv_heads: usize,
+    d: usize,
+    causal: Option<usize>,
+    keys: Option<Vec<u8>>,
+}
+
+fn case((b, t, s): (usize, usize, usize), (heads, kv_heads, d): (usize, usize, usize), causal: Option<usize>) -> Case {
+    Case { b, t, s, capacity: s, heads, kv_heads, d, causal, keys: None }
+}
+
+impl Case {
+    /// Masks every key of the first image, and some of the others.
+    fn padded(mut self) -> Self {
+        self.keys = Some((0..self.b * self.s).map(|i| u8::from(i >= self.s && i % 3 != 0)).collect());
+        self
+    }
+
+    fn with_capacity(mut self, capacity: usize) -> Self {
+        self.capacity = capacity;
+        self
+    }
+
+    fn spec(&self) -> Attention<'_> {
+        Attention {
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            scale: (self.d as f64).powf(-0.5),
+            causal: self.causal,
+            keys: self.keys.as_deref(),
+            key_count: (self.capacity != self.s).then_some(self.s),
+        }
+    }
+
+    fn shapes(&self) -> ([usize; 3], [usize; 3], [usize; 3]) {
+        let (q, k) = ([self.b, self.t, self.heads * self.d], [self.b, self.capacity, self.kv_heads * self.d]);
+        (q, k, [self.b, self.heads, self.t])
+    }
+
+    fn inputs<E: Element>(&self) -> [Vec<E>; 4] {
+        let (q, k, _) = self.shapes();
+        let [q, k] = [q, k].map(|s| s.iter().product());
+        [("q", q), ("k", k), ("v", k), ("d_out", q)].map(|(name, n)| round(&normals(name, n)))
+    }
+
+    /// Output and the probabilities' logarithm of the sum, by definition, as the official code computes them.
+    fn exact(&self, q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
+        let mut out = vec![0.0; q.len()];
+        let group = self.heads / self.kv_heads;
+        for (b, t, n) in (0..self.b * self.t * self.heads)
+            .map(|i| (i / self.heads / self.t, i / self.heads % self.t, i % self.heads))
+        {
+            let at = ((b * self.t + t) * self.heads + n) * self.d;
+            let key = |s: usize| ((b * self.capacity + s) * self.kv_heads + n / group) * self.d;
+            let scores: Vec<f64> = (0..self.s)
+                .map(|s| {
+                    let dot: f64 = (0..self.d).map(|c| q[at + c] * k[key(s) + c]).sum();
+                    let later = self.causal.is_some_and(|o| s > t + o);
+                    let padded = self.keys.as_ref().is_some_and(|keys| keys[b * self.s + s] == 0);
+                    if later || padded { f64::MIN } else { dot * (self.d as f64).powf(-0.5) }
+                })
+                .collect();
+            let max = scores.iter().copied().fold(f64::MIN, f64::max);
+            let total: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+            for (s, score) in scores.iter().enumerate() {
+                (0..self.d).for_each(|c| out[at + c] += (score - max).exp() / total * v[key(s) + c]);
+            }
+        }
+        out
+    }
+
+    fn forward<E: Element>(&self, cx: &Context, q: &[E], k: &[E], v: &[E]) -> (Vec<E>, Vec<E::Acc>) {
+        let (sq, sk, sl) = self.shapes();
+        let (mut out, mut lse) =
+            (vec![E::from_f64(f64::NAN); q.len()], vec![E::Acc::of(f64::NAN); sl.iter().product()]);
+        let (vo, vl) = (ViewMut::new(&mut out, sq), ViewMut::new(&mut lse, sl));
+        attention::forward(cx, View::new(q, sq), View::new(k, sk), View::new(v, sk), vo, vl, &self.spec()).unwrap();
+        (out, lse)
+    }
+
+    fn backward<E: Element>(&self, cx: &Context, inputs: &[Vec<E>; 4]) -> [Vec<E>; 3] {
+        let (out, lse) = self.forward(cx, &inputs[0], &inputs[1], &inputs[2]);
+        self.backward_of(cx, inputs, &out, &lse)
+    }
+
+    fn backward_of<E: Element>(
+        &self,
+        cx: &Context,
+        [q, k, v, d_out]: &[Vec<E>; 4],
+        out: &[E],
+        lse: &[E::Acc],
+    ) -> [Vec<E>; 3] {
+        let (sq, sk, sl) = self.shapes();
+        let [mut dq, mut dk, mut dv] = [q.len(), k.len(), v.len()].map(|n| vec![E::from_f64(f64::NAN); n]);
+        attention::backward(
+            cx,
+            View::new(q, sq),
+            View::new(k, sk),
+            View::new(v, sk),
+            View::new(out, sq),
+            View::new(lse, sl),
+            View::new(d_out, sq),
+            ViewMut::new(&mut dq, sq),
+            ViewMut::new(&mut dk, sk),
+            ViewMut::new(&mut dv, sk),
+            &self.spec(),
+        )
+        .unwrap();
+        [dq, dk, dv]
+    }
+
+    fn check<E: Element>(&self, cx: &Context) {
+        let what = format!("{self:?} {} {:?}", E::DTYPE, simd::level());
+        let inputs = self.inputs::<E>();
+        let wide = inputs.each_ref().map(|x| x.iter().map(|x| x.to_f64()).collect::<Vec<_>>());
+        let (out, _) = self.forward(cx, &inputs[0], &inputs[1], &inputs[2]);
+        // Scores are sums of d terms and errors in them grow by the exponential; a softmax is a mean, so S does not enter. The backward
+        // subtracts terms of the size of its inputs.
+        let roundoff = <E::Acc as Real>::ROUNDOFF * 16.0 * (self.d as f64 + 4.0).sqrt();
+        let storage = if E::DTYPE == DType::Bf16 { 1.0 / 256.0 } else { 0.0 };
+        assert_close(&format!("{what} out"), &out, &self.exact(&wide[0], &wide[1], &wide[2]), roundoff + storage);
+        if E::DTYPE != DType::F64 {
+            // The f64 instantiation is held against central differences below. It is given the outputs that were stored, rounded as they are.
+            let exact_lse = self.forward(cx, &wide[0], &wide[1], &wide[2]).1;
+            let out = out.iter().map(|x| x.to_f64()).collect::<Vec<_>>();
+            let exact = self.backward_of::<f64>(cx, &wide, &out, &exact_lse);
+            for ((name, found), exact) in ["dq", "dk", "dv"].iter().zip(self.backward(cx, &inputs)).zip(exact) {
+                let keys = (self.s as f64).sqrt();
+                // Where gradients cancel (a single key) what is left is the rounding of their terms, which are of order 1.
+                let found: Vec<f64> = found.iter().map(|x| x.to_f64()).chain([1.0]).collect();
+                let exact: Vec<f64> = exact.iter().copied().chain([1.0]).collect();
+                assert_close(&format!("{what} {name}"), &found, &exact, keys * roundoff + storage);
+            }
+        }
+    }
+}
+
+fn cases() -> Vec<Case> {
+    vec![
+        case((1, 1, 1), (1, 1, 4), None),
+        case((2, 5, 7), (3, 3, 5), None),
+        case((2, 9, 9), (4, 2, 8), Some(0)),
+        case((2, 3, 8), (4, 1, 16), Some(5)).with_capacity(12),
+        case((2, 1, 40), (4, 2, 24), Some(39)).with_capacity(64),
+        case((3, 6, 6), (2, 1, 8), Some(0)).padded(),
+        case((2, 1, 33), (2, 2, 70), None).padded(),
+        case((2, 70, 20), (2, 2, 12), None).padded(),
+        case((1, 130, 300), (2, 1, 40), Some(170)),
+        case((2, 150, 270), (1, 1, 33), Some(3)).padded(),
+    ]
+}
+
+#[test]
+fn the_definition_in_every_type_at_every_level() {
+    let cx = Context::host(2);
+    for level in [Level::Portable, Level::Avx2, Level::Avx512] {
+        simd::force(level);
+        for case in cases() {
+            case.check::<f64>(&cx);
+            case.check::<f32>(&cx);
+            case.check::<bf16>(&cx);
+        }
+    }
+}
+
+#[test]
+fn gradients_against_central_differences() {
+    let cx = Context::host(1);
+    for case in &cases()[..5] {
+        let inputs = case.inputs::<f64>();
+        let gradients = case.backward(&cx, &inputs);
+        check_gradients(&format!("{case:?}"), &inputs[..3], &inputs[3], &gradients, |x| {
+            case.forward(&cx, &x[0], &x[1], &x[2]).0
+        });
+    }
+    // With padding, images that have a key to see; the first image is the test after this one.
+    let mut case = case((2, 4, 5), (2, 1, 6), Some(1)).padded();
+    case.keys.as_mut().unwrap()[..5].copy_from_slice(&[1, 0, 1, 1, 0]);
+    case.keys.as_mut().unwrap()[5..].copy_from_slice(&[1, 1, 0, 0, 1]);
+    let inputs = case.inputs::<f64>();
+    let gradients = case.backward(&cx, &inputs);
+    check_gradients("padded", &inputs[..3], &inputs[3], &gradients, |x| case.forward(&cx, &x[0], &x[1], &x[2]).0);
+}
+
+/// A query with no key to see: the mean of all values, and the score gradients of `torch.max(scores + mask, finfo.min)`.
+#[test]
+fn rows_that_see_nothing() {
+    let cx = Context::host(1);
+    let (t, s, d) = (3, 4, 5);
+    let mut case = case((1, t, s), (1, 1, d), Some(0));
+    case.keys = Some(vec![0, 0, 0, 1]);
+    let inputs = case.inputs::<f64>();
+    let [q, k, v, d_out] = &inputs;
+    let (out, lse) = case.forward(&cx, q, k, v);
+    let [dq, dk, dv] = case.backward(&cx, &inputs);
+    let mean: Vec<f64> = (0..d).map(|c| (0..s).map(|s| v[s * d + c]).sum::<f64>() / s as f64).collect();
+    let (mut dq_exact, mut dk_exact, mut dv_exact) = (vec![0.0; t * d], vec![0.0; s * d], vec![0.0; s * d]);
+    for t in 0..t {
+        assert_close("out", &out[t * d..(t + 1) * d], &mean, 1e-14);
+        assert_eq!(lse[t], f64::MIN);
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let d_out = &d_out[t * d..(t + 1) * d];
+        for s in 0..s {
+            let masks = usize::from(case.keys.as_ref().unwrap()[s] == 0) + usize::from(s > t);
+            let share = [1.0, 0.5, 0.0][masks];
+            let ds = share * 0.25 * (dot(d_out, &v[s * d..(s + 1) * d]) - dot(d_out, &mean)) * (d as f64).powf(-0.5);
+            for c in 0..d {
+                dv_exact[s * d + c] += 0.25 * d_out[c];
+                dq_exact[t * d + c] += ds * k[s * d + c];
+                dk_exact[s * d + c] += ds * q[t * d + c];
+            }
+        }
+    }
+    assert_close("dq", &dq, &dq_exact, 1e-13);
+    assert_close("dk", &dk, &dk_exact, 1e-13);
+    assert_close("dv", &dv, &dv_exact, 1e-13);
+}
+
+#[test]
+fn the_same_bits_for_any_number_of_threads_and_one_key_at_a_time() {
+    let case = case((2, 130, 200), (4, 2, 16), Some(70));
+    let inputs = case.inputs::<f32>();
+    let [one, four] = [1, 4].map(|threads| {
+        let cx = Context::host(threads);
+        (case.forward(&cx, &inputs[0], &inputs[1], &inputs[2]), case.backward(&cx, &inputs))
+    });
+    assert!(one == four);
+}
+
+#[test]
+fn empty_problems_and_errors() {
+    let cx = Context::host(1);
+    let none = case((2, 3, 0), (1, 1, 4), None);
+    let inputs = none.inputs::<f32>();
+    assert!(none.forward(&cx, &inputs[0], &inputs[1], &inputs[2]).0.iter().all(|&x| x == 0.0));
+    assert!(none.backward(&cx, &inputs)[0].iter().all(|&x| x == 0.0));
+    let nobody = case((2, 0, 3), (1, 1, 4), None);
+    let inputs = nobody.inputs::<f32>();
+    assert!(nobody.backward(&cx, &inputs)[1].iter().all(|&x| x == 0.0));
+    let (x, mut y, mut l) = (vec![0f32; 48], vec![0f32; 48], vec![0f32; 12]);
+    let mut run = |heads: usize, kv_heads: usize, keys: Option<&[u8]>, key_count: Option<usize>| {
+        let v = View::new(&x, [2, 6, 4]);
+        let spec = Attention { heads, kv_heads, scale: 1.0, causal: None, keys, key_count };
+        attention::forward(&cx, v, v, v, ViewMut::new(&mut y, [2, 6, 4]), ViewMut::new(&mut l, [2, 1, 6]), &spec)
+    };
+    assert!(run(1, 1, None, None).is_ok());
+    assert!(run(3, 3, None, None).is_err());
+    assert!(run(2, 1, None, None).is_err());
+    assert!(run(0, 0, None, None).is_err());
+    assert!(run(1, 1, Some(&[1; 5]), None).is_err());
+    assert!(run(1, 1, None, Some(7)).is_err());
+}
