@@ -92,6 +92,19 @@ fn check_slice(whole: Shape, start: usize, part: Shape) -> Result<()> {
     check(OP, start + part[1] <= whole[1], || format!("rows {start}..{} are outside of {whole}", start + part[1]))
 }
 
+/// The last columns of y [R, V] += x [R, n]; n is at most V.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if the rows differ or x is wider.
+pub fn add_into_last<E: Element>(cx: &Context, x: View<'_, E>, y: ViewMut<'_, E>) -> Result<()> {
+    let (n, v) = (x.shape().last(), y.shape().last());
+    check_shape(OP, "x", x.shape(), y.shape().with_last(n.min(v)))?;
+    if !cx.is_planning() && !x.shape().is_empty() {
+        crate::host::copy::add_rows(cx.pool(), x.data(), n, y.data(), v, v - n);
+    }
+    Ok(())
+}
+
 /// y [B, t, C] = rows start .. start + t of x [B, T, C].
 ///
 /// # Errors
