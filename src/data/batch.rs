@@ -65,20 +65,27 @@ impl Batch {
     /// The label of every token, `[B, L]`, not shifted: `gt_text_ids` when present, otherwise the id, or [`IGNORE`] for prompt,
     /// padding, placeholders, bos, and a soi right after a bos. The prediction at t - 1 is scored against entry t.
     pub fn labels(&self, ids: &SpecialIds) -> Vec<i32> {
+        self.labels_where(ids, false)
+    }
+
+    /// As [`Batch::labels`]; with `only_after_image`, text that no image of its document precedes is no target either (spec 1.7, last rule).
+    pub fn labels_where(&self, ids: &SpecialIds, only_after_image: bool) -> Vec<i32> {
         if let Some(ready) = &self.gt_text_ids {
             return ready.clone();
         }
         let mut labels = self.text_ids.clone();
         for (b, row) in labels.chunks_exact_mut(self.len.max(1)).enumerate() {
             let offset = self.prompt_offset.get(b).copied().unwrap_or(0);
-            let mut before = ids.bos;
+            let (mut before, mut image) = (ids.bos, false);
             for (t, label) in row.iter_mut().enumerate() {
                 let id = *label;
+                image = id != ids.bos && (image || id == ids.soi);
                 let hidden = t < offset
                     || id == ids.pad
                     || id == ids.image
                     || id == ids.bos
                     || (before == ids.bos && id == ids.soi)
+                    || (only_after_image && !image)
                     || self.attention_mask.get(b * self.len + t) == Some(&0);
                 if hidden {
                     *label = IGNORE;
