@@ -145,14 +145,11 @@ impl Diffusion {
         }
         tap_numbers(pass, "unet.in.timesteps", &[steps.len()], steps.iter().map(|&t| t as f64))?;
         let (prediction, unet) = self.unet.forward(pass, &noisy, steps, context, features)?;
-        let mut map = match pass.trace {
-            Some(_) => Some(pass.uninit(shape)?),
-            None => None,
-        };
-        let loss_map = map.as_mut().map(|m| m.view_mut());
-        let loss = mse::forward(pass.cx, prediction.view(), target.view(), weight.as_deref(), loss_map)?;
-        if let Some(map) = &map {
-            pass.tap("loss_map", map);
+        let loss = mse::forward(pass.cx, prediction.view(), target.view(), weight.as_deref(), None)?;
+        if pass.trace.is_some() {
+            let mut map = pass.uninit(shape)?;
+            mse::forward(pass.cx, prediction.view(), target.view(), None, Some(map.view_mut()))?;
+            pass.tap("loss_map", &map);
         }
         Ok((loss, DiffusionSaved { unet, prediction, target, weight }))
     }
@@ -289,7 +286,6 @@ impl ImageDecoder {
         let mut context = pass.cx.zeros([images * longest, width])?;
         embedding::scatter_rows(pass.cx, picked.view(), &plan.to, context.view_mut())?;
         let context = context.reshape([images, longest, width]);
-        pass.tap("image_decoder.in.context_features", &context);
         let mask = plan.mask();
         for name in ["image_decoder.in.context_attention_mask", "image_decoder.qformer.encoder_attention_mask"] {
             tap_numbers(pass, name, &[images, longest], mask.iter().map(|&x| f64::from(x)))?;
@@ -300,6 +296,7 @@ impl ImageDecoder {
         let table = pass.cx.tensor([longest, width], &positions)?;
         let mut placed = pass.uninit(projected.shape())?;
         add::forward_broadcast(pass.cx, projected.view(), table.view(), placed.view_mut())?;
+        pass.tap("image_decoder.in.context_features", &placed);
         let (mut cond, qformer) = self.qformer.forward(pass, "image_decoder.qformer", &placed, Mask::keys(mask))?;
         if dropped.contains(&true) {
             let negative = pass.param(self.neg_prompt_embeds);
