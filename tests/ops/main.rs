@@ -5,5 +5,6 @@ mod support;
 
 mod attention;
 mod conv2d;
+mod conv2d_depthwise;
 mod cross_attention;
 mod gemm;
