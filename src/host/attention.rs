@@ -1,3 +1,5 @@
+#![allow(clippy::needless_range_loop)] // tiles in registers: every index is a constant once the loops are unrolled
+
 //! Attention on the processor: blocks of queries against blocks of [`KEYS`] keys, through the micro-kernels of [`crate::host::gemm`].
 //!
 //! | function | a chunk is | per block of keys |

@@ -1,3 +1,5 @@
+#![allow(clippy::needless_range_loop)] // tiles in registers: every index is a constant once the loops are unrolled
+
 //! Depthwise convolution: 16 channels and 8 pixels at a time, all sums in registers.
 //!
 //! A chunk is some rows of one image and up to [`CHANNELS`] channels. Its input is widened once into the thread's scratch with zeros all

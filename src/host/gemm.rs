@@ -1,3 +1,5 @@
+#![allow(clippy::needless_range_loop)] // tiles in registers: every index is a constant once the loops are unrolled
+
 //! Matrix products on the processor.
 //!
 //! A product is a grid of blocks of C (at most [`BLOCK_ROWS`] rows). For each panel of 32 columns the block's rows are taken through
@@ -630,7 +632,7 @@ simd_fn! {
             while size > 0 {
                 for l in 0..size {
                     for q in 0..LANES {
-                        lanes[l][q] = lanes[l][q] + lanes[l + size][q];
+                        lanes[l][q] += lanes[l + size][q];
                     }
                 }
                 size /= 2;

@@ -2,11 +2,12 @@
 
 use deem::Context;
 use deem::dtype::{DType, Element, Real};
-use deem::host::simd::{self, Level};
+use deem::host::simd;
 use deem::memory::{View, ViewMut};
 use deem::ops::attention::{self, Attention};
 use half::bf16;
 
+use crate::gemm::{every_level, steady_level};
 use crate::support::{assert_close, check_gradients, normals, round};
 
 #[derive(Clone, Debug)]
@@ -170,14 +171,13 @@ fn cases() -> Vec<Case> {
 #[test]
 fn the_definition_in_every_type_at_every_level() {
     let cx = Context::host(2);
-    for level in [Level::Portable, Level::Avx2, Level::Avx512] {
-        simd::force(level);
+    every_level(|| {
         for case in cases() {
             case.check::<f64>(&cx);
             case.check::<f32>(&cx);
             case.check::<bf16>(&cx);
         }
-    }
+    });
 }
 
 #[test]
@@ -234,7 +234,8 @@ fn rows_that_see_nothing() {
 }
 
 #[test]
-fn the_same_bits_for_any_number_of_threads_and_one_key_at_a_time() {
+fn the_same_bits_for_any_number_of_threads() {
+    let _level = steady_level();
     let case = case((2, 130, 200), (4, 2, 16), Some(70));
     let inputs = case.inputs::<f32>();
     let [one, four] = [1, 4].map(|threads| {

@@ -1,5 +1,7 @@
 //! Products against a triple loop in f64, at every instruction-set level.
 
+use std::sync::{RwLock, RwLockReadGuard};
+
 use deem::dtype::{Element, Real};
 use deem::host::simd::{self, Level};
 use deem::memory::{View, ViewMut};
@@ -12,7 +14,23 @@ use proptest::prelude::*;
 use crate::support::{normals, round};
 
 const FORMS: [Form; 3] = [Form::Nt, Form::Nn, Form::Tn];
-const LEVELS: [Level; 3] = [Level::Portable, Level::Avx2, Level::Avx512];
+
+/// The instruction-set level belongs to the process: tests that force it take this for writing, tests that compare bits for reading.
+static LEVEL: RwLock<()> = RwLock::new(());
+
+/// Runs `f` at every level that this machine has, alone.
+pub fn every_level(f: impl Fn()) {
+    let _alone = LEVEL.write().unwrap_or_else(|e| e.into_inner());
+    for level in [Level::Portable, Level::Avx2, Level::Avx512] {
+        simd::force(level);
+        f();
+    }
+}
+
+/// While this is held the level does not change.
+pub fn steady_level() -> RwLockReadGuard<'static, ()> {
+    LEVEL.read().unwrap_or_else(|e| e.into_inner())
+}
 
 fn a_shape(form: Form, m: usize, k: usize) -> [usize; 2] {
     if form == Form::Tn { [k, m] } else { [m, k] }
@@ -111,8 +129,7 @@ fn all_forms_types_and_levels() {
         (130, 70, 33),
         (15, 161, 400),
     ];
-    for level in LEVELS {
-        simd::force(level);
+    every_level(|| {
         for form in FORMS {
             for size in sizes {
                 case::<f32>(&cx, form, size, Activation::None, false);
@@ -125,20 +142,21 @@ fn all_forms_types_and_levels() {
             case::<f32>(&cx, form, (4, 7, 0), Activation::Relu, true);
             case::<bf16>(&cx, form, (4, 7, 0), Activation::None, false);
         }
-    }
-    simd::force(Level::Avx512);
+    });
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
     #[test]
     fn any_shape(m in 1usize..90, n in 1usize..90, k in 0usize..700, form in 0usize..3, full: bool) {
+        let _level = steady_level();
         case::<f32>(&Context::host(1), FORMS[form], (m, n, k), Activation::None, full);
     }
 }
 
 #[test]
 fn the_same_bits_for_any_number_of_threads() {
+    let _level = steady_level();
     for form in FORMS {
         for (m, n, k) in [(300, 200, 150), (70, 50, 5000), (5, 900, 300)] {
             let (a, b) = (round::<f32>(&normals("a", m * k)), round::<f32>(&normals("b", n * k)));
@@ -156,6 +174,7 @@ fn the_same_bits_for_any_number_of_threads() {
 
 #[test]
 fn batches_are_single_products() {
+    let _level = steady_level();
     let cx = Context::host(2);
     let (batch, m, n, k) = (5, 13, 37, 20);
     for form in FORMS {
