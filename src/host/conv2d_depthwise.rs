@@ -13,6 +13,8 @@
 //!
 //! The input gradient is the forward with the kernel turned round. Gradients of weights are summed per slice of rows, the number of slices given
 //! by the shape, then in order. AVX-512 uses fused multiply-add, the other levels do not: last bits may differ between levels.
+//!
+//! Measured as in [`crate::host::gemm`]: 7x7 on `[32,32,32,64]` 77 GFLOP/s forward, 77 input gradient, 80 weight gradient; `[32,16,16,40]` 64 each.
 
 use std::ops::Range;
 

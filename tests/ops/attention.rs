@@ -7,7 +7,6 @@ use deem::memory::{View, ViewMut};
 use deem::ops::attention::{self, Attention};
 use half::bf16;
 
-use crate::gemm::{every_level, steady_level};
 use crate::support::{assert_close, check_gradients, normals, round};
 
 #[derive(Clone, Debug)]
@@ -169,15 +168,13 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn the_definition_in_every_type_at_every_level() {
+fn the_definition_in_every_type() {
     let cx = Context::host(2);
-    every_level(|| {
-        for case in cases() {
-            case.check::<f64>(&cx);
-            case.check::<f32>(&cx);
-            case.check::<bf16>(&cx);
-        }
-    });
+    for case in cases() {
+        case.check::<f64>(&cx);
+        case.check::<f32>(&cx);
+        case.check::<bf16>(&cx);
+    }
 }
 
 #[test]
@@ -235,7 +232,6 @@ fn rows_that_see_nothing() {
 
 #[test]
 fn the_same_bits_for_any_number_of_threads() {
-    let _level = steady_level();
     let case = case((2, 130, 200), (4, 2, 16), Some(70));
     let inputs = case.inputs::<f32>();
     let [one, four] = [1, 4].map(|threads| {

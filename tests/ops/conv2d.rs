@@ -6,7 +6,6 @@ use deem::ops::conv2d::{self, Conv2d, ConvEpilogue, Pad};
 use deem::{Context, Error};
 use half::bf16;
 
-use crate::gemm::steady_level;
 use crate::support::{assert_close, check_gradients, normals, round};
 
 #[derive(Clone, Copy, Debug)]
@@ -175,7 +174,6 @@ fn gradients_against_central_differences() {
 
 #[test]
 fn the_same_bits_for_any_number_of_threads() {
-    let _level = steady_level();
     let case = case(4, (24, 24), (24, 40), (3, 3), 1, [1; 4]);
     let [nx, nw, ny] = case.lens();
     let [x, w, dy] = [("x", nx), ("w", nw), ("dy", ny)].map(|(name, n)| round::<f32>(&normals(name, n)));

@@ -7,7 +7,6 @@ use deem::memory::{View, ViewMut};
 use deem::ops::conv2d_depthwise;
 use half::bf16;
 
-use crate::gemm::{every_level, steady_level};
 use crate::support::{assert_close, check_gradients, normals, round};
 
 /// B, H, W, C, Kh, Kw.
@@ -96,15 +95,13 @@ impl Case {
 }
 
 #[test]
-fn the_definition_in_every_type_at_every_level() {
+fn the_definition_in_every_type() {
     let cx = Context::host(2);
-    every_level(|| {
-        for case in CASES {
-            case.check::<f64>(&cx);
-            case.check::<f32>(&cx);
-            case.check::<bf16>(&cx);
-        }
-    });
+    for case in CASES {
+        case.check::<f64>(&cx);
+        case.check::<f32>(&cx);
+        case.check::<bf16>(&cx);
+    }
 }
 
 #[test]
@@ -121,7 +118,6 @@ fn gradients_against_central_differences() {
 
 #[test]
 fn the_same_bits_for_any_number_of_threads() {
-    let _level = steady_level();
     let case = Case([5, 30, 30, 70, 7, 7]);
     let (n, nw) = case.lens();
     let [x, w, dy] = [("x", n), ("w", nw), ("dy", n)].map(|(name, n)| round::<f32>(&normals(name, n)));

@@ -1,9 +1,7 @@
-//! Products against a triple loop in f64, at every instruction-set level.
-
-use std::sync::{RwLock, RwLockReadGuard};
+//! Products against a triple loop in f64.
 
 use deem::dtype::{Element, Real};
-use deem::host::simd::{self, Level};
+use deem::host::simd;
 use deem::memory::{View, ViewMut};
 use deem::ops::Accumulate;
 use deem::ops::gemm::{self, Activation, Epilogue, Form};
@@ -14,23 +12,6 @@ use proptest::prelude::*;
 use crate::support::{normals, round};
 
 const FORMS: [Form; 3] = [Form::Nt, Form::Nn, Form::Tn];
-
-/// The instruction-set level belongs to the process: tests that force it take this for writing, tests that compare bits for reading.
-static LEVEL: RwLock<()> = RwLock::new(());
-
-/// Runs `f` at every level that this machine has, alone.
-pub fn every_level(f: impl Fn()) {
-    let _alone = LEVEL.write().unwrap_or_else(|e| e.into_inner());
-    for level in [Level::Portable, Level::Avx2, Level::Avx512] {
-        simd::force(level);
-        f();
-    }
-}
-
-/// While this is held the level does not change.
-pub fn steady_level() -> RwLockReadGuard<'static, ()> {
-    LEVEL.read().unwrap_or_else(|e| e.into_inner())
-}
 
 fn a_shape(form: Form, m: usize, k: usize) -> [usize; 2] {
     if form == Form::Tn { [k, m] } else { [m, k] }
@@ -116,7 +97,7 @@ fn case<E: Element>(cx: &Context, form: Form, (m, n, k): (usize, usize, usize), 
 }
 
 #[test]
-fn all_forms_types_and_levels() {
+fn the_definition_in_every_form_and_type() {
     let cx = Context::host(2);
     let sizes = [
         (1, 1, 1),
@@ -129,34 +110,42 @@ fn all_forms_types_and_levels() {
         (130, 70, 33),
         (15, 161, 400),
     ];
-    every_level(|| {
-        for form in FORMS {
-            for size in sizes {
-                case::<f32>(&cx, form, size, Activation::None, false);
-                case::<f32>(&cx, form, size, Activation::Gelu, true);
-                case::<bf16>(&cx, form, size, Activation::Silu, true);
-                case::<f64>(&cx, form, size, Activation::QuickGelu, true);
-            }
-            case::<f32>(&cx, form, (20, 40, 2100), Activation::None, true);
-            case::<bf16>(&cx, form, (20, 40, 2100), Activation::None, false);
-            case::<f32>(&cx, form, (4, 7, 0), Activation::Relu, true);
-            case::<bf16>(&cx, form, (4, 7, 0), Activation::None, false);
+    for form in FORMS {
+        for size in sizes {
+            case::<f32>(&cx, form, size, Activation::None, false);
+            case::<f32>(&cx, form, size, Activation::Gelu, true);
+            case::<bf16>(&cx, form, size, Activation::Silu, true);
+            case::<f64>(&cx, form, size, Activation::QuickGelu, true);
         }
-    });
+        case::<f32>(&cx, form, (20, 40, 2100), Activation::None, true);
+        case::<bf16>(&cx, form, (20, 40, 2100), Activation::None, false);
+        case::<f32>(&cx, form, (4, 7, 0), Activation::Relu, true);
+        case::<bf16>(&cx, form, (4, 7, 0), Activation::None, false);
+    }
+}
+
+/// The tests called `the_definition*` of all ops once more for each lower instruction set, in processes of their own, because the choice holds for a
+/// whole process.
+#[test]
+fn the_lower_instruction_sets_meet_the_same_bounds() {
+    for level in ["portable", "avx2"] {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = command.args(["the_definition", "--test-threads=2"]).env("DEEM_SIMD", level).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && !text.contains(" 0 passed"), "{level}: {text}");
+    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
     #[test]
     fn any_shape(m in 1usize..90, n in 1usize..90, k in 0usize..700, form in 0usize..3, full: bool) {
-        let _level = steady_level();
-        case::<f32>(&Context::host(1), FORMS[form], (m, n, k), Activation::None, full);
+            case::<f32>(&Context::host(1), FORMS[form], (m, n, k), Activation::None, full);
     }
 }
 
 #[test]
 fn the_same_bits_for_any_number_of_threads() {
-    let _level = steady_level();
     for form in FORMS {
         for (m, n, k) in [(300, 200, 150), (70, 50, 5000), (5, 900, 300)] {
             let (a, b) = (round::<f32>(&normals("a", m * k)), round::<f32>(&normals("b", n * k)));
@@ -174,7 +163,6 @@ fn the_same_bits_for_any_number_of_threads() {
 
 #[test]
 fn batches_are_single_products() {
-    let _level = steady_level();
     let cx = Context::host(2);
     let (batch, m, n, k) = (5, 13, 37, 20);
     for form in FORMS {
