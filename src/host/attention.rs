@@ -16,7 +16,7 @@
 //! | | 32x64x64x4x32 | 4x1024x77x4x40 | 1x2048x2048x4x64 | same, causal | same, bf16 |
 //! |---|---|---|---|---|---|
 //! | forward | 59 | 51 | 92 | 85 | 93 |
-//! | backward | 83 | 77 | 85-128 | 74 | 128 |
+//! | backward | 83 | 77 | 85 | 74 | 128 |
 //!
 //! Decoding, 8x1x512x8x64: 0.9 ms for 17 MB of keys and values, the speed of memory.
 
