@@ -1,3 +1,5 @@
+#![allow(clippy::needless_range_loop)] // tiles in registers: every index is a constant once the loops are unrolled
+
 //! Attention on the processor: blocks of queries against blocks of [`KEYS`] keys, through the micro-kernels of [`crate::host::gemm`].
 //!
 //! | function | a chunk is | per block of keys |
@@ -8,6 +10,15 @@
 //!
 //! Up to [`KEYS`] keys (the UNet's condition) there is one block, and nothing is rescaled. Sums are in `E::Acc`; a chunk's scratch is a few blocks, and in
 //! the backward the gradient of its queries. Chunks never share an output, so bits do not depend on threads.
+//!
+//! Measured as in [`crate::host::gemm`], GFLOP/s of the products (batch x T x S x heads x D):
+//!
+//! | | 32x64x64x4x32 | 4x1024x77x4x40 | 1x2048x2048x4x64 | same, causal | same, bf16 |
+//! |---|---|---|---|---|---|
+//! | forward | 59 | 51 | 92 | 85 | 93 |
+//! | backward | 83 | 77 | 85 | 74 | 128 |
+//!
+//! Decoding, 8x1x512x8x64: 0.9 ms for 17 MB of keys and values, the speed of memory.
 
 use std::ops::Range;
 

@@ -10,6 +10,16 @@
 //! of one kernel row are contiguous in the image, so gathering is copying, with zeros where the kernel hangs over the edge. A 1x1 convolution
 //! of stride 1 reads the image where it lies. With stride s the input gradient falls into s * s phases, each a convolution of stride 1
 //! with the taps that hit it: no work is spent on zeros between pixels.
+//!
+//! Measured as in [`crate::host::gemm`], GFLOP/s:
+//!
+//! | | forward | backward_input | backward_weight |
+//! |---|---|---|---|
+//! | 3x3 `[32,16,16,64]` to 64 | 138 | 140 | 110 |
+//! | 3x3 stride 2 `[8,32,32,32]` to 32 | 122 | 89 | 85 |
+//! | 3x3 `[8,64,64,4]` to 16 | 33 | 16 | 16 |
+//! | 4x4 stride 4 `[32,64,64,3]` to 32 | 56 | 5 | 44 |
+//! | 1x1 `[32,16,16,64]` to 64 | 103 | 131 | 123 |
 
 use std::ops::Range;
 

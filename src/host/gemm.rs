@@ -1,3 +1,5 @@
+#![allow(clippy::needless_range_loop)] // tiles in registers: every index is a constant once the loops are unrolled
+
 //! Matrix products on the processor.
 //!
 //! A product is a grid of blocks of C (at most [`BLOCK_ROWS`] rows). For each panel of 32 columns the block's rows are taken through
@@ -11,6 +13,13 @@
 //! | `dots` | form Nt, at most [`FEW_ROWS`] rows: each row of the weights is read once, in its own order |
 //! | `product` | everything else |
 //! | `reduction` | K of thousands and a small C (weight gradients): K is cut into slices by shape alone, summed in order |
+//!
+//! Measured with `cargo run --release --example time_linalg` on one core of an AVX-512 server whose clock moved between two states during the run
+//! (about 100 and 147 GFLOP/s of f32 multiply-adds; best of several runs, GFLOP/s):
+//!
+//! | Nt 1024^3 | Nt 8192x64x64 | Nt 2048x256x64 | Nt 64x64x16 | Nt 4x512x512 | Nn 2048x64x256 | Tn 64x64x8192 | Nt 1024^3 bf16 | Nt 512^3 f64 |
+//! |---|---|---|---|---|---|---|---|---|
+//! | 142-145 | 130 | 147 | 117 | 56 | 148 | 123 | 137 | 23 |
 //!
 //! Sums of one element run over k in rising order in blocks that depend on K alone (`dots`: in 16 interleaved lanes), so bits do not
 //! depend on threads, nor on whether operands were packed before.
@@ -619,7 +628,7 @@ simd_fn! {
             while size > 0 {
                 for l in 0..size {
                     for q in 0..LANES {
-                        lanes[l][q] = lanes[l][q] + lanes[l + size][q];
+                        lanes[l][q] += lanes[l + size][q];
                     }
                 }
                 size /= 2;

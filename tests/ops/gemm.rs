@@ -1,7 +1,7 @@
-//! Products against a triple loop in f64, at every instruction-set level.
+//! Products against a triple loop in f64.
 
 use deem::dtype::{Element, Real};
-use deem::host::simd::{self, Level};
+use deem::host::simd;
 use deem::memory::{View, ViewMut};
 use deem::ops::Accumulate;
 use deem::ops::gemm::{self, Activation, Epilogue, Form};
@@ -12,7 +12,6 @@ use proptest::prelude::*;
 use crate::support::{normals, round};
 
 const FORMS: [Form; 3] = [Form::Nt, Form::Nn, Form::Tn];
-const LEVELS: [Level; 3] = [Level::Portable, Level::Avx2, Level::Avx512];
 
 fn a_shape(form: Form, m: usize, k: usize) -> [usize; 2] {
     if form == Form::Tn { [k, m] } else { [m, k] }
@@ -98,7 +97,7 @@ fn case<E: Element>(cx: &Context, form: Form, (m, n, k): (usize, usize, usize), 
 }
 
 #[test]
-fn all_forms_types_and_levels() {
+fn the_definition_in_every_form_and_type() {
     let cx = Context::host(2);
     let sizes = [
         (1, 1, 1),
@@ -111,29 +110,37 @@ fn all_forms_types_and_levels() {
         (130, 70, 33),
         (15, 161, 400),
     ];
-    for level in LEVELS {
-        simd::force(level);
-        for form in FORMS {
-            for size in sizes {
-                case::<f32>(&cx, form, size, Activation::None, false);
-                case::<f32>(&cx, form, size, Activation::Gelu, true);
-                case::<bf16>(&cx, form, size, Activation::Silu, true);
-                case::<f64>(&cx, form, size, Activation::QuickGelu, true);
-            }
-            case::<f32>(&cx, form, (20, 40, 2100), Activation::None, true);
-            case::<bf16>(&cx, form, (20, 40, 2100), Activation::None, false);
-            case::<f32>(&cx, form, (4, 7, 0), Activation::Relu, true);
-            case::<bf16>(&cx, form, (4, 7, 0), Activation::None, false);
+    for form in FORMS {
+        for size in sizes {
+            case::<f32>(&cx, form, size, Activation::None, false);
+            case::<f32>(&cx, form, size, Activation::Gelu, true);
+            case::<bf16>(&cx, form, size, Activation::Silu, true);
+            case::<f64>(&cx, form, size, Activation::QuickGelu, true);
         }
+        case::<f32>(&cx, form, (20, 40, 2100), Activation::None, true);
+        case::<bf16>(&cx, form, (20, 40, 2100), Activation::None, false);
+        case::<f32>(&cx, form, (4, 7, 0), Activation::Relu, true);
+        case::<bf16>(&cx, form, (4, 7, 0), Activation::None, false);
     }
-    simd::force(Level::Avx512);
+}
+
+/// The tests called `the_definition*` of all ops once more for each lower instruction set, in processes of their own, because the choice holds for a
+/// whole process.
+#[test]
+fn the_lower_instruction_sets_meet_the_same_bounds() {
+    for level in ["portable", "avx2"] {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = command.args(["the_definition", "--test-threads=2"]).env("DEEM_SIMD", level).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && !text.contains(" 0 passed"), "{level}: {text}");
+    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
     #[test]
     fn any_shape(m in 1usize..90, n in 1usize..90, k in 0usize..700, form in 0usize..3, full: bool) {
-        case::<f32>(&Context::host(1), FORMS[form], (m, n, k), Activation::None, full);
+            case::<f32>(&Context::host(1), FORMS[form], (m, n, k), Activation::None, full);
     }
 }
 

@@ -8,6 +8,7 @@ mod adamw;
 mod add;
 mod attention;
 mod conv2d;
+mod conv2d_depthwise;
 mod copy;
 mod cross_attention;
 mod cross_entropy;

@@ -1,3 +1,5 @@
+#![allow(clippy::needless_range_loop)] // tiles in registers: every index is a constant once the loops are unrolled
+
 //! The micro-kernels: `C[m,n] (+)= A[m,k] B[k,n]` for a tile that fits in registers.
 //!
 //! A is read through a row and a column stride (element by element, broadcast), so neither row-major nor transposed operands need packing; a
@@ -263,7 +265,7 @@ mod x86 {
     ) {
         for j in (0..n).step_by(16) {
             let nr = (n - j).min(16);
-            let lanes = std::array::from_fn::<i32, 8, _>(|l| -i32::from(nr % 8 == 0 || l < nr % 8));
+            let lanes = std::array::from_fn::<i32, 8, _>(|l| -i32::from(nr.is_multiple_of(8) || l < nr % 8));
             // SAFETY: the caller's promise for columns j .. j + nr.
             unsafe {
                 let mask = _mm256_loadu_si256(lanes.as_ptr().cast());
