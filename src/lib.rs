@@ -1,4 +1,5 @@
 //! deem: DEEM (arXiv 2405.15232) as a low-level library. The crate documentation is completed with the first model.
+pub mod bench;
 pub mod blocks;
 pub mod data;
 pub mod device;
@@ -11,6 +12,7 @@ pub mod models;
 pub mod ops;
 pub mod params;
 pub mod parity;
+pub mod train;
 
 pub use device::{Context, Device};
 pub use error::{Error, Result};

@@ -1,0 +1,66 @@
+//! `deem bench`: timings that a person can repeat.
+
+use std::path::Path;
+use std::time::Instant;
+
+use crate::blocks::Pass;
+use crate::device::Context;
+use crate::error::Result;
+use crate::models::deem::Mode;
+use crate::ops::adamw::{AdamW, Group};
+use crate::params::Grads;
+use crate::parity::{self, Fixture, Loaded};
+use crate::train::step::Optimizer;
+
+/// The times of one optimiser step, repeated.
+pub struct StepTimes {
+    /// Milliseconds of each repeat, in order.
+    pub times_ms: Vec<f64>,
+    /// Loss of the first step: shows that work was done.
+    pub loss: f64,
+    /// Most bytes of activations in use at once.
+    pub activation_bytes: usize,
+    /// Bytes of parameters, gradients and moments.
+    pub state_bytes: usize,
+}
+
+impl StepTimes {
+    /// Median of the times.
+    pub fn median_ms(&self) -> f64 {
+        let mut sorted = self.times_ms.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
+    }
+}
+
+/// Times one optimiser step (forward, backward, clip, AdamW; f32) on the batch of a recorded directory. The first step, which reserves memory,
+/// is not counted.
+///
+/// # Errors
+/// As [`parity::load`].
+pub fn step(cx: &Context, dir: &Path, repeats: usize) -> Result<StepTimes> {
+    let fixture = Fixture::open(dir)?;
+    let Loaded { model, mut params } = parity::load::<f32>(&fixture)?;
+    let (inputs, _) = parity::inputs(&fixture, &model.config)?;
+    let draws = parity::draws(&fixture, "draw");
+    let mut grads = Grads::new(params.table());
+    let mut optimizer = Optimizer::new(&params, AdamW { beta1: 0.9, beta2: 0.995, eps: 1e-6 }, 1.0);
+    let groups = [Group { start: 0, len: params.trainable().len(), lr: 1e-4, weight_decay: 0.05 }];
+    let (mut times_ms, mut loss) = (Vec::new(), None);
+    for _ in 0..=repeats {
+        let start = Instant::now();
+        grads.clear();
+        let pass = Pass::new(cx, &params);
+        let out = model.forward(&pass, &inputs, &draws, Mode::Train)?;
+        loss = loss.or(Some(out.losses.total));
+        model.backward(&pass, &mut grads, out.saved)?;
+        drop(out.hidden);
+        optimizer.update(cx, &mut params, &grads, &groups, 1.0)?;
+        times_ms.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    times_ms.remove(0);
+    let table = params.table();
+    let state_bytes = 4 * (4 * table.trainable_len() + table.frozen_len());
+    let activation_bytes = cx.arena().stats().peak_bytes;
+    Ok(StepTimes { times_ms, loss: loss.unwrap_or(0.0), activation_bytes, state_bytes })
+}

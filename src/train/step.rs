@@ -1,0 +1,71 @@
+//! One optimiser step: gradient norm, clipping, AdamW over all trainable parameters at once.
+
+use crate::device::Context;
+use crate::dtype::{DType, Element};
+use crate::error::{Error, Result};
+use crate::ops::adamw::{self, AdamW, Group};
+use crate::ops::reduce;
+use crate::params::{Grads, Params};
+
+/// Moments, masters and constants of AdamW (Loshchilov and Hutter, arXiv 1711.05101; spec 6.4).
+pub struct Optimizer<E: Element> {
+    /// First moments, in the order of the trainable buffer.
+    pub m: Vec<E::Acc>,
+    /// Second moments.
+    pub v: Vec<E::Acc>,
+    /// Full-precision parameters, if the stored ones are rounded.
+    pub master: Option<Vec<E::Acc>>,
+    /// Betas and epsilon.
+    pub hyper: AdamW,
+    /// Largest gradient norm; larger gradients are scaled down to it. 0 for no clipping.
+    pub clip: f64,
+    /// Steps done.
+    pub step: u64,
+}
+
+impl<E: Element> Optimizer<E> {
+    /// Zero moments for these parameters.
+    pub fn new(params: &Params<E>, hyper: AdamW, clip: f64) -> Self {
+        let len = params.trainable().len();
+        let zeros = || vec![E::Acc::default(); len];
+        let master = (E::DTYPE == DType::Bf16).then(|| params.trainable().iter().map(|x| x.to_acc()).collect());
+        Optimizer { m: zeros(), v: zeros(), master, hyper, clip, step: 0 }
+    }
+
+    /// Updates the parameters from the gradients; every group's rate is multiplied by `rate`. Returns the norm of the gradients before clipping.
+    ///
+    /// # Errors
+    /// [`Error::Domain`] if a gradient is not finite: nothing was changed then.
+    pub fn update(
+        &mut self,
+        cx: &Context,
+        params: &mut Params<E>,
+        grads: &Grads<E::Acc>,
+        groups: &[Group],
+        rate: f64,
+    ) -> Result<f64> {
+        let norm = reduce::norm_squared(cx, grads.flat())?.sqrt();
+        if !norm.is_finite() {
+            return Err(Error::Domain { op: "optimizer", reason: format!("the norm of the gradients is {norm}") });
+        }
+        let scale = if self.clip > 0.0 && norm > self.clip { self.clip / (norm + 1e-6) } else { 1.0 };
+        let scaled: Vec<Group> = groups
+            .iter()
+            .map(|g| Group { start: g.start, len: g.len, lr: g.lr * rate, weight_decay: g.weight_decay })
+            .collect();
+        self.step += 1;
+        adamw::step(
+            cx,
+            params.trainable_mut(),
+            self.master.as_deref_mut(),
+            grads.flat(),
+            &mut self.m,
+            &mut self.v,
+            &scaled,
+            &self.hyper,
+            self.step,
+            scale,
+        )?;
+        Ok(norm)
+    }
+}
