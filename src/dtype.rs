@@ -122,6 +122,8 @@ pub trait Real:
     fn min(self, other: Self) -> Self {
         if self < other { self } else { other }
     }
+    /// A whole number from 0 to 2^23 as an index, in a way that vectorises.
+    fn to_index(self) -> u32;
     /// Whether neither infinite nor NaN.
     fn is_finite(self) -> bool;
     /// Logistic function `1 / (1 + exp(-self))`.
@@ -132,7 +134,7 @@ pub trait Real:
 }
 
 macro_rules! real {
-    ($t:ty, $dtype:expr, $roundoff:expr, { $($f:ident => $path:path),* $(,)? }) => {
+    ($t:ty, $dtype:expr, $roundoff:expr, $to_index:expr, { $($f:ident => $path:path),* $(,)? }) => {
         impl Element for $t {
             type Acc = $t;
             const DTYPE: DType = $dtype;
@@ -165,6 +167,8 @@ macro_rules! real {
             #[inline(always)]
             fn floor(self) -> Self { <$t>::floor(self) }
             #[inline(always)]
+            fn to_index(self) -> u32 { $to_index(self) }
+            #[inline(always)]
             fn is_finite(self) -> bool { <$t>::is_finite(self) }
             $(#[inline(always)]
             fn $f(self) -> Self { $path(self) })*
@@ -172,12 +176,13 @@ macro_rules! real {
     };
 }
 
-real!(f32, DType::F32, 5.960464477539063e-8, {
+// Adding 2^23 leaves a small whole number in the low bits of the mantissa.
+real!(f32, DType::F32, 5.960464477539063e-8, |x: f32| (x + 8_388_608.0).to_bits() & 0x7f_ffff, {
     exp => crate::host::math::exp,
     tanh => crate::host::math::tanh,
     erf => crate::host::math::erf,
 });
-real!(f64, DType::F64, 1.1102230246251565e-16, { exp => f64::exp, tanh => f64::tanh, erf => libm::erf });
+real!(f64, DType::F64, 1.1102230246251565e-16, |x: f64| x as u32, { exp => f64::exp, tanh => f64::tanh, erf => libm::erf });
 
 impl Element for bf16 {
     type Acc = f32;

@@ -1,129 +1,228 @@
 //! Deformable attention on the CPU: see [`crate::ops::deform_attention`] for the formulas.
 //!
-//! Forward shares out (batch, query) pairs; backward shares out heads, each with a private gradient of its values.
+//! Forward shares out (batch, query) pairs; backward shares out heads, each with a private gradient of its values. Both first compute
+//! weights, corner rows and coefficients of all points of a (query, head) in vectorised sweeps, then walk the points with the head size as a
+//! constant.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use crate::device::{Context, SendPtr};
 use crate::dtype::{Element, Real};
 use crate::ops::deform_attention::{Mmfs, MmfsGradients, MmfsInputs, Sample, Sizes};
+use crate::simd_fn;
 
-/// The four neighbours of a sampling point inside a map of `h x w`.
-struct Corners<A> {
-    /// Row index in the map, or none outside.
-    at: [Option<usize>; 4],
-    /// Bilinear coefficients in the order (top, left), (top, right), (bottom, left), (bottom, right).
-    coefficient: [A; 4],
-    /// Distance from the lower pixel.
-    low: (A, A),
+/// Numbers about K sampling points, each field `[K]` (corner fields `[4][K]`): computed in one vectorised sweep, read one by one.
+///
+/// Corners come in the order (top, left), (top, right), (bottom, left), (bottom, right). A corner outside of the map has `valid` 0 and
+/// some index inside, so that nothing downstream branches.
+struct Points<'a, A> {
+    x: &'a mut [A],
+    y: &'a mut [A],
+    valid: [&'a mut [A]; 4],
+    coefficient: [&'a mut [A]; 4],
+    row: [&'a mut [u32]; 4],
 }
 
-/// The corners of pixel position `(x, y)`, or none if no corner lies in the map.
-#[inline(always)]
-fn corners<A: Real>(h: usize, w: usize, x: A, y: A) -> Option<Corners<A>> {
-    let (wide, high) = (A::of_usize(w), A::of_usize(h));
-    if !(x > -A::ONE && y > -A::ONE && x < wide && y < high) {
-        return None;
+/// Numbers of type `A` per point that [`Points`] needs.
+const FIELDS: usize = 10;
+
+impl<'a, A: Real> Points<'a, A> {
+    fn new(numbers: &'a mut [A], rows: &'a mut [u32], count: usize) -> Self {
+        let mut fields = numbers.chunks_exact_mut(count.max(1));
+        let mut field = || fields.next().unwrap_or(&mut []);
+        let (x, y) = (field(), field());
+        let valid = [field(), field(), field(), field()];
+        let coefficient = [field(), field(), field(), field()];
+        let mut rows = rows.chunks_exact_mut(count.max(1));
+        let mut row = || rows.next().unwrap_or(&mut []);
+        Points { x, y, valid, coefficient, row: [row(), row(), row(), row()] }
     }
-    let (x0, y0) = (x.floor(), y.floor());
-    let (lw, lh) = (x - x0, y - y0);
-    let (hw, hh) = (A::ONE - lw, A::ONE - lh);
-    let (x0, y0) = (x0.as_f64() as isize, y0.as_f64() as isize);
-    let at = |y: isize, x: isize| {
-        (y >= 0 && x >= 0 && (y as usize) < h && (x as usize) < w).then(|| y as usize * w + x as usize)
-    };
-    Some(Corners {
-        at: [at(y0, x0), at(y0, x0 + 1), at(y0 + 1, x0), at(y0 + 1, x0 + 1)],
-        coefficient: [hh * hw, hh * lw, lh * hw, lh * lw],
-        low: (lw, lh),
-    })
 }
 
-/// One map of one head: rows of `stride` elements, of which `size` from `start` belong to the head.
+simd_fn! {
+    /// Corners of the points `range`, whose pixel positions are in `x` and `y`, on a map of `h x w` pixels that begins at row `first`. Afterwards `x`
+    /// and `y` hold the distances from the lower pixel.
+    fn corners<A: Real>(points: &mut Points<'_, A>, range: Range<usize>, h: usize, w: usize, first: usize) {
+        let (wide, high) = (A::of_usize(w), A::of_usize(h));
+        let one = |holds: bool| if holds { A::ONE } else { A::ZERO };
+        let Points { x, y, valid, coefficient, row } = points;
+        let [v0, v1, v2, v3] = valid.each_mut().map(|v| &mut v[range.clone()]);
+        let [c0, c1, c2, c3] = coefficient.each_mut().map(|c| &mut c[range.clone()]);
+        let [r0, r1, r2, r3] = row.each_mut().map(|r| &mut r[range.clone()]);
+        let (x, y) = (&mut x[range.clone()], &mut y[range.clone()]);
+        for k in 0..x.len() {
+            let (px, py) = (x[k], y[k]);
+            let inside = px > -A::ONE && py > -A::ONE && px < wide && py < high;
+            let (x0, y0) = (px.floor(), py.floor());
+            let (lw, lh) = (px - x0, py - y0);
+            let (hw, hh) = (A::ONE - lw, A::ONE - lh);
+            let (left, right) = (x0 >= A::ZERO, x0 + A::ONE < wide);
+            let (top, bottom) = (y0 >= A::ZERO, y0 + A::ONE < high);
+            v0[k] = one(inside && top && left);
+            v1[k] = one(inside && top && right);
+            v2[k] = one(inside && bottom && left);
+            v3[k] = one(inside && bottom && right);
+            c0[k] = v0[k] * (hh * hw);
+            c1[k] = v1[k] * (hh * lw);
+            c2[k] = v2[k] * (lh * hw);
+            c3[k] = v3[k] * (lh * lw);
+            let column = |at: A| at.max(A::ZERO).min(wide - A::ONE);
+            let line = |at: A| at.max(A::ZERO).min(high - A::ONE) * wide;
+            let (start, next) = (line(y0), line(y0 + A::ONE));
+            let (here, beside) = (column(x0), column(x0 + A::ONE));
+            r0[k] = (start + here).to_index() + first as u32;
+            r1[k] = (start + beside).to_index() + first as u32;
+            r2[k] = (next + here).to_index() + first as u32;
+            r3[k] = (next + beside).to_index() + first as u32;
+            x[k] = lw;
+            y[k] = lh;
+        }
+    }
+}
+
+/// The rows of one head: `size` elements from `start`, one row every `stride`.
 #[derive(Clone, Copy)]
-struct HeadMap<'a, E> {
+struct HeadRows<'a, E> {
     value: &'a [E],
     start: usize,
     stride: usize,
-    size: usize,
 }
 
-impl<'a, E: Element> HeadMap<'a, E> {
+impl<'a, E: Element> HeadRows<'a, E> {
     #[inline(always)]
-    fn row(&self, row: usize) -> &'a [E] {
-        let start = self.start + row * self.stride;
-        &self.value[start..start + self.size]
+    fn row(&self, row: u32, size: usize) -> &'a [E] {
+        let start = self.start + row as usize * self.stride;
+        &self.value[start..start + size]
     }
+}
 
-    /// `out += weight * bilinear`.
-    #[inline(always)]
-    fn add_sample(&self, c: &Corners<E::Acc>, weight: E::Acc, out: &mut [E::Acc]) {
-        for (at, &coefficient) in c.at.iter().zip(&c.coefficient) {
-            if let Some(row) = *at {
-                let factor = weight * coefficient;
-                for (out, v) in out.iter_mut().zip(self.row(row)) {
-                    *out += factor * v.to_acc();
-                }
+/// Calls `$f::<N, ..>` with the head size as a constant where it is a usual one, so that the inner loops unroll.
+macro_rules! with_head_size {
+    ($size:expr, $f:ident($($arg:expr),* $(,)?)) => {
+        match $size {
+            2 => $f::<E, 2>($($arg),*, 2),
+            3 => $f::<E, 3>($($arg),*, 3),
+            4 => $f::<E, 4>($($arg),*, 4),
+            8 => $f::<E, 8>($($arg),*, 8),
+            16 => $f::<E, 16>($($arg),*, 16),
+            32 => $f::<E, 32>($($arg),*, 32),
+            64 => $f::<E, 64>($($arg),*, 64),
+            other => $f::<E, 0>($($arg),*, other),
+        }
+    };
+}
+
+/// `out += sum over points of weight * bilinear`.
+#[inline(always)]
+fn gather_points<E: Element, const N: usize>(
+    rows: HeadRows<'_, E>,
+    points: &Points<'_, E::Acc>,
+    weight: &[E::Acc],
+    count: usize,
+    out: &mut [E::Acc],
+    size: usize,
+) {
+    let size = if N > 0 { N } else { size };
+    let out = &mut out[..size];
+    for k in 0..count {
+        for c in 0..4 {
+            let factor = weight[k] * points.coefficient[c][k];
+            let row = rows.row(points.row[c][k], size);
+            for (out, v) in out.iter_mut().zip(row) {
+                *out += factor * v.to_acc();
             }
         }
     }
+}
 
-    /// Dot products of `g` with the four corner rows.
-    #[inline(always)]
-    fn dots(&self, c: &Corners<E::Acc>, g: &[E::Acc]) -> [E::Acc; 4] {
-        c.at.map(|at| match at {
-            Some(row) => g.iter().zip(self.row(row)).fold(E::Acc::ZERO, |sum, (&g, v)| sum + g * v.to_acc()),
-            None => E::Acc::ZERO,
-        })
+simd_fn! {
+    fn gather<E: Element>(rows: HeadRows<'_, E>, points: &Points<'_, E::Acc>, weight: &[E::Acc], count: usize, out: &mut [E::Acc]) {
+        with_head_size!(out.len(), gather_points(rows, points, weight, count, out))
     }
 }
 
-/// d(bilinear . g) with respect to the pixel position (x, y), from the four dot products.
+/// For each point: `d_weight = bilinear . g`, `x` and `y` become `d(bilinear . g) / d(x, y)`, and `weight * coefficient * g` is added to the
+/// corners' rows of the private gradient `[rows, N]`.
 #[inline(always)]
-fn d_position<A: Real>(c: &Corners<A>, dot: [A; 4]) -> (A, A) {
-    let (lw, lh) = c.low;
-    let (hw, hh) = (A::ONE - lw, A::ONE - lh);
-    (hh * (dot[1] - dot[0]) + lh * (dot[3] - dot[2]), hw * (dot[2] - dot[0]) + lw * (dot[3] - dot[1]))
-}
-
-#[inline(always)]
-fn blend<A: Real>(c: &Corners<A>, dot: [A; 4]) -> A {
-    (0..4).map(|k| c.coefficient[k] * dot[k]).fold(A::ZERO, |a, b| a + b)
-}
-
-/// Adds `weight * coefficient * g` to the rows of a private gradient `[rows, size]`.
-#[inline(always)]
-fn scatter<A: Real>(c: &Corners<A>, weight: A, g: &[A], gradient: &mut [A], first_row: usize) {
-    for (at, &coefficient) in c.at.iter().zip(&c.coefficient) {
-        if let Some(row) = *at {
-            let start = (first_row + row) * g.len();
-            let factor = weight * coefficient;
-            for (d, &g) in gradient[start..start + g.len()].iter_mut().zip(g) {
+#[allow(clippy::too_many_arguments)]
+fn differentiate_points<E: Element, const N: usize>(
+    rows: HeadRows<'_, E>,
+    points: &mut Points<'_, E::Acc>,
+    weight: &[E::Acc],
+    count: usize,
+    g: &[E::Acc],
+    d_weight: &mut [E::Acc],
+    gradient: &mut [E::Acc],
+    size: usize,
+) {
+    let size = if N > 0 { N } else { size };
+    let g = &g[..size];
+    for k in 0..count {
+        let mut dot = [E::Acc::ZERO; 4];
+        let mut blend = E::Acc::ZERO;
+        for c in 0..4 {
+            let at = points.row[c][k];
+            let sum = g.iter().zip(rows.row(at, size)).fold(E::Acc::ZERO, |sum, (&g, v)| sum + g * v.to_acc());
+            dot[c] = sum * points.valid[c][k];
+            let coefficient = points.coefficient[c][k];
+            blend += coefficient * sum;
+            let factor = weight[k] * coefficient;
+            let start = at as usize * size;
+            for (d, &g) in gradient[start..start + size].iter_mut().zip(g) {
                 *d += factor * g;
             }
         }
+        d_weight[k] = blend;
+        let (lw, lh) = (points.x[k], points.y[k]);
+        let (hw, hh) = (E::Acc::ONE - lw, E::Acc::ONE - lh);
+        points.x[k] = hh * (dot[1] - dot[0]) + lh * (dot[3] - dot[2]);
+        points.y[k] = hw * (dot[2] - dot[0]) + lw * (dot[3] - dot[1]);
+    }
+}
+
+simd_fn! {
+    fn differentiate<E: Element>(rows: HeadRows<'_, E>, points: &mut Points<'_, E::Acc>, weight: &[E::Acc], count: usize, g: &[E::Acc], d_weight: &mut [E::Acc], gradient: &mut [E::Acc]) {
+        with_head_size!(g.len(), differentiate_points(rows, points, weight, count, g, d_weight, gradient))
+    }
+}
+
+simd_fn! {
+    /// Turns logits into softmax weights next to `slots` more logits of value `ignore`; returns the mass of those.
+    fn softmax<A: Real>(weight: &mut [A], ignore: A, slots: A) -> A {
+        let largest = weight.iter().fold(ignore, |m, &x| m.max(x));
+        for w in weight.iter_mut() {
+            *w = (*w - largest).exp();
+        }
+        let ignored = slots * (ignore - largest).exp();
+        let scale = A::ONE / (weight.iter().fold(A::ZERO, |s, &w| s + w) + ignored);
+        weight.iter_mut().for_each(|w| *w *= scale);
+        ignored * scale
     }
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<(Vec<u8>, Vec<u32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
-/// Lends `len` zeroed numbers that live as long as the thread.
-fn with_scratch<A: Real, R>(len: usize, f: impl FnOnce(&mut [A]) -> R) -> R {
-    SCRATCH.with_borrow_mut(|bytes| {
-        let need = (len + 1) * size_of::<A>();
+/// Lends `len` zeroed numbers and `rows` indices that live as long as the thread.
+fn with_scratch<A: Real, R>(len: usize, rows: usize, f: impl FnOnce(&mut [A], &mut [u32]) -> R) -> R {
+    SCRATCH.with_borrow_mut(|(bytes, indices)| {
+        let need = (len + 8) * size_of::<A>();
         if bytes.len() < need {
             bytes.resize(need, 0);
+        }
+        if indices.len() < rows {
+            indices.resize(rows, 0);
         }
         let skip = bytes.as_ptr().align_offset(align_of::<A>());
         let numbers: &mut [A] = bytemuck::cast_slice_mut(&mut bytes[skip..skip + len * size_of::<A>()]);
         numbers.fill(A::ZERO);
-        f(numbers)
+        f(numbers, &mut indices[..rows])
     })
 }
 
-/// What one query and head sees: its softmax weights and pixel positions, in a caller's buffer.
+/// What one query and head sees.
 struct Glance<'a, E: Element> {
     x: &'a MmfsInputs<'a, E>,
     spec: &'a Mmfs<'a>,
@@ -133,98 +232,46 @@ struct Glance<'a, E: Element> {
     n: usize,
 }
 
-impl<E: Element> Glance<'_, E> {
-    fn relative(&self) -> &[i32] {
+impl<'a, E: Element> Glance<'a, E> {
+    fn relative(&self) -> &'a [i32] {
         let start = (self.b * self.sizes.queries + self.t) * self.sizes.images;
         &self.spec.relative[start..start + self.sizes.images]
     }
 
-    /// Softmax weights of the points `[I, L, P]` into `weight` (0 for invisible images); returns the mass of all ignore slots.
+    /// Softmax weights and corners of the points of all visible images, `[visible images, L, P]`: their number and the mass of the ignore slots.
     #[inline(always)]
-    fn weights(&self, weight: &mut [E::Acc]) -> E::Acc {
-        let (l, p) = (self.spec.levels.len(), self.spec.points);
-        let per_query = self.spec.heads * l * (p + 1);
-        let head = self.n * l * (p + 1);
-        let query = (self.b * self.sizes.queries + self.t) * per_query + head;
-        let logits = &self.x.logits.data()[query..query + l * (p + 1)];
-        let slots = E::Acc::of_usize(self.sizes.images * l);
-        let ignore = -slots.ln();
-        let mut largest = ignore;
-        for (image, &r) in self.relative().iter().enumerate() {
-            if r == 0 {
-                continue;
-            }
-            let start = r as usize * per_query + head;
-            let table = &self.x.logit_table.data()[start..start + l * (p + 1)];
-            for level in 0..l {
-                for point in 0..p {
-                    let logit = logits[level * (p + 1) + point].to_acc() + table[level * (p + 1) + point].to_acc();
-                    weight[(image * l + level) * p + point] = logit;
-                    largest = largest.max(logit);
-                }
-            }
-        }
-        let mut sum = slots * (ignore - largest).exp();
-        let ignored = sum;
-        for (image, &r) in self.relative().iter().enumerate() {
-            let part = &mut weight[image * l * p..(image + 1) * l * p];
-            if r == 0 {
-                part.fill(E::Acc::ZERO);
-                continue;
-            }
-            for w in part {
-                *w = (*w - largest).exp();
-                sum += *w;
-            }
-        }
-        let scale = E::Acc::ONE / sum;
-        weight.iter_mut().for_each(|w| *w *= scale);
-        ignored * scale
-    }
-
-    /// Pixel position of point `p` on `level` for relative index `r`.
-    #[inline(always)]
-    fn position(&self, r: i32, level: usize, point: usize) -> (E::Acc, E::Acc) {
-        let per_query = self.spec.heads * self.spec.points * 2;
-        let at = (self.n * self.spec.points + point) * 2;
-        let query = (self.b * self.sizes.queries + self.t) * per_query + at;
-        let table = r as usize * per_query + at;
-        let (h, w) = self.spec.levels[level];
-        let ratio = E::Acc::of(self.spec.ratios[level]);
-        let axis = |k: usize, size: usize| {
-            let size = E::Acc::of_usize(size);
-            let offset = self.x.offsets.data()[query + k].to_acc() + self.x.offset_table.data()[table + k].to_acc();
-            let location = E::Acc::of(self.spec.reference[self.t * 2 + k]) + offset * ratio / size;
-            location * size - E::Acc::of(0.5)
-        };
-        (axis(0, w), axis(1, h))
-    }
-
-    /// Visits every point with a weight: `f(index in weight, level, first row of the map, relative index, corners)`.
-    #[inline(always)]
-    fn for_points(&self, mut f: impl FnMut(usize, usize, usize, i32, Option<Corners<E::Acc>>)) {
-        let (l, p) = (self.spec.levels.len(), self.spec.points);
-        for (image, &r) in self.relative().iter().enumerate() {
-            if r == 0 {
-                continue;
-            }
+    fn look(&self, weight: &mut [E::Acc], points: &mut Points<'_, E::Acc>) -> (usize, E::Acc) {
+        let (l, p, heads) = (self.spec.levels.len(), self.spec.points, self.spec.heads);
+        let query = self.b * self.sizes.queries + self.t;
+        let (per_logit, per_offset) = (l * (p + 1), p * 2);
+        let logits = &self.x.logits.data()[(query * heads + self.n) * per_logit..][..per_logit];
+        let offsets = &self.x.offsets.data()[(query * heads + self.n) * per_offset..][..per_offset];
+        let reference = [0, 1].map(|axis| E::Acc::of(self.spec.reference[self.t * 2 + axis]));
+        let half = E::Acc::of(0.5);
+        let mut k = 0;
+        for (image, &r) in self.relative().iter().enumerate().filter(|(_, r)| **r > 0) {
+            let row = r as usize * heads + self.n;
+            let logit_row = &self.x.logit_table.data()[row * per_logit..][..per_logit];
+            let offset_row = &self.x.offset_table.data()[row * per_offset..][..per_offset];
             let mut first = image * self.sizes.positions;
             for (level, &(h, w)) in self.spec.levels.iter().enumerate() {
+                let start = level * (p + 1);
+                let ratio = E::Acc::of(self.spec.ratios[level]);
+                let (wide, high) = (E::Acc::of_usize(w), E::Acc::of_usize(h));
                 for point in 0..p {
-                    let (x, y) = self.position(r, level, point);
-                    f((image * l + level) * p + point, level, first, r, corners(h, w, x, y));
+                    weight[k + point] = logits[start + point].to_acc() + logit_row[start + point].to_acc();
+                    let offset =
+                        |axis: usize| offsets[point * 2 + axis].to_acc() + offset_row[point * 2 + axis].to_acc();
+                    points.x[k + point] = (reference[0] + offset(0) * ratio / wide) * wide - half;
+                    points.y[k + point] = (reference[1] + offset(1) * ratio / high) * high - half;
                 }
+                corners(points, k..k + p, h, w, first);
+                k += p;
                 first += h * w;
             }
         }
-    }
-
-    /// The head's values from map row `first` on.
-    #[inline(always)]
-    fn map(&self, first: usize) -> HeadMap<'_, E> {
-        let (size, stride) = (self.sizes.head_size, self.spec.heads * self.sizes.head_size);
-        let start = (self.b * self.sizes.images * self.sizes.positions + first) * stride + self.n * size;
-        HeadMap { value: self.x.value.data(), start, stride, size }
+        let slots = E::Acc::of_usize(self.sizes.images * l);
+        (k, softmax(&mut weight[..k], -slots.ln(), slots))
     }
 }
 
@@ -237,25 +284,26 @@ pub(crate) fn mmfs_forward<E: Element>(
     sizes: Sizes,
 ) {
     let (heads, d) = (spec.heads, sizes.head_size);
-    let slots = sizes.images * spec.levels.len() * spec.points;
+    let most = sizes.images * spec.levels.len() * spec.points;
     let ignore_token = x.ignore_token.data();
+    let rows_per_entry = sizes.images * sizes.positions;
     // Eight queries a chunk: enough work to be worth handing out, few enough to share evenly.
     cx.pool().run_parts(out, 8 * heads * d, |chunk, out| {
-        with_scratch::<E::Acc, _>(slots + d, |scratch| {
-            let (weight, sum) = scratch.split_at_mut(slots);
+        with_scratch::<E::Acc, _>(most * (FIELDS + 1) + d, 4 * most, |scratch, rows| {
+            let (weight, rest) = scratch.split_at_mut(most);
+            let (sum, rest) = rest.split_at_mut(d);
+            let mut points = Points::new(rest, rows, most);
             for (i, out) in out.chunks_exact_mut(heads * d).enumerate() {
                 let query = chunk * 8 + i;
+                let (b, t) = (query / sizes.queries, query % sizes.queries);
                 for (n, out) in out.chunks_exact_mut(d).enumerate() {
-                    let glance = Glance { x, spec, sizes, b: query / sizes.queries, t: query % sizes.queries, n };
-                    let ignored = glance.weights(weight);
+                    let (count, ignored) = Glance { x, spec, sizes, b, t, n }.look(weight, &mut points);
                     for (sum, token) in sum.iter_mut().zip(&ignore_token[n * d..]) {
                         *sum = ignored * token.to_acc();
                     }
-                    glance.for_points(|k, _, first, _, corners| {
-                        if let Some(c) = corners {
-                            glance.map(first).add_sample(&c, weight[k], sum);
-                        }
-                    });
+                    let start = b * rows_per_entry * heads * d + n * d;
+                    let rows = HeadRows { value: x.value.data(), start, stride: heads * d };
+                    gather(rows, &points, weight, count, sum);
                     for (out, &sum) in out.iter_mut().zip(&*sum) {
                         *out = E::from_acc(sum);
                     }
@@ -275,7 +323,7 @@ pub(crate) fn mmfs_backward<E: Element>(
     sizes: Sizes,
 ) {
     let (heads, d, l, p) = (spec.heads, sizes.head_size, spec.levels.len(), spec.points);
-    let (slots, value_rows) = (sizes.images * l * p, sizes.images * sizes.positions);
+    let (most, value_rows) = (sizes.images * l * p, sizes.images * sizes.positions);
     let (per_offset, per_logit) = (p * 2, l * (p + 1));
     let d_value = SendPtr(gradients.value.data().as_mut_ptr());
     let d_offsets = SendPtr(gradients.offsets.data().as_mut_ptr());
@@ -286,56 +334,56 @@ pub(crate) fn mmfs_backward<E: Element>(
     let ignore_token = x.ignore_token.data();
     cx.pool().run(heads, |n| {
         let table_len = sizes.rows * (per_offset + per_logit);
-        let scratch_len = value_rows * d + table_len + per_offset + per_logit + 2 * slots + 2 * d;
-        with_scratch::<E::Acc, _>(scratch_len, |scratch| {
+        let len = value_rows * d + table_len + per_offset + per_logit + (2 + FIELDS) * most + 2 * d;
+        with_scratch::<E::Acc, _>(len, 4 * most, |scratch, rows| {
             let (value_gradient, rest) = scratch.split_at_mut(value_rows * d);
             let (offset_table, rest) = rest.split_at_mut(sizes.rows * per_offset);
             let (logit_table, rest) = rest.split_at_mut(sizes.rows * per_logit);
             let (offsets, rest) = rest.split_at_mut(per_offset);
             let (logits, rest) = rest.split_at_mut(per_logit);
-            let (weight, rest) = rest.split_at_mut(slots);
-            let (d_weight, rest) = rest.split_at_mut(slots);
-            let (g, ignore_gradient) = rest.split_at_mut(d);
+            let (weight, rest) = rest.split_at_mut(most);
+            let (d_weight, rest) = rest.split_at_mut(most);
+            let (g, rest) = rest.split_at_mut(d);
+            let (ignore_gradient, rest) = rest.split_at_mut(d);
+            let mut points = Points::new(rest, rows, most);
             for b in 0..sizes.batch {
                 value_gradient.fill(E::Acc::ZERO);
+                let start = b * value_rows * heads * d + n * d;
+                let rows = HeadRows { value: x.value.data(), start, stride: heads * d };
                 for t in 0..sizes.queries {
                     let glance = Glance { x, spec, sizes, b, t, n };
                     let query = b * sizes.queries + t;
                     for (g, d_out) in g.iter_mut().zip(&d_out[(query * heads + n) * d..]) {
                         *g = d_out.to_acc();
                     }
-                    let ignored = glance.weights(weight);
+                    let (count, ignored) = glance.look(weight, &mut points);
                     let token = &ignore_token[n * d..(n + 1) * d];
                     let d_ignored = g.iter().zip(token).fold(E::Acc::ZERO, |sum, (&g, t)| sum + g * t.to_acc());
                     for (sum, &g) in ignore_gradient.iter_mut().zip(&*g) {
                         *sum += ignored * g;
                     }
+                    differentiate(rows, &mut points, weight, count, g, d_weight, value_gradient);
+                    let pairs = weight[..count].iter().zip(&d_weight[..count]);
+                    let mean = pairs.fold(ignored * d_ignored, |sum, (&w, &d)| sum + w * d);
                     offsets.fill(E::Acc::ZERO);
                     logits.fill(E::Acc::ZERO);
-                    let mut mean = ignored * d_ignored;
-                    glance.for_points(|k, level, first, r, corners| {
-                        d_weight[k] = E::Acc::ZERO;
-                        let Some(c) = corners else { return };
-                        let dot = glance.map(first).dots(&c, g);
-                        d_weight[k] = blend(&c, dot);
-                        mean += weight[k] * d_weight[k];
-                        scatter(&c, weight[k], g, value_gradient, first);
-                        // d position / d offset = ratio: the map size cancels.
-                        let scale = weight[k] * E::Acc::of(spec.ratios[level]);
-                        let (dx, dy) = d_position(&c, dot);
-                        let (point, row) = (k % p, r as usize * per_offset);
-                        for (axis, d) in [dx, dy].into_iter().enumerate() {
-                            offsets[point * 2 + axis] += scale * d;
-                            offset_table[row + point * 2 + axis] += scale * d;
-                        }
-                    });
-                    for (image, &r) in glance.relative().iter().enumerate().filter(|(_, r)| **r > 0) {
+                    let mut k = 0;
+                    for &r in glance.relative().iter().filter(|r| **r > 0) {
+                        let offset_row = &mut offset_table[r as usize * per_offset..][..per_offset];
+                        let logit_row = &mut logit_table[r as usize * per_logit..][..per_logit];
                         for level in 0..l {
+                            // d position / d offset = ratio: the map size cancels.
+                            let ratio = E::Acc::of(spec.ratios[level]);
                             for point in 0..p {
-                                let k = (image * l + level) * p + point;
+                                let scale = weight[k] * ratio;
+                                for (axis, d) in [points.x[k], points.y[k]].into_iter().enumerate() {
+                                    offsets[point * 2 + axis] += scale * d;
+                                    offset_row[point * 2 + axis] += scale * d;
+                                }
                                 let d = weight[k] * (d_weight[k] - mean);
                                 logits[level * (p + 1) + point] += d;
-                                logit_table[r as usize * per_logit + level * (p + 1) + point] += d;
+                                logit_row[level * (p + 1) + point] += d;
+                                k += 1;
                             }
                         }
                     }
@@ -390,54 +438,48 @@ pub(crate) struct SampleInputs<'a, E> {
     pub weight: &'a [E],
 }
 
-/// Visits the points of (query, head): `f(index of the point in weight, first row of the map, (H, W), corners)`.
-#[inline(always)]
-fn for_sample_points<E: Element>(
-    location: &[E],
-    spec: &Sample<'_>,
-    query: usize,
-    n: usize,
-    mut f: impl FnMut(usize, usize, (usize, usize), Option<Corners<E::Acc>>),
-) {
-    let (l, p) = (spec.levels.len(), spec.points);
-    let half = E::Acc::of(0.5);
-    let mut first = 0;
-    for (level, &(h, w)) in spec.levels.iter().enumerate() {
-        for point in 0..p {
-            let k = ((query * spec.heads + n) * l + level) * p + point;
-            let x = location[2 * k].to_acc() * E::Acc::of_usize(w) - half;
-            let y = location[2 * k + 1].to_acc() * E::Acc::of_usize(h) - half;
-            f(k, first, (h, w), corners(h, w, x, y));
+impl<E: Element> SampleInputs<'_, E> {
+    /// Weights and corners of all points of a query and head.
+    fn look(&self, spec: &Sample<'_>, query: usize, n: usize, weight: &mut [E::Acc], points: &mut Points<'_, E::Acc>) {
+        let (l, p) = (spec.levels.len(), spec.points);
+        let half = E::Acc::of(0.5);
+        let start = (query * spec.heads + n) * l * p;
+        let (mut k, mut first) = (0, 0);
+        for &(h, w) in spec.levels {
+            for _ in 0..p {
+                weight[k] = self.weight[start + k].to_acc();
+                points.x[k] = self.location[2 * (start + k)].to_acc() * E::Acc::of_usize(w) - half;
+                points.y[k] = self.location[2 * (start + k) + 1].to_acc() * E::Acc::of_usize(h) - half;
+                k += 1;
+            }
+            corners(points, k - p..k, h, w, first);
+            first += h * w;
         }
-        first += h * w;
     }
 }
 
 /// See [`crate::ops::deform_attention::sample_forward`].
 pub(crate) fn sample_forward<E: Element>(
     cx: &Context,
-    value: &[E],
-    location: &[E],
-    weight: &[E],
+    x: SampleInputs<'_, E>,
     out: &mut [E],
     spec: &Sample<'_>,
     sizes: Sizes,
 ) {
-    let (heads, d) = (spec.heads, sizes.head_size);
+    let (heads, d, count) = (spec.heads, sizes.head_size, spec.levels.len() * spec.points);
     cx.pool().run_parts(out, 8 * heads * d, |chunk, out| {
-        with_scratch::<E::Acc, _>(d, |sum| {
+        with_scratch::<E::Acc, _>(count * (FIELDS + 1) + d, 4 * count, |scratch, rows| {
+            let (weight, rest) = scratch.split_at_mut(count);
+            let (sum, rest) = rest.split_at_mut(d);
+            let mut points = Points::new(rest, rows, count);
             for (i, out) in out.chunks_exact_mut(heads * d).enumerate() {
                 let query = chunk * 8 + i;
                 let base = (query / sizes.queries) * sizes.positions * heads * d;
                 for (n, out) in out.chunks_exact_mut(d).enumerate() {
+                    x.look(spec, query, n, weight, &mut points);
                     sum.fill(E::Acc::ZERO);
-                    for_sample_points(location, spec, query, n, |k, first, _, corners| {
-                        if let Some(c) = corners {
-                            let start = base + (first * heads + n) * d;
-                            let map = HeadMap { value, start, stride: heads * d, size: d };
-                            map.add_sample(&c, weight[k].to_acc(), sum);
-                        }
-                    });
+                    let rows = HeadRows { value: x.value, start: base + n * d, stride: heads * d };
+                    gather(rows, &points, weight, count, sum);
                     for (out, &sum) in out.iter_mut().zip(&*sum) {
                         *out = E::from_acc(sum);
                     }
@@ -459,38 +501,40 @@ pub(crate) fn sample_backward<E: Element>(
     spec: &Sample<'_>,
     sizes: Sizes,
 ) {
-    let (heads, d) = (spec.heads, sizes.head_size);
+    let (heads, d, l, p) = (spec.heads, sizes.head_size, spec.levels.len(), spec.points);
+    let count = l * p;
     let d_value = SendPtr(d_value.as_mut_ptr());
     let d_location = SendPtr(d_location.as_mut_ptr());
     let d_weight = SendPtr(d_weight.as_mut_ptr());
     cx.pool().run(sizes.batch * heads, |chunk| {
         let (b, n) = (chunk / heads, chunk % heads);
-        with_scratch::<E::Acc, _>(sizes.positions * d + d, |scratch| {
-            let (value_gradient, g) = scratch.split_at_mut(sizes.positions * d);
+        let len = sizes.positions * d + d + count * (FIELDS + 2);
+        with_scratch::<E::Acc, _>(len, 4 * count, |scratch, rows| {
+            let (value_gradient, rest) = scratch.split_at_mut(sizes.positions * d);
+            let (g, rest) = rest.split_at_mut(d);
+            let (weight, rest) = rest.split_at_mut(count);
+            let (weight_gradient, rest) = rest.split_at_mut(count);
+            let mut points = Points::new(rest, rows, count);
+            let start = b * sizes.positions * heads * d + n * d;
+            let rows = HeadRows { value: x.value, start, stride: heads * d };
             for t in 0..sizes.queries {
                 let query = b * sizes.queries + t;
                 for (g, d_out) in g.iter_mut().zip(&d_out[(query * heads + n) * d..]) {
                     *g = d_out.to_acc();
                 }
-                for_sample_points(x.location, spec, query, n, |k, first, (h, w), corners| {
-                    let weight = x.weight[k].to_acc();
-                    let (dw, dx, dy) = match corners {
-                        None => (E::Acc::ZERO, E::Acc::ZERO, E::Acc::ZERO),
-                        Some(c) => {
-                            let start = (b * sizes.positions + first) * heads * d + n * d;
-                            let dot = HeadMap { value: x.value, start, stride: heads * d, size: d }.dots(&c, g);
-                            scatter(&c, weight, g, value_gradient, first);
-                            let (dx, dy) = d_position(&c, dot);
-                            (blend(&c, dot), weight * dx * E::Acc::of_usize(w), weight * dy * E::Acc::of_usize(h))
-                        }
-                    };
+                x.look(spec, query, n, weight, &mut points);
+                differentiate(rows, &mut points, weight, count, g, weight_gradient, value_gradient);
+                for k in 0..count {
+                    let (h, w) = spec.levels[k / p];
+                    let at = (query * heads + n) * count + k;
+                    let (dx, dy) = (points.x[k] * E::Acc::of_usize(w), points.y[k] * E::Acc::of_usize(h));
                     // SAFETY: a chunk owns the points of its batch entry and head.
                     unsafe {
-                        d_weight.get().add(k).write(E::from_acc(dw));
-                        d_location.get().add(2 * k).write(E::from_acc(dx));
-                        d_location.get().add(2 * k + 1).write(E::from_acc(dy));
+                        d_weight.get().add(at).write(E::from_acc(weight_gradient[k]));
+                        d_location.get().add(2 * at).write(E::from_acc(weight[k] * dx));
+                        d_location.get().add(2 * at + 1).write(E::from_acc(weight[k] * dy));
                     }
-                });
+                }
             }
             for (row, gradient) in value_gradient.chunks_exact(d).enumerate() {
                 // SAFETY: a chunk owns the values of its batch entry and head.

@@ -233,7 +233,8 @@ pub fn sample_forward<E: Element>(
     if cx.is_planning() {
         return Ok(());
     }
-    host::sample_forward(cx, value.data(), location.data(), weight.data(), out.data(), spec, sizes);
+    let inputs = host::SampleInputs { value: value.data(), location: location.data(), weight: weight.data() };
+    host::sample_forward(cx, inputs, out.data(), spec, sizes);
     Ok(())
 }
 
