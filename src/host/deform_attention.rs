@@ -12,69 +12,75 @@ use crate::dtype::{Element, Real};
 use crate::ops::deform_attention::{Mmfs, MmfsGradients, MmfsInputs, Sample, Sizes};
 use crate::simd_fn;
 
-/// Numbers about K sampling points, each field `[K]` (corner fields `[4][K]`): computed in one vectorised sweep, read one by one.
+/// Numbers about the sampling points of several (query, head) pairs, each field `[K]`: computed in one vectorised sweep, read one by one.
 ///
 /// Corners come in the order (top, left), (top, right), (bottom, left), (bottom, right). A corner outside of the map has `valid` 0 and
 /// some index inside, so that nothing downstream branches.
 struct Points<'a, A> {
+    weight: &'a mut [A],
     x: &'a mut [A],
     y: &'a mut [A],
+    /// Size of the point's map.
+    wide: &'a mut [A],
+    high: &'a mut [A],
     valid: [&'a mut [A]; 4],
     coefficient: [&'a mut [A]; 4],
+    /// First row of the point's map.
+    first: &'a mut [u32],
     row: [&'a mut [u32]; 4],
 }
 
 /// Numbers of type `A` per point that [`Points`] needs.
-const FIELDS: usize = 10;
+const FIELDS: usize = 13;
+/// Indices per point that [`Points`] needs.
+const ROWS: usize = 5;
 
 impl<'a, A: Real> Points<'a, A> {
     fn new(numbers: &'a mut [A], rows: &'a mut [u32], count: usize) -> Self {
         let mut fields = numbers.chunks_exact_mut(count.max(1));
         let mut field = || fields.next().unwrap_or(&mut []);
-        let (x, y) = (field(), field());
+        let (weight, x, y, wide, high) = (field(), field(), field(), field(), field());
         let valid = [field(), field(), field(), field()];
         let coefficient = [field(), field(), field(), field()];
         let mut rows = rows.chunks_exact_mut(count.max(1));
         let mut row = || rows.next().unwrap_or(&mut []);
-        Points { x, y, valid, coefficient, row: [row(), row(), row(), row()] }
+        Points { weight, x, y, wide, high, valid, coefficient, first: row(), row: [row(), row(), row(), row()] }
     }
 }
 
 simd_fn! {
-    /// Corners of the points `range`, whose pixel positions are in `x` and `y`, on a map of `h x w` pixels that begins at row `first`. Afterwards `x`
-    /// and `y` hold the distances from the lower pixel.
-    fn corners<A: Real>(points: &mut Points<'_, A>, range: Range<usize>, h: usize, w: usize, first: usize) {
-        let (wide, high) = (A::of_usize(w), A::of_usize(h));
+    /// Corners of the first `count` points from their pixel positions. Afterwards `x` and `y` hold the distances from the lower pixel.
+    fn corners<A: Real>(points: &mut Points<'_, A>, count: usize) {
         let one = |holds: bool| if holds { A::ONE } else { A::ZERO };
-        let Points { x, y, valid, coefficient, row } = points;
-        let [v0, v1, v2, v3] = valid.each_mut().map(|v| &mut v[range.clone()]);
-        let [c0, c1, c2, c3] = coefficient.each_mut().map(|c| &mut c[range.clone()]);
-        let [r0, r1, r2, r3] = row.each_mut().map(|r| &mut r[range.clone()]);
-        let (x, y) = (&mut x[range.clone()], &mut y[range.clone()]);
-        for k in 0..x.len() {
-            let (px, py) = (x[k], y[k]);
-            let inside = px > -A::ONE && py > -A::ONE && px < wide && py < high;
+        let Points { x, y, wide, high, valid: [v0, v1, v2, v3], coefficient: [c0, c1, c2, c3], first, row: [r0, r1, r2, r3], .. } = points;
+        let (x, y, wide, high, first) = (&mut x[..count], &mut y[..count], &wide[..count], &high[..count], &first[..count]);
+        let (v0, v1, v2, v3) = (&mut v0[..count], &mut v1[..count], &mut v2[..count], &mut v3[..count]);
+        let (c0, c1, c2, c3) = (&mut c0[..count], &mut c1[..count], &mut c2[..count], &mut c3[..count]);
+        let (r0, r1, r2, r3) = (&mut r0[..count], &mut r1[..count], &mut r2[..count], &mut r3[..count]);
+        for k in 0..count {
+            let (px, py, w, h) = (x[k], y[k], wide[k], high[k]);
             let (x0, y0) = (px.floor(), py.floor());
             let (lw, lh) = (px - x0, py - y0);
             let (hw, hh) = (A::ONE - lw, A::ONE - lh);
-            let (left, right) = (x0 >= A::ZERO, x0 + A::ONE < wide);
-            let (top, bottom) = (y0 >= A::ZERO, y0 + A::ONE < high);
-            v0[k] = one(inside && top && left);
-            v1[k] = one(inside && top && right);
-            v2[k] = one(inside && bottom && left);
-            v3[k] = one(inside && bottom && right);
+            // A corner is in the map if its own line and column are; a sample further out than one pixel has no such corner.
+            let (left, right) = (one(x0 >= A::ZERO) * one(x0 < w), one(x0 + A::ONE >= A::ZERO) * one(x0 + A::ONE < w));
+            let (top, bottom) = (one(y0 >= A::ZERO) * one(y0 < h), one(y0 + A::ONE >= A::ZERO) * one(y0 + A::ONE < h));
+            v0[k] = top * left;
+            v1[k] = top * right;
+            v2[k] = bottom * left;
+            v3[k] = bottom * right;
             c0[k] = v0[k] * (hh * hw);
             c1[k] = v1[k] * (hh * lw);
             c2[k] = v2[k] * (lh * hw);
             c3[k] = v3[k] * (lh * lw);
-            let column = |at: A| at.max(A::ZERO).min(wide - A::ONE);
-            let line = |at: A| at.max(A::ZERO).min(high - A::ONE) * wide;
+            let column = |at: A| at.max(A::ZERO).min(w - A::ONE);
+            let line = |at: A| at.max(A::ZERO).min(h - A::ONE) * w;
             let (start, next) = (line(y0), line(y0 + A::ONE));
             let (here, beside) = (column(x0), column(x0 + A::ONE));
-            r0[k] = (start + here).to_index() + first as u32;
-            r1[k] = (start + beside).to_index() + first as u32;
-            r2[k] = (next + here).to_index() + first as u32;
-            r3[k] = (next + beside).to_index() + first as u32;
+            r0[k] = (start + here).to_index() + first[k];
+            r1[k] = (start + beside).to_index() + first[k];
+            r2[k] = (next + here).to_index() + first[k];
+            r3[k] = (next + beside).to_index() + first[k];
             x[k] = lw;
             y[k] = lh;
         }
@@ -118,16 +124,15 @@ macro_rules! with_head_size {
 fn gather_points<E: Element, const N: usize>(
     rows: HeadRows<'_, E>,
     points: &Points<'_, E::Acc>,
-    weight: &[E::Acc],
-    count: usize,
+    range: Range<usize>,
     out: &mut [E::Acc],
     size: usize,
 ) {
     let size = if N > 0 { N } else { size };
     let out = &mut out[..size];
-    for k in 0..count {
+    for k in range {
         for c in 0..4 {
-            let factor = weight[k] * points.coefficient[c][k];
+            let factor = points.weight[k] * points.coefficient[c][k];
             let row = rows.row(points.row[c][k], size);
             for (out, v) in out.iter_mut().zip(row) {
                 *out += factor * v.to_acc();
@@ -137,8 +142,8 @@ fn gather_points<E: Element, const N: usize>(
 }
 
 simd_fn! {
-    fn gather<E: Element>(rows: HeadRows<'_, E>, points: &Points<'_, E::Acc>, weight: &[E::Acc], count: usize, out: &mut [E::Acc]) {
-        with_head_size!(out.len(), gather_points(rows, points, weight, count, out))
+    fn gather<E: Element>(rows: HeadRows<'_, E>, points: &Points<'_, E::Acc>, range: Range<usize>, out: &mut [E::Acc]) {
+        with_head_size!(out.len(), gather_points(rows, points, range, out))
     }
 }
 
@@ -149,8 +154,7 @@ simd_fn! {
 fn differentiate_points<E: Element, const N: usize>(
     rows: HeadRows<'_, E>,
     points: &mut Points<'_, E::Acc>,
-    weight: &[E::Acc],
-    count: usize,
+    range: Range<usize>,
     g: &[E::Acc],
     d_weight: &mut [E::Acc],
     gradient: &mut [E::Acc],
@@ -158,7 +162,7 @@ fn differentiate_points<E: Element, const N: usize>(
 ) {
     let size = if N > 0 { N } else { size };
     let g = &g[..size];
-    for k in 0..count {
+    for k in range {
         let mut dot = [E::Acc::ZERO; 4];
         let mut blend = E::Acc::ZERO;
         for c in 0..4 {
@@ -167,7 +171,7 @@ fn differentiate_points<E: Element, const N: usize>(
             dot[c] = sum * points.valid[c][k];
             let coefficient = points.coefficient[c][k];
             blend += coefficient * sum;
-            let factor = weight[k] * coefficient;
+            let factor = points.weight[k] * coefficient;
             let start = at as usize * size;
             for (d, &g) in gradient[start..start + size].iter_mut().zip(g) {
                 *d += factor * g;
@@ -182,8 +186,8 @@ fn differentiate_points<E: Element, const N: usize>(
 }
 
 simd_fn! {
-    fn differentiate<E: Element>(rows: HeadRows<'_, E>, points: &mut Points<'_, E::Acc>, weight: &[E::Acc], count: usize, g: &[E::Acc], d_weight: &mut [E::Acc], gradient: &mut [E::Acc]) {
-        with_head_size!(g.len(), differentiate_points(rows, points, weight, count, g, d_weight, gradient))
+    fn differentiate<E: Element>(rows: HeadRows<'_, E>, points: &mut Points<'_, E::Acc>, range: Range<usize>, g: &[E::Acc], d_weight: &mut [E::Acc], gradient: &mut [E::Acc]) {
+        with_head_size!(g.len(), differentiate_points(rows, points, range, g, d_weight, gradient))
     }
 }
 
@@ -238,9 +242,10 @@ impl<'a, E: Element> Glance<'a, E> {
         &self.spec.relative[start..start + self.sizes.images]
     }
 
-    /// Softmax weights and corners of the points of all visible images, `[visible images, L, P]`: their number and the mass of the ignore slots.
+    /// Appends softmax weights, positions and maps of the points of all visible images, `[visible images, L, P]`, from point `start` on; returns where
+    /// they end and the mass of the ignore slots.
     #[inline(always)]
-    fn look(&self, weight: &mut [E::Acc], points: &mut Points<'_, E::Acc>) -> (usize, E::Acc) {
+    fn look(&self, points: &mut Points<'_, E::Acc>, start: usize) -> (usize, E::Acc) {
         let (l, p, heads) = (self.spec.levels.len(), self.spec.points, self.spec.heads);
         let query = self.b * self.sizes.queries + self.t;
         let (per_logit, per_offset) = (l * (p + 1), p * 2);
@@ -248,30 +253,35 @@ impl<'a, E: Element> Glance<'a, E> {
         let offsets = &self.x.offsets.data()[(query * heads + self.n) * per_offset..][..per_offset];
         let reference = [0, 1].map(|axis| E::Acc::of(self.spec.reference[self.t * 2 + axis]));
         let half = E::Acc::of(0.5);
-        let mut k = 0;
+        let mut k = start;
         for (image, &r) in self.relative().iter().enumerate().filter(|(_, r)| **r > 0) {
             let row = r as usize * heads + self.n;
             let logit_row = &self.x.logit_table.data()[row * per_logit..][..per_logit];
             let offset_row = &self.x.offset_table.data()[row * per_offset..][..per_offset];
             let mut first = image * self.sizes.positions;
             for (level, &(h, w)) in self.spec.levels.iter().enumerate() {
-                let start = level * (p + 1);
                 let ratio = E::Acc::of(self.spec.ratios[level]);
                 let (wide, high) = (E::Acc::of_usize(w), E::Acc::of_usize(h));
-                for point in 0..p {
-                    weight[k + point] = logits[start + point].to_acc() + logit_row[start + point].to_acc();
-                    let offset =
-                        |axis: usize| offsets[point * 2 + axis].to_acc() + offset_row[point * 2 + axis].to_acc();
-                    points.x[k + point] = (reference[0] + offset(0) * ratio / wide) * wide - half;
-                    points.y[k + point] = (reference[1] + offset(1) * ratio / high) * high - half;
+                let (scale_x, scale_y) = (ratio / wide, ratio / high);
+                points.wide[k..k + p].fill(wide);
+                points.high[k..k + p].fill(high);
+                points.first[k..k + p].fill(first as u32);
+                let logit = logits[level * (p + 1)..].iter().zip(&logit_row[level * (p + 1)..]);
+                for (weight, (a, b)) in points.weight[k..k + p].iter_mut().zip(logit) {
+                    *weight = a.to_acc() + b.to_acc();
                 }
-                corners(points, k..k + p, h, w, first);
+                let offset = offsets.chunks_exact(2).zip(offset_row.chunks_exact(2));
+                let position = points.x[k..k + p].iter_mut().zip(&mut points.y[k..k + p]);
+                for ((x, y), (a, b)) in position.zip(offset) {
+                    *x = (reference[0] + (a[0].to_acc() + b[0].to_acc()) * scale_x) * wide - half;
+                    *y = (reference[1] + (a[1].to_acc() + b[1].to_acc()) * scale_y) * high - half;
+                }
                 k += p;
                 first += h * w;
             }
         }
         let slots = E::Acc::of_usize(self.sizes.images * l);
-        (k, softmax(&mut weight[..k], -slots.ln(), slots))
+        (k, softmax(&mut points.weight[start..k], -slots.ln(), slots))
     }
 }
 
@@ -289,21 +299,27 @@ pub(crate) fn mmfs_forward<E: Element>(
     let rows_per_entry = sizes.images * sizes.positions;
     // Eight queries a chunk: enough work to be worth handing out, few enough to share evenly.
     cx.pool().run_parts(out, 8 * heads * d, |chunk, out| {
-        with_scratch::<E::Acc, _>(most * (FIELDS + 1) + d, 4 * most, |scratch, rows| {
-            let (weight, rest) = scratch.split_at_mut(most);
+        let all = heads * most;
+        with_scratch::<E::Acc, _>(all * FIELDS + heads + d, all * ROWS, |scratch, rows| {
+            let (ignored, rest) = scratch.split_at_mut(heads);
             let (sum, rest) = rest.split_at_mut(d);
-            let mut points = Points::new(rest, rows, most);
+            let mut points = Points::new(rest, rows, all);
             for (i, out) in out.chunks_exact_mut(heads * d).enumerate() {
                 let query = chunk * 8 + i;
                 let (b, t) = (query / sizes.queries, query % sizes.queries);
+                let mut end = 0;
+                for (n, ignored) in ignored.iter_mut().enumerate() {
+                    (end, *ignored) = Glance { x, spec, sizes, b, t, n }.look(&mut points, end);
+                }
+                corners(&mut points, end);
+                let count = end / heads;
                 for (n, out) in out.chunks_exact_mut(d).enumerate() {
-                    let (count, ignored) = Glance { x, spec, sizes, b, t, n }.look(weight, &mut points);
                     for (sum, token) in sum.iter_mut().zip(&ignore_token[n * d..]) {
-                        *sum = ignored * token.to_acc();
+                        *sum = ignored[n] * token.to_acc();
                     }
                     let start = b * rows_per_entry * heads * d + n * d;
                     let rows = HeadRows { value: x.value.data(), start, stride: heads * d };
-                    gather(rows, &points, weight, count, sum);
+                    gather(rows, &points, n * count..(n + 1) * count, sum);
                     for (out, &sum) in out.iter_mut().zip(&*sum) {
                         *out = E::from_acc(sum);
                     }
@@ -325,6 +341,8 @@ pub(crate) fn mmfs_backward<E: Element>(
     let (heads, d, l, p) = (spec.heads, sizes.head_size, spec.levels.len(), spec.points);
     let (most, value_rows) = (sizes.images * l * p, sizes.images * sizes.positions);
     let (per_offset, per_logit) = (p * 2, l * (p + 1));
+    /// Queries whose points are prepared in one sweep.
+    const BLOCK: usize = 16;
     let d_value = SendPtr(gradients.value.data().as_mut_ptr());
     let d_offsets = SendPtr(gradients.offsets.data().as_mut_ptr());
     let d_logits = SendPtr(gradients.logits.data().as_mut_ptr());
@@ -334,40 +352,52 @@ pub(crate) fn mmfs_backward<E: Element>(
     let ignore_token = x.ignore_token.data();
     cx.pool().run(heads, |n| {
         let table_len = sizes.rows * (per_offset + per_logit);
-        let len = value_rows * d + table_len + per_offset + per_logit + (2 + FIELDS) * most + 2 * d;
-        with_scratch::<E::Acc, _>(len, 4 * most, |scratch, rows| {
+        let all = BLOCK * most;
+        let len = value_rows * d + table_len + per_offset + per_logit + (1 + FIELDS) * all + 2 * d;
+        with_scratch::<E::Acc, _>(len, ROWS * all, |scratch, rows| {
             let (value_gradient, rest) = scratch.split_at_mut(value_rows * d);
             let (offset_table, rest) = rest.split_at_mut(sizes.rows * per_offset);
             let (logit_table, rest) = rest.split_at_mut(sizes.rows * per_logit);
             let (offsets, rest) = rest.split_at_mut(per_offset);
             let (logits, rest) = rest.split_at_mut(per_logit);
-            let (weight, rest) = rest.split_at_mut(most);
-            let (d_weight, rest) = rest.split_at_mut(most);
+            let (d_weight, rest) = rest.split_at_mut(all);
             let (g, rest) = rest.split_at_mut(d);
             let (ignore_gradient, rest) = rest.split_at_mut(d);
-            let mut points = Points::new(rest, rows, most);
+            let mut points = Points::new(rest, rows, all);
             for b in 0..sizes.batch {
                 value_gradient.fill(E::Acc::ZERO);
                 let start = b * value_rows * heads * d + n * d;
                 let rows = HeadRows { value: x.value.data(), start, stride: heads * d };
+                // Points of the queries of a block: (end, ignored mass) of each.
+                let mut seen = [(0, E::Acc::ZERO); BLOCK];
                 for t in 0..sizes.queries {
+                    let place = t % BLOCK;
+                    if place == 0 {
+                        let mut end = 0;
+                        for (seen, t) in seen.iter_mut().zip(t..sizes.queries) {
+                            *seen = Glance { x, spec, sizes, b, t, n }.look(&mut points, end);
+                            end = seen.0;
+                        }
+                        corners(&mut points, end);
+                    }
+                    let begin = if place == 0 { 0 } else { seen[place - 1].0 };
+                    let (end, ignored) = seen[place];
                     let glance = Glance { x, spec, sizes, b, t, n };
                     let query = b * sizes.queries + t;
                     for (g, d_out) in g.iter_mut().zip(&d_out[(query * heads + n) * d..]) {
                         *g = d_out.to_acc();
                     }
-                    let (count, ignored) = glance.look(weight, &mut points);
                     let token = &ignore_token[n * d..(n + 1) * d];
                     let d_ignored = g.iter().zip(token).fold(E::Acc::ZERO, |sum, (&g, t)| sum + g * t.to_acc());
                     for (sum, &g) in ignore_gradient.iter_mut().zip(&*g) {
                         *sum += ignored * g;
                     }
-                    differentiate(rows, &mut points, weight, count, g, d_weight, value_gradient);
-                    let pairs = weight[..count].iter().zip(&d_weight[..count]);
+                    differentiate(rows, &mut points, begin..end, g, d_weight, value_gradient);
+                    let pairs = points.weight[begin..end].iter().zip(&d_weight[begin..end]);
                     let mean = pairs.fold(ignored * d_ignored, |sum, (&w, &d)| sum + w * d);
                     offsets.fill(E::Acc::ZERO);
                     logits.fill(E::Acc::ZERO);
-                    let mut k = 0;
+                    let mut k = begin;
                     for &r in glance.relative().iter().filter(|r| **r > 0) {
                         let offset_row = &mut offset_table[r as usize * per_offset..][..per_offset];
                         let logit_row = &mut logit_table[r as usize * per_logit..][..per_logit];
@@ -375,12 +405,12 @@ pub(crate) fn mmfs_backward<E: Element>(
                             // d position / d offset = ratio: the map size cancels.
                             let ratio = E::Acc::of(spec.ratios[level]);
                             for point in 0..p {
-                                let scale = weight[k] * ratio;
+                                let scale = points.weight[k] * ratio;
                                 for (axis, d) in [points.x[k], points.y[k]].into_iter().enumerate() {
                                     offsets[point * 2 + axis] += scale * d;
                                     offset_row[point * 2 + axis] += scale * d;
                                 }
-                                let d = weight[k] * (d_weight[k] - mean);
+                                let d = points.weight[k] * (d_weight[k] - mean);
                                 logits[level * (p + 1) + point] += d;
                                 logit_row[level * (p + 1) + point] += d;
                                 k += 1;
@@ -440,21 +470,24 @@ pub(crate) struct SampleInputs<'a, E> {
 
 impl<E: Element> SampleInputs<'_, E> {
     /// Weights and corners of all points of a query and head.
-    fn look(&self, spec: &Sample<'_>, query: usize, n: usize, weight: &mut [E::Acc], points: &mut Points<'_, E::Acc>) {
+    fn look(&self, spec: &Sample<'_>, query: usize, n: usize, points: &mut Points<'_, E::Acc>) {
         let (l, p) = (spec.levels.len(), spec.points);
         let half = E::Acc::of(0.5);
         let start = (query * spec.heads + n) * l * p;
         let (mut k, mut first) = (0, 0);
         for &(h, w) in spec.levels {
             for _ in 0..p {
-                weight[k] = self.weight[start + k].to_acc();
+                points.weight[k] = self.weight[start + k].to_acc();
+                points.wide[k] = E::Acc::of_usize(w);
+                points.high[k] = E::Acc::of_usize(h);
+                points.first[k] = first as u32;
                 points.x[k] = self.location[2 * (start + k)].to_acc() * E::Acc::of_usize(w) - half;
                 points.y[k] = self.location[2 * (start + k) + 1].to_acc() * E::Acc::of_usize(h) - half;
                 k += 1;
             }
-            corners(points, k - p..k, h, w, first);
             first += h * w;
         }
+        corners(points, k);
     }
 }
 
@@ -468,18 +501,17 @@ pub(crate) fn sample_forward<E: Element>(
 ) {
     let (heads, d, count) = (spec.heads, sizes.head_size, spec.levels.len() * spec.points);
     cx.pool().run_parts(out, 8 * heads * d, |chunk, out| {
-        with_scratch::<E::Acc, _>(count * (FIELDS + 1) + d, 4 * count, |scratch, rows| {
-            let (weight, rest) = scratch.split_at_mut(count);
-            let (sum, rest) = rest.split_at_mut(d);
+        with_scratch::<E::Acc, _>(count * FIELDS + d, ROWS * count, |scratch, rows| {
+            let (sum, rest) = scratch.split_at_mut(d);
             let mut points = Points::new(rest, rows, count);
             for (i, out) in out.chunks_exact_mut(heads * d).enumerate() {
                 let query = chunk * 8 + i;
                 let base = (query / sizes.queries) * sizes.positions * heads * d;
                 for (n, out) in out.chunks_exact_mut(d).enumerate() {
-                    x.look(spec, query, n, weight, &mut points);
+                    x.look(spec, query, n, &mut points);
                     sum.fill(E::Acc::ZERO);
                     let rows = HeadRows { value: x.value, start: base + n * d, stride: heads * d };
-                    gather(rows, &points, weight, count, sum);
+                    gather(rows, &points, 0..count, sum);
                     for (out, &sum) in out.iter_mut().zip(&*sum) {
                         *out = E::from_acc(sum);
                     }
@@ -508,11 +540,10 @@ pub(crate) fn sample_backward<E: Element>(
     let d_weight = SendPtr(d_weight.as_mut_ptr());
     cx.pool().run(sizes.batch * heads, |chunk| {
         let (b, n) = (chunk / heads, chunk % heads);
-        let len = sizes.positions * d + d + count * (FIELDS + 2);
-        with_scratch::<E::Acc, _>(len, 4 * count, |scratch, rows| {
+        let len = sizes.positions * d + d + count * (FIELDS + 1);
+        with_scratch::<E::Acc, _>(len, ROWS * count, |scratch, rows| {
             let (value_gradient, rest) = scratch.split_at_mut(sizes.positions * d);
             let (g, rest) = rest.split_at_mut(d);
-            let (weight, rest) = rest.split_at_mut(count);
             let (weight_gradient, rest) = rest.split_at_mut(count);
             let mut points = Points::new(rest, rows, count);
             let start = b * sizes.positions * heads * d + n * d;
@@ -522,8 +553,8 @@ pub(crate) fn sample_backward<E: Element>(
                 for (g, d_out) in g.iter_mut().zip(&d_out[(query * heads + n) * d..]) {
                     *g = d_out.to_acc();
                 }
-                x.look(spec, query, n, weight, &mut points);
-                differentiate(rows, &mut points, weight, count, g, weight_gradient, value_gradient);
+                x.look(spec, query, n, &mut points);
+                differentiate(rows, &mut points, 0..count, g, weight_gradient, value_gradient);
                 for k in 0..count {
                     let (h, w) = spec.levels[k / p];
                     let at = (query * heads + n) * count + k;
@@ -531,8 +562,8 @@ pub(crate) fn sample_backward<E: Element>(
                     // SAFETY: a chunk owns the points of its batch entry and head.
                     unsafe {
                         d_weight.get().add(at).write(E::from_acc(weight_gradient[k]));
-                        d_location.get().add(2 * at).write(E::from_acc(weight[k] * dx));
-                        d_location.get().add(2 * at + 1).write(E::from_acc(weight[k] * dy));
+                        d_location.get().add(2 * at).write(E::from_acc(points.weight[k] * dx));
+                        d_location.get().add(2 * at + 1).write(E::from_acc(points.weight[k] * dy));
                     }
                 }
             }
