@@ -159,6 +159,11 @@ impl Schedule {
     }
 }
 
+/// The timestep at which the consistency loss looks in place of `t`: `round(scale (t - center) + center)`, ties to even.
+pub fn consistency_timestep(t: usize, scale: f64, center: f64) -> usize {
+    (scale * (t as f64 - center) + center).round_ties_even().max(0.0) as usize
+}
+
 /// The coefficients of one sampler step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
