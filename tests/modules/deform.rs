@@ -116,7 +116,7 @@ fn mmfs_unet_block<E: Element>() {
         downsample_factor: 8.0,
         grid_size: 16,
         max_num_image_per_seq: 10,
-        norm_eps: 1e-5,
+        norm_eps: 1e-6,
     };
     let block = MmfsBlock::new(&mut registry, "p", &config, 24, 8.0);
     let case = Case::<E>::with("mmfs_unet_block", 32.0, "p.", &[], registry);

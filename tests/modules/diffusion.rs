@@ -78,6 +78,6 @@ fn steps<E: Element>() {
             }
         }
     }
-    assert_eq!(case.failures().1, 2 * 2 * (2 + 4 + 5 + 4 + 5));
+    assert_eq!(case.failures().1, 2 * 2 * (2 + 4 + 5 + 5 + 5));
     case.finish();
 }

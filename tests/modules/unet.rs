@@ -85,7 +85,7 @@ fn unet_mmfs<E: Element>() {
         downsample_factor: 4.0,
         grid_size: 16,
         max_num_image_per_seq: 10,
-        norm_eps: 1e-5,
+        norm_eps: 1e-6,
     };
     let model = Unet::new(&mut registry, "", &config, Some(("mm", &mmfs)));
     let case = Case::<E>::with("unet_mmfs", 96.0, "", &["pos_embed"], registry);
