@@ -19,11 +19,7 @@ fn tables() {
     let case = Case::<f64>::new("ddpm_scheduler", 4.0);
     let schedule = schedule(Prediction::Epsilon);
     let bars: Vec<f64> = (0..1000).map(|t| f64::from(schedule.alpha_bar(t))).collect();
-    // A thousand factors in f32, each with a rounding of at most U, relative to every element and not only to the largest.
-    let recorded = &case.fixture.get("alphas_cumprod").data;
-    for (t, (found, recorded)) in bars.iter().zip(recorded).enumerate() {
-        assert!((found - recorded).abs() <= 4.0 * crate::fixtures::U * recorded, "{t}: {found} {recorded}");
-    }
+    assert_eq!(bars, case.fixture.get("alphas_cumprod").data);
     // beta = 1 - ratio of neighbours: two roundings of numbers near 1.
     let betas: Vec<f64> =
         (0..1000).map(|t| 1.0 - bars[t] / if t == 0 { 1.0 } else { bars[t - 1] }).collect();
@@ -57,7 +53,8 @@ fn noise<E: Element>() {
 }
 
 fn steps<E: Element>() {
-    let case = Case::<E>::new("ddpm_scheduler", 8.0);
+    // The recording's coefficients are f32; 1 - alpha_bar of the last steps loses digits there.
+    let case = Case::<E>::new("ddpm_scheduler", 16.0);
     let copy = |x: &Tensor<E>| case.cx.tensor(x.shape(), x.data()).unwrap();
     for (kind, prediction) in KINDS {
         let schedule = schedule(prediction);
