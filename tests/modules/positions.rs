@@ -25,13 +25,13 @@ fn tables() {
     for side in [4, 8, 32] {
         let name = format!("get_abs_pos.nocls.{side}");
         let found = resized(&case, &table[32..], 32, 16, side, Resize::BICUBIC);
-        // Four weights per axis, two axes.
-        case.compare(&name, [side * side, 32].into(), &found, 16.0);
+        // Source coordinates up to 28 are off by 14 U, and the tables' slope is at most 1; then four weights per axis.
+        case.compare(&name, [side * side, 32].into(), &found, 32.0);
     }
     case.compare("get_abs_pos.nocls.16", [256, 32].into(), &table[32..], 2.0);
     for side in [8, 28] {
         let found = [table[..32].to_vec(), resized(&case, &table[32..], 32, 16, side, Resize::BICUBIC)].concat();
-        case.compare(&format!("get_abs_pos.cls.{side}"), [side * side + 1, 32].into(), &found, 16.0);
+        case.compare(&format!("get_abs_pos.cls.{side}"), [side * side + 1, 32].into(), &found, 32.0);
     }
     case.finish();
 }

@@ -182,6 +182,7 @@ pub struct Case<E: Element> {
     /// Intermediates.
     pub taps: Taps,
     depth: f64,
+    gradient_depth: f64,
     prefix: String,
     kinks: Vec<(&'static str, f64)>,
     failures: RefCell<Vec<String>>,
@@ -208,6 +209,7 @@ impl<E: Element> Case<E> {
             params,
             taps: Taps::default(),
             depth,
+            gradient_depth: 2.0 * depth,
             prefix: prefix.into(),
             kinks: Vec::new(),
             failures: RefCell::default(),
@@ -219,6 +221,12 @@ impl<E: Element> Case<E> {
     /// and beside it for another has another (one-sided) derivative.
     pub fn kink(mut self, part: &'static str, bound: f64) -> Self {
         self.kinks.push((part, bound));
+        self
+    }
+
+    /// Gradients are behind so many roundings instead of twice those of the results.
+    pub fn gradients_behind(mut self, depth: f64) -> Self {
+        self.gradient_depth = depth;
         self
     }
 
@@ -264,7 +272,7 @@ impl<E: Element> Case<E> {
 
     /// Compares the gradient of an input.
     pub fn check_gradient(&self, name: &str, found: &Tensor<E>) {
-        self.compare(name, found.shape(), &found.to_f64(), 2.0 * self.depth);
+        self.compare(name, found.shape(), &found.to_f64(), self.gradient_depth);
     }
 
     /// Compares an intermediate.
@@ -284,7 +292,7 @@ impl<E: Element> Case<E> {
             let found: Vec<f64> = grads.view(id).unwrap().data().iter().map(|x| x.as_f64()).collect();
             let found = spec.layout.to_file(spec.shape, &found);
             // One axis: already in the order of the file.
-            self.compare(&format!("grad.param.{name}"), [found.len()].into(), &found, 2.0 * self.depth);
+            self.compare(&format!("grad.param.{name}"), [found.len()].into(), &found, self.gradient_depth);
         }
     }
 
@@ -303,9 +311,10 @@ impl<E: Element> Case<E> {
             if let Some((_, kink)) = self.kinks.iter().find(|(part, _)| name.contains(part)) {
                 bound = kink * scale;
             }
-            // The softmax does not see what is added to all keys: these are zero but for rounding.
-            if ["k_norm.bias", "key.bias", "k_proj.bias"].iter().any(|part| name.ends_with(part)) {
-                bound = 1e-6;
+            // The softmax does not see what is added to all keys: these are zero but for rounding, in terms as large as the weight's gradient.
+            let is_zero = ["k_norm.bias", "key.bias", "k_proj.bias"].iter().any(|part| name.ends_with(part));
+            if let Some(weight) = self.fixture.tensors.get(&name.replace(".bias", ".weight")).filter(|_| is_zero) {
+                bound = bound.max(1e-6 * weight.data.iter().fold(1.0, |m, x| x.abs().max(m)));
             }
         }
         let errors = found.iter().zip(&recorded.data).map(|(x, y)| (x - y).abs());
