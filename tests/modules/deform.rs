@@ -13,7 +13,7 @@ use deem::params::Registry;
 
 use crate::fixtures::Case;
 
-in_both_types! { ms_deform_core ms_deform_attn mmfs_llm mmfs_llm_decode mmfs_unet_block llama_cross_attn }
+in_both_types! { ms_deform_core ms_deform_attn mmfs_llm mmfs_unet_block, whole mmfs_llm_decode llama_cross_attn }
 
 /// What the language model's queries see: `relative` for `queries` queries in the middle of maps of sides 16, 8 and 4.
 pub fn sight(relative: Arc<[i32]>, queries: usize) -> Sight {

@@ -11,7 +11,7 @@ use deem::params::Registry;
 
 use crate::fixtures::Case;
 
-in_both_types! { convnext_stage convnext_adapter clip_vit_layer clip_vit_adapter clip_text }
+in_both_types! { convnext_stage clip_vit_layer clip_vit_adapter, whole convnext_adapter clip_text }
 
 fn convnext_stage<E: Element>() {
     let mut registry = Registry::new();

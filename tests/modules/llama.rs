@@ -76,7 +76,6 @@ fn model_eval<E: Element>() {
     let (d_all, _) = model.backward(&pass, &mut grads, saved, &cotangent).unwrap();
     let d_step: Vec<f64> = d_all.to_f64().chunks(10 * 80).flat_map(|row| row[..9 * 80].to_vec()).collect();
     let total = pass.add(&d_prompt, &case.tensor([2, 9, 80], &d_step)).unwrap();
-    println!("prompt alone:");
     case.check_gradient("grad.in.embeds", &total);
     case.finish();
 }

@@ -203,9 +203,12 @@ impl<E: Element> Case<E> {
     /// As [`Case::with`] for a fixture that was put together.
     pub fn of(fixture: Fixture, depth: f64, prefix: &str, absent: &[&str], registry: Registry) -> Self {
         let params = fixture.params(registry, prefix, absent);
+        let cx = Context::host(2);
+        // An output that a block leaves unwritten is NaN.
+        cx.arena().set_poison(true);
         Case {
             fixture,
-            cx: Context::host(2),
+            cx,
             params,
             taps: Taps::default(),
             depth,
@@ -343,11 +346,12 @@ impl<E: Element> Case<E> {
     }
 }
 
-/// Defines, for every generic function `name<E>()`, the tests `name::double` and `name::single`.
+/// Defines, for every generic function `name<E>()`, the tests `name::double` and `name::single`; those after `whole` need more than the
+/// repository holds.
 #[macro_export]
 macro_rules! in_both_types {
-    ($($name:ident)*) => {$(
-        mod $name {
+    ($($name:ident)* $(, whole $($whole:ident)*)?) => {
+        $(mod $name {
             #[test]
             fn double() {
                 super::$name::<f64>();
@@ -356,6 +360,18 @@ macro_rules! in_both_types {
             fn single() {
                 super::$name::<f32>();
             }
-        }
-    )*};
+        })*
+        $($(mod $whole {
+            #[test]
+            #[ignore = "needs the whole recording: DEEM_FIXTURES=<directory>"]
+            fn double() {
+                super::$whole::<f64>();
+            }
+            #[test]
+            #[ignore = "needs the whole recording: DEEM_FIXTURES=<directory>"]
+            fn single() {
+                super::$whole::<f32>();
+            }
+        })*)?
+    };
 }
