@@ -7,6 +7,7 @@ mod fixtures;
 mod deform;
 mod diffusion;
 mod encoders;
+mod gradients;
 mod llama;
 mod positions;
 mod qformer;
