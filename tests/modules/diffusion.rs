@@ -21,8 +21,7 @@ fn tables() {
     let bars: Vec<f64> = (0..1000).map(|t| f64::from(schedule.alpha_bar(t))).collect();
     assert_eq!(bars, case.fixture.get("alphas_cumprod").data);
     // beta = 1 - ratio of neighbours: two roundings of numbers near 1.
-    let betas: Vec<f64> =
-        (0..1000).map(|t| 1.0 - bars[t] / if t == 0 { 1.0 } else { bars[t - 1] }).collect();
+    let betas: Vec<f64> = (0..1000).map(|t| 1.0 - bars[t] / if t == 0 { 1.0 } else { bars[t - 1] }).collect();
     for (t, (found, recorded)) in betas.iter().zip(&case.fixture.get("betas").data).enumerate() {
         assert!((found - recorded).abs() <= 4.0 * crate::fixtures::U, "{t}: {found} {recorded}");
     }

@@ -33,12 +33,8 @@ fn cotangents<E: Element>(case: &Case<E>) -> FeaturesGradient<E> {
 
 fn convnext_adapter<E: Element>() {
     let mut registry = Registry::new();
-    let config = ConvNextConfig {
-        depths: [1, 1, 2, 1],
-        dims: [16, 24, 32, 48],
-        drop_path: 0.0,
-        unused_head: Some([40, 20]),
-    };
+    let config =
+        ConvNextConfig { depths: [1, 1, 2, 1], dims: [16, 24, 32, 48], drop_path: 0.0, unused_head: Some([40, 20]) };
     let model = ConvNext::new(&mut registry, "vision_model", &config, 64);
     let case = Case::<E>::with("convnext_adapter", 64.0, "", &[], registry);
     let (pass, mut grads) = (case.pass(), case.grads());

@@ -34,8 +34,10 @@ fn dot(a: &Tensor<f64>, b: &Tensor<f64>) -> f64 {
     a.data().iter().zip(b.data()).map(|(a, b)| a * b).sum()
 }
 
-/// `loss(pass, Some(grads))` also adds its gradients.
-fn check(registry: Registry, loss: impl Fn(&Pass<'_, f64>, Option<&mut Grads<f64>>) -> f64) {
+/// Checks the gradients that `loss(model, pass, Some(grads))` adds, and that a dry run of the same code asks for the very same memory.
+fn check<M>(build: impl Fn(&mut Registry) -> M, loss: impl Fn(&M, &Pass<'_, f64>, Option<&mut Grads<f64>>) -> f64) {
+    let mut registry = Registry::new();
+    let model = build(&mut registry);
     let mut params = Params::<f64>::new(registry, 7);
     // Every parameter random: no zero gate hides what is behind it.
     for id in params.table().clone().ids() {
@@ -49,7 +51,8 @@ fn check(registry: Registry, loss: impl Fn(&Pass<'_, f64>, Option<&mut Grads<f64
     let cx = Context::host(2);
     cx.arena().set_poison(true);
     let mut grads = Grads::new(params.table());
-    let value = loss(&Pass::new(&cx, &params), Some(&mut grads));
+    let value = loss(&model, &Pass::new(&cx, &params), Some(&mut grads));
+    let used = cx.arena().stats();
     let direction = normals("direction", grads.flat().len());
     let slope: f64 = grads.flat().iter().zip(&direction).map(|(g, d)| g * d).sum();
     let start = params.trainable().to_vec();
@@ -57,7 +60,7 @@ fn check(registry: Registry, loss: impl Fn(&Pass<'_, f64>, Option<&mut Grads<f64
         for ((x, start), d) in params.trainable_mut().iter_mut().zip(&start).zip(&direction) {
             *x = start + h * d;
         }
-        loss(&Pass::new(&cx, &params), None)
+        loss(&model, &Pass::new(&cx, &params), None)
     };
     let h = 1e-5;
     let difference = (at(h) - at(-h)) / (2.0 * h);
@@ -67,11 +70,17 @@ fn check(registry: Registry, loss: impl Fn(&Pass<'_, f64>, Option<&mut Grads<f64
     let size = slope.abs().max(1e-3 * value.abs());
     println!("loss {value:.6}, slope {slope:.12}, difference {numeric:.12}");
     assert!((numeric - slope).abs() <= 1e-6 * size, "derivative {slope}, difference quotient {numeric}");
+
+    let mut registry = Registry::new();
+    let model = build(&mut registry);
+    let (dry, params) = (Context::planning(), Params::planned(registry));
+    let mut grads = Grads::planned(params.table());
+    loss(&model, &Pass::new(&dry, &params), Some(&mut grads));
+    assert_eq!(dry.arena().stats(), used, "the dry run counts what the real one uses");
 }
 
 #[test]
 fn vae() {
-    let mut registry = Registry::new();
     let config = VaeConfig {
         block_out_channels: vec![4, 8],
         layers_per_block: 1,
@@ -79,8 +88,8 @@ fn vae() {
         norm_num_groups: 2,
         scaling_factor: 0.5,
     };
-    let model = Vae::new(&mut registry, "", &config);
-    check(registry, |pass, grads| {
+    let build = |reg: &mut Registry| Vae::new(reg, "", &config);
+    check(build, |model, pass, grads| {
         let images = tensor(pass.cx, "images", [2, 8, 12, 3]);
         let noise = tensor(pass.cx, "noise", [2, 4, 6, 2]);
         let cotangent = tensor(pass.cx, "cotangent", [2, 8, 12, 3]);
@@ -100,15 +109,14 @@ fn vae() {
 
 #[test]
 fn llama_with_grouped_queries() {
-    let mut registry = Registry::new();
     let config = deem::models::llama::LlamaConfig {
         hidden_size: 48,
         num_attention_heads: 6,
         num_key_value_heads: 2,
         ..llama_config()
     };
-    let model = Llama::new(&mut registry, "", &config, 48);
-    check(registry, |pass, grads| {
+    let build = |reg: &mut Registry| Llama::new(reg, "", &config, 48);
+    check(build, |model, pass, grads| {
         let x = tensor(pass.cx, "x", [2, 5, 48]);
         let features = tensor(pass.cx, "features", [2, 2 * 336, 48]);
         let cotangent = tensor(pass.cx, "cotangent", [2, 5, 48]);
@@ -125,7 +133,6 @@ fn llama_with_grouped_queries() {
 
 #[test]
 fn unet_with_time_embedding() {
-    let mut registry = Registry::new();
     let config = UnetConfig {
         sample_size: 8,
         in_channels: 4,
@@ -138,8 +145,8 @@ fn unet_with_time_embedding() {
         norm_num_groups: 4,
         norm_eps: 1e-5,
     };
-    let model = Unet::new(&mut registry, "", &config, None);
-    check(registry, |pass, grads| {
+    let build = |reg: &mut Registry| Unet::new(reg, "", &config, None);
+    check(build, |model, pass, grads| {
         let sample = tensor(pass.cx, "sample", [2, 8, 8, 4]);
         let context = tensor(pass.cx, "context", [2, 5, 12]);
         let cotangent = tensor(pass.cx, "cotangent", [2, 8, 8, 4]);
@@ -153,10 +160,9 @@ fn unet_with_time_embedding() {
 
 #[test]
 fn convnext_with_stochastic_depth() {
-    let mut registry = Registry::new();
     let config = ConvNextConfig { depths: [1, 1, 2, 1], dims: [4, 4, 8, 8], drop_path: 0.6, unused_head: None };
-    let model = ConvNext::new(&mut registry, "v", &config, 6);
-    check(registry, |pass, grads| {
+    let build = |reg: &mut Registry| ConvNext::new(reg, "v", &config, 6);
+    check(build, |model, pass, grads| {
         let images = tensor(pass.cx, "images", [3, 32, 32, 3]);
         let (features, saved) = model.forward(pass, &images, Some(5)).unwrap();
         let cotangent = |name: &str, like: &Tensor<f64>| tensor(pass.cx, name, like.shape());
@@ -175,7 +181,6 @@ fn convnext_with_stochastic_depth() {
 
 #[test]
 fn clip_vit_with_resized_images_and_no_projection() {
-    let mut registry = Registry::new();
     let config = ClipVitConfig {
         hidden_size: 8,
         intermediate_size: 12,
@@ -191,8 +196,8 @@ fn clip_vit_with_resized_images_and_no_projection() {
         cffn_ratio: 0.5,
         project: false,
     };
-    let model = ClipVit::new(&mut registry, "v", &config, 8);
-    check(registry, |pass, grads| {
+    let build = |reg: &mut Registry| ClipVit::new(reg, "v", &config, 8);
+    check(build, |model, pass, grads| {
         let images = tensor(pass.cx, "images", [1, 48, 48, 3]);
         let (features, saved) = model.forward(pass, &images).unwrap();
         let cotangent = |name: &str, like: &Tensor<f64>| tensor(pass.cx, name, like.shape());

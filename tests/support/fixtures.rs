@@ -328,7 +328,8 @@ impl<E: Element> Case<E> {
         *self.checked.borrow_mut() += 1;
         if error > bound {
             let (x, y) = (found[at], recorded.data[at]);
-            let failure = format!("{name}[{}]: found {x}, recorded {y}, error {error:.3e} > {bound:.3e}", at * recorded.step);
+            let failure =
+                format!("{name}[{}]: found {x}, recorded {y}, error {error:.3e} > {bound:.3e}", at * recorded.step);
             self.failures.borrow_mut().push(failure);
         }
     }
