@@ -4,10 +4,10 @@
 //! vit       [class ; patches] + position table -> pre_layrnorm -> layers in four groups
 //! spatial   image resized to the adapter's side -> stem (3 convolutions, max pool) -> c1..c4 at strides 4, 8, 16, 32;  c2..c4 + level embedding
 //! block     x += gamma * deform(LN(x), LN(c));  layers on [class ; x];  c += deform(LN(c), LN(x));  c += convffn(LN(c))
-//! maps      c1 = up(c2) + c1;  c_l += resized x_l of block l;  adapter norms;  projection to E where widths differ
+//! maps      c1 = up(c2) + c1;  c_l += resized x_l of block l;  projection to E where widths differ
 //! tokens    [class ; x of the last block], projected to E where widths differ
 //! ```
-//! Every resize is bilinear with align_corners = false. CLIP's post norm is not used.
+//! Every resize is bilinear with align_corners = false. CLIP's post norm is not used, and the adapter's last norms are the identity.
 
 use crate::blocks::{
     Conv, ConvSaved, DepthwiseConv, DepthwiseSaved, LayerNorm, LayerNormSaved, Linear, LinearSaved, Pass,
@@ -21,7 +21,7 @@ use crate::models::encoder::{Features, FeaturesGradient};
 use crate::ops::activation::{self, Activation};
 use crate::ops::conv2d::{self, Conv2d, Pad};
 use crate::ops::resample::{self, Resize};
-use crate::ops::{add, copy, layernorm, reduce};
+use crate::ops::{add, copy, reduce};
 use crate::params::{Grads, Init, Layout, ParamId, Registry};
 
 /// Sizes of a CLIP ViT with adapter.
@@ -73,7 +73,7 @@ impl ConvNorm {
     fn new(reg: &mut Registry, path: &str, index: usize, input: usize, output: usize, stride: usize) -> Self {
         let conv = Conv::new(reg, &format!("{path}.{index}"), input, output, 3, stride, Pad::same(1), false);
         // The official optimiser groups do not know this norm's class: it decays.
-        let norm = LayerNorm::decayed(reg, &format!("{path}.{}", index + 1), output, NORM_EPS);
+        let norm = LayerNorm::decayed(reg, &format!("{path}.{}", index + 1), output, SPATIAL_EPS);
         ConvNorm { conv, norm }
     }
 
@@ -100,6 +100,7 @@ impl ConvNorm {
 }
 
 const NORM_EPS: f64 = 1e-5;
+const SPATIAL_EPS: f64 = 1e-6;
 
 #[derive(Clone, Debug)]
 struct SpatialPrior {
@@ -412,16 +413,9 @@ pub struct ClipVitSaved<E: Element> {
     pre_norm: LayerNormSaved<E>,
     interactions: Vec<InteractionSaved<E>>,
     c2: Tensor<E>,
-    norms: Vec<NormSaved<E>>,
     maps: Vec<LinearSaved<E>>,
     tokens: Option<LinearSaved<E>>,
     grids: Grids,
-}
-
-/// Input and statistics of a layer norm without parameters.
-struct NormSaved<E: Element> {
-    x: Tensor<E>,
-    stats: Tensor<E::Acc>,
 }
 
 impl ClipVit {
@@ -599,14 +593,10 @@ impl ClipVit {
         add::add_channels(pass.cx, pass.param(self.up_bias), c1_up.view(), c1_biased.view_mut())?;
         let c1 = pass.add(&c1_biased, &c1)?;
         let side = s[1];
-        let (mut maps, mut norms, mut projected) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut maps, mut projected) = (Vec::new(), Vec::new());
         for (i, (map, x)) in [c1, c2.clone(), c3, c4].into_iter().zip(&xs).enumerate() {
             let x = x.clone().reshape([batch, side, side, width]);
-            let sum = pass.add(&map, &self.resized(pass, &x, map.shape()[1])?)?;
-            let mut y = pass.uninit(sum.shape())?;
-            let mut stats = pass.statistics([sum.shape().rows(), 2])?;
-            layernorm::forward(pass.cx, sum.view(), None, None, y.view_mut(), stats.view_mut(), NORM_EPS)?;
-            norms.push(NormSaved { x: sum, stats });
+            let mut y = pass.add(&map, &self.resized(pass, &x, map.shape()[1])?)?;
             if let Some(project) = &self.project {
                 let (z, saved) = project.maps[i].forward(pass, &y)?;
                 y = z;
@@ -630,7 +620,6 @@ impl ClipVit {
             pre_norm,
             interactions,
             c2,
-            norms,
             maps: projected,
             tokens: tokens_saved,
             grids,
@@ -660,21 +649,18 @@ impl ClipVit {
                 _ => [batch, grids.c[i - 1].0, grids.c[i - 1].1, width].into(),
             }
         };
-        // Undoes projection, norm and the sums of the maps.
+        // Undoes projection and the sums of the maps.
         let mut projected = saved.maps.into_iter();
         let (mut d_maps, mut d_xs) = (Vec::new(), Vec::new());
-        for (i, (d_map, norm)) in d.maps.into_iter().zip(saved.norms).enumerate() {
+        for (i, d_map) in d.maps.into_iter().enumerate() {
             let proj = projected.next();
-            let dy = match d_map {
+            let d_sum = match d_map {
                 None => pass.cx.zeros(map_shape(i))?,
                 Some(d_map) => match (&self.project, proj) {
                     (Some(project), Some(saved)) => project.maps[i].backward(pass, grads, saved, &d_map)?,
                     _ => d_map,
                 },
             };
-            let mut d_sum = pass.uninit(dy.shape())?;
-            let (x, stats) = (norm.x.view(), norm.stats.view());
-            layernorm::backward(pass.cx, x, None, stats, dy.view(), d_sum.view_mut(), None, None)?;
             let dx = self.resized_backward(pass, &d_sum, [batch, side, side, width].into())?;
             d_xs.push(dx.reshape([batch, cells, width]));
             d_maps.push(d_sum);

@@ -119,15 +119,80 @@ fn drop_images<E: Element>(pass: &Pass<'_, E>, keep: &[f32], x: &Tensor<E>) -> R
     Ok(y.reshape(shape))
 }
 
+/// A stage: downsampling (not in stage 0) and blocks.
 #[derive(Clone, Debug)]
-struct Stage {
+pub struct Stage {
     downsample: Option<(LayerNorm, Conv)>,
     blocks: Vec<Block>,
 }
 
-struct StageSaved<E: Element> {
+/// What [`Stage::backward`] needs.
+#[must_use]
+pub struct StageSaved<E: Element> {
     downsample: Option<(LayerNormSaved<E>, ConvSaved<E>)>,
     blocks: Vec<BlockSaved<E>>,
+}
+
+impl Stage {
+    /// A stage under `path` of `width`, with one block for every stochastic depth rate; `input` is the width before downsampling, none without.
+    pub fn new(reg: &mut Registry, path: &str, input: Option<usize>, width: usize, drop_rates: &[f64]) -> Self {
+        let downsample = input.map(|input| {
+            let norm = LayerNorm::new(reg, &format!("{path}.downsample.0"), input, 1e-6);
+            (norm, Conv::patch(reg, &format!("{path}.downsample.1"), input, width, 2, true))
+        });
+        let block = |(k, &rate)| Block::new(reg, &format!("{path}.blocks.{k}"), width, rate);
+        Stage { downsample, blocks: drop_rates.iter().enumerate().map(block).collect() }
+    }
+
+    /// x `[B, H, W, C]`. `drop` gives the seed and the name of the random numbers of stochastic depth, if it is active.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`].
+    pub fn forward<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        x: &Tensor<E>,
+        drop: Option<(u64, &str)>,
+    ) -> Result<(Tensor<E>, StageSaved<E>)> {
+        let mut h = x.clone();
+        let mut downsample = None;
+        if let Some((norm, conv)) = &self.downsample {
+            let (normed, norm_saved) = norm.forward(pass, &h)?;
+            let (y, conv_saved) = conv.forward(pass, &normed)?;
+            h = y;
+            downsample = Some((norm_saved, conv_saved));
+        }
+        let mut blocks = Vec::with_capacity(self.blocks.len());
+        for (k, block) in self.blocks.iter().enumerate() {
+            let name = drop.map(|(seed, name)| (seed, format!("{name}.{k}")));
+            let (y, saved) = block.forward(pass, &h, name.as_ref().map(|(seed, name)| (*seed, name.as_str())))?;
+            h = y;
+            blocks.push(saved);
+        }
+        Ok((h, StageSaved { downsample, blocks }))
+    }
+
+    /// Parameter gradients and `dx`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`].
+    pub fn backward<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        grads: &mut Grads<E::Acc>,
+        saved: StageSaved<E>,
+        dy: Tensor<E>,
+    ) -> Result<Tensor<E>> {
+        let mut dh = dy;
+        for (block, saved) in self.blocks.iter().zip(saved.blocks).rev() {
+            dh = block.backward(pass, grads, saved, dh)?;
+        }
+        if let (Some((norm, conv)), Some((norm_saved, conv_saved))) = (&self.downsample, saved.downsample) {
+            let d_normed = conv.backward(pass, grads, conv_saved, &dh)?;
+            dh = norm.backward(pass, grads, norm_saved, &d_normed)?;
+        }
+        Ok(dh)
+    }
 }
 
 /// The encoder: trunk and adapters.
@@ -168,18 +233,11 @@ impl ConvNext {
         let total: usize = config.depths.iter().sum();
         let mut done = 0;
         let mut stage = |reg: &mut Registry, i: usize| {
-            let path = format!("{trunk}.stages.{i}");
-            let downsample = (i > 0).then(|| {
-                let norm = LayerNorm::new(reg, &format!("{path}.downsample.0"), dims[i - 1], 1e-6);
-                (norm, Conv::patch(reg, &format!("{path}.downsample.1"), dims[i - 1], dims[i], 2, true))
-            });
-            let block = |k| {
-                let rate = config.drop_path * (done + k) as f64 / total.saturating_sub(1).max(1) as f64;
-                Block::new(reg, &format!("{path}.blocks.{k}"), dims[i], rate)
-            };
-            let blocks = (0..config.depths[i]).map(block).collect();
+            let rate = |k| config.drop_path * (done + k) as f64 / total.saturating_sub(1).max(1) as f64;
+            let rates: Vec<f64> = (0..config.depths[i]).map(rate).collect();
             done += config.depths[i];
-            Stage { downsample, blocks }
+            let input = (i > 0).then(|| dims[i - 1]);
+            Stage::new(reg, &format!("{trunk}.stages.{i}"), input, dims[i], &rates)
         };
         let stages = (0..4).map(|i| stage(reg, i)).collect();
         let head_norm = LayerNorm::new(reg, &format!("{trunk}.head.norm"), dims[3], 1e-6);
@@ -206,26 +264,15 @@ impl ConvNext {
         pass.tap("sniffer.stem", &h);
         let (mut stages, mut maps, mut adapters) = (Vec::new(), Vec::new(), Vec::new());
         for (i, (stage, adapter)) in self.stages.iter().zip(&self.adapters).enumerate() {
-            let mut downsample = None;
-            if let Some((norm, conv)) = &stage.downsample {
-                let (normed, norm_saved) = norm.forward(pass, &h)?;
-                let (y, conv_saved) = conv.forward(pass, &normed)?;
-                h = y;
-                downsample = Some((norm_saved, conv_saved));
-            }
-            let mut blocks = Vec::with_capacity(stage.blocks.len());
-            for (k, block) in stage.blocks.iter().enumerate() {
-                let name = format!("drop_path.{i}.{k}");
-                let (y, saved) = block.forward(pass, &h, drop_seed.map(|seed| (seed, name.as_str())))?;
-                h = y;
-                blocks.push(saved);
-            }
+            let name = format!("drop_path.{i}");
+            let (y, saved) = stage.forward(pass, &h, drop_seed.map(|seed| (seed, name.as_str())))?;
+            h = y;
+            stages.push(saved);
             pass.tap(format!("sniffer.stages.{i}"), &h);
             let (map, saved) = adapter.forward(pass, &h)?;
             pass.tap(format!("sniffer.hidden_states.{i}"), &map);
             maps.push(map);
             adapters.push(saved);
-            stages.push(StageSaved { downsample, blocks });
         }
         let shape = h.shape();
         let last = [shape[0], shape[1], shape[2], shape[3]];
@@ -284,13 +331,7 @@ impl ConvNext {
             if let Some(d_map) = d_map {
                 adapter.backward_add(pass, grads, adapter_saved, &d_map, &mut dh)?;
             }
-            for (block, saved) in stage.blocks.iter().zip(saved.blocks).rev() {
-                dh = block.backward(pass, grads, saved, dh)?;
-            }
-            if let (Some((norm, conv)), Some((norm_saved, conv_saved))) = (&stage.downsample, saved.downsample) {
-                let d_normed = conv.backward(pass, grads, conv_saved, &dh)?;
-                dh = norm.backward(pass, grads, norm_saved, &d_normed)?;
-            }
+            dh = stage.backward(pass, grads, saved, dh)?;
         }
         let dh = self.stem_norm.backward(pass, grads, stem_norm, &dh)?;
         if want_images {

@@ -38,7 +38,7 @@ pub struct MmfsNetConfig {
     pub grid_size: usize,
     /// Rows of the relative-image table.
     pub max_num_image_per_seq: usize,
-    /// Added to the variance in the norms.
+    /// Added to the variance in the norms; 1e-6 in the official model.
     pub norm_eps: f64,
 }
 

@@ -55,7 +55,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The scaled linear schedule; products in f32, as the official scheduler keeps them.
+    /// The scaled linear schedule, bit for bit that of the official scheduler.
     pub fn scaled_linear(
         steps: usize,
         beta_start: f64,
@@ -65,14 +65,18 @@ impl Schedule {
     ) -> Self {
         let (low, high) = (beta_start.sqrt() as f32, beta_end.sqrt() as f32);
         let last = steps.saturating_sub(1).max(1) as f32;
-        let step = (high - low) / last;
-        let mut product = 1.0f32;
+        let step = f64::from((high - low) / last);
+        let mut product = 1.0f64;
         let alphas_cumprod = (0..steps)
             .map(|i| {
-                // torch.linspace counts from the nearer end.
-                let root = if i < steps / 2 { low + step * i as f32 } else { high - step * (steps - 1 - i) as f32 };
-                product *= 1.0 - root * root;
-                product
+                // torch.linspace counts from the nearer end and rounds once; torch.cumprod multiplies f32 factors in f64.
+                let root = if i < steps / 2 {
+                    f64::from(low) + step * i as f64
+                } else {
+                    f64::from(high) - step * (steps - 1 - i) as f64
+                } as f32;
+                product *= f64::from(1.0 - root * root);
+                product as f32
             })
             .collect();
         Schedule { alphas_cumprod, prediction, steps_offset }
@@ -157,6 +161,11 @@ impl Schedule {
         }
         Ok(plan)
     }
+}
+
+/// The timestep at which the consistency loss looks in place of `t`: `round(scale (t - center) + center)`, ties to even.
+pub fn consistency_timestep(t: usize, scale: f64, center: f64) -> usize {
+    (scale * (t as f64 - center) + center).round_ties_even().max(0.0) as usize
 }
 
 /// The coefficients of one sampler step.
