@@ -10,6 +10,7 @@ pub mod memory;
 pub mod models;
 pub mod ops;
 pub mod params;
+pub mod train;
 pub mod weights;
 
 pub use device::{Context, Device};
