@@ -1,1 +1,5 @@
-fn main() {}
+//! `deem`: see `deem --help`.
+
+fn main() -> std::process::ExitCode {
+    deem::cli::run()
+}

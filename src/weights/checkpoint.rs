@@ -216,13 +216,15 @@ impl Checkpoint {
         let path = found.join(STATE_FILE);
         let text = fs::read_to_string(&path).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound if !found.is_dir() => Error::format(dir, "there is no such checkpoint folder"),
-            io::ErrorKind::NotFound => {
-                Error::format(dir, format!("is no checkpoint: it holds no {STATE_FILE} (other weights can be inspected)"))
-            }
+            io::ErrorKind::NotFound => Error::format(
+                dir,
+                format!("is no checkpoint: it holds no {STATE_FILE} (other weights can be inspected)"),
+            ),
             _ => Error::io(&path, e),
         })?;
         let bad = |reason: String| Error::format(&path, format!("{reason}; {REMEDY}"));
-        let mut file: StateFile = serde_json::from_str(&text).map_err(|e| bad(format!("truncated or corrupt ({e})")))?;
+        let mut file: StateFile =
+            serde_json::from_str(&text).map_err(|e| bad(format!("truncated or corrupt ({e})")))?;
         if file.format != FORMAT {
             return Err(bad(format!("format is `{}`, expected `{FORMAT}`", file.format)));
         }
@@ -458,7 +460,7 @@ fn moment_sources<'a>(table: &'a Table, moments: Moments<'a>) -> Vec<Source<'a>>
             };
             let shape = spec.layout.file_shape(spec.shape).dims().to_vec();
             let name = format!("{kind}/{}", spec.name);
-            tensors.push(Source { name, dtype: DType::F32, shape, values: Box::new(values) });
+            tensors.push(Source { name, dtype: DType::F32, shape, alias_of: None, values: Box::new(values) });
         }
     }
     tensors

@@ -116,7 +116,10 @@ fn a_kill_at_any_moment_leaves_the_old_or_the_new_one() {
                     second.check(&found);
                     news += 1;
                 }
-                Err(e) => assert!(!replaces && !dir.exists() && names(dead).iter().all(|n| n.ends_with(".tmp")), "{what}: {e}"),
+                Err(e) => assert!(
+                    !replaces && !dir.exists() && names(dead).iter().all(|n| n.ends_with(".tmp")),
+                    "{what}: {e}"
+                ),
             }
             assert_eq!(before, names(dead), "{what}: loading changed the folder");
             Checkpoint::save(&dir, &third.parts()).unwrap();

@@ -31,6 +31,9 @@ pub const INDEX_FILE: &str = "model.safetensors.index.json";
 /// Buffers of the official state dict that our config holds: neither missing nor unexpected in a file.
 const BUFFERS: [&str; 2] = ["visual_tokenizer.clip_mean", "visual_tokenizer.clip_std"];
 
+/// Metadata keys that begin so name a tensor that repeats another.
+const ALIAS: &str = "alias ";
+
 struct Shard {
     path: PathBuf,
     map: Mmap,
@@ -64,6 +67,7 @@ pub struct Reader {
     path: PathBuf,
     shards: Vec<Shard>,
     entries: BTreeMap<String, Entry>,
+    aliases: BTreeMap<String, String>,
 }
 
 impl Reader {
@@ -72,7 +76,8 @@ impl Reader {
     /// # Errors
     /// [`Error::Io`]; [`Error::Format`] names the file that is truncated or corrupt, or the shard that lacks a tensor of the index.
     pub fn open(path: &Path) -> Result<Reader> {
-        let mut reader = Reader { path: path.to_path_buf(), shards: Vec::new(), entries: BTreeMap::new() };
+        let mut reader =
+            Reader { path: path.to_path_buf(), shards: Vec::new(), entries: BTreeMap::new(), aliases: BTreeMap::new() };
         if !path.is_dir() {
             reader.add_file(path)?;
             return Ok(reader);
@@ -123,6 +128,11 @@ impl Reader {
         };
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(bad)?;
         let start = header + 8;
+        for (key, name) in metadata.metadata().iter().flatten() {
+            if let Some(alias) = key.strip_prefix(ALIAS) {
+                self.aliases.insert(alias.into(), name.clone());
+            }
+        }
         let shard = self.shards.len();
         for (name, info) in metadata.tensors() {
             let range = start + info.data_offsets.0..start + info.data_offsets.1;
@@ -147,6 +157,11 @@ impl Reader {
     /// All tensors, in the order of their names.
     pub fn entries(&self) -> &BTreeMap<String, Entry> {
         &self.entries
+    }
+
+    /// Of files that we wrote: names under which a tensor appears once more, and the name it has otherwise.
+    pub fn aliases(&self) -> &BTreeMap<String, String> {
+        &self.aliases
     }
 
     /// The file that holds a tensor; what was opened if there is no such tensor.
@@ -324,6 +339,8 @@ pub struct Source<'a> {
     pub dtype: DType,
     /// Shape in the file.
     pub shape: Vec<usize>,
+    /// The tensor that this one repeats under another name.
+    pub alias_of: Option<String>,
     /// The elements in file order.
     pub values: Box<dyn Fn() -> Vec<f64> + 'a>,
 }
@@ -346,7 +363,9 @@ fn file_dtype(dtype: DType) -> (Dtype, usize) {
 pub fn write_tensors(out: &mut dyn Write, tensors: &mut [Source<'_>]) -> io::Result<()> {
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
     let mut header = serde_json::Map::new();
-    header.insert("__metadata__".into(), serde_json::json!({ "format": "pt" }));
+    let mut metadata = serde_json::Map::from_iter([("format".to_string(), "pt".into())]);
+    metadata.extend(tensors.iter().filter_map(|t| Some((format!("{ALIAS}{}", t.name), t.alias_of.clone()?.into()))));
+    header.insert("__metadata__".into(), metadata.into());
     let mut at = 0;
     for t in tensors.iter() {
         let (dtype, size) = file_dtype(t.dtype);
@@ -391,7 +410,8 @@ pub fn sources<E: Element>(params: &Params<E>, dtype: DType) -> Vec<Source<'_>> 
                 layout.to_file(view.shape(), &memory)
             };
             let shape = layout.file_shape(spec.shape).dims().to_vec();
-            sources.push(Source { name: name.clone(), dtype, shape, values: Box::new(values) });
+            let alias_of = (name != &spec.name).then(|| spec.name.clone());
+            sources.push(Source { name: name.clone(), dtype, shape, alias_of, values: Box::new(values) });
         }
     }
     sources

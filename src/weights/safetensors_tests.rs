@@ -78,7 +78,13 @@ fn all_float_types_are_read() {
 
 fn source(name: &str, shape: &[usize]) -> Source<'static> {
     let n = shape.iter().product();
-    Source { name: name.into(), dtype: DType::F32, shape: shape.to_vec(), values: Box::new(move || vec![1.0; n]) }
+    Source {
+        name: name.into(),
+        dtype: DType::F32,
+        shape: shape.to_vec(),
+        alias_of: None,
+        values: Box::new(move || vec![1.0; n]),
+    }
 }
 
 fn file(path: &Path, mut tensors: Vec<Source<'_>>) {

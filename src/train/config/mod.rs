@@ -274,11 +274,7 @@ impl StageConfig {
     /// The loss weights of this stage.
     pub fn loss(&self, model: &LossWeights) -> LossWeights {
         let LossOverrides { csr, txt, img } = self.loss;
-        LossWeights {
-            csr: csr.unwrap_or(model.csr),
-            txt: txt.unwrap_or(model.txt),
-            img: img.unwrap_or(model.img),
-        }
+        LossWeights { csr: csr.unwrap_or(model.csr), txt: txt.unwrap_or(model.txt), img: img.unwrap_or(model.img) }
     }
 
     /// What is frozen in this stage.
@@ -391,7 +387,8 @@ impl TrainConfig {
             model.special = special;
         }
         if model.special != special {
-            let text = format!("model.special = {:?}, but the data need {special:?} (all 0: as the data need)", model.special);
+            let text =
+                format!("model.special = {:?}, but the data need {special:?} (all 0: as the data need)", model.special);
             return Err(Error::Config(text));
         }
         self.check()?;
@@ -466,7 +463,8 @@ fn check_model(model: &DeemConfig) -> Result<()> {
     same("diffusion.unet.in_channels", dm.unet.in_channels, "diffusion.vae.latent_channels", dm.vae.latent_channels)?;
     let levels = dm.unet.block_out_channels.len();
     if levels == 0 || dm.unet.attention_levels.len() != levels || dm.unet.attention_heads.len() != levels {
-        let text = "model.diffusion.unet: block_out_channels, attention_levels and attention_heads need one entry per level";
+        let text =
+            "model.diffusion.unet: block_out_channels, attention_levels and attention_heads need one entry per level";
         return Err(Error::Config(text.into()));
     }
     let side = dm.image_size >> dm.vae.block_out_channels.len().saturating_sub(1);

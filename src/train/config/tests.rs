@@ -78,7 +78,8 @@ fn overrides_reach_every_kind_of_key() {
     let hidden = set.iter().position(|s| *s == "hidden_size=10").unwrap();
     fails(set[hidden], &["ambiguous", "`model.llm.hidden_size`"]);
     fails("mask_align={ mask_shape = 16 }", &["no key `mask_align`"]);
-    let set: Vec<&str> = set.into_iter().filter(|s| !s.starts_with("hidden_size") && !s.starts_with("mask_align")).collect();
+    let set: Vec<&str> =
+        set.into_iter().filter(|s| !s.starts_with("hidden_size") && !s.starts_with("mask_align")).collect();
     let config = tiny(&set).unwrap();
     assert_eq!((config.run.seed, config.run.dtype), (7, DType::Bf16));
     assert_eq!(config.run.out, Path::new("somewhere/else"));

@@ -183,7 +183,10 @@ mod tests {
 
     #[test]
     fn numbers_and_times_are_short() {
-        assert_eq!(values(&[("loss", 1.23456), ("lr", 1e-4), ("norm", 123.4), ("n", 0.0)]), "loss 1.235  lr 1.00e-4  norm 123.4  n 0");
+        assert_eq!(
+            values(&[("loss", 1.23456), ("lr", 1e-4), ("norm", 123.4), ("n", 0.0)]),
+            "loss 1.235  lr 1.00e-4  norm 123.4  n 0"
+        );
         assert_eq!([number(f64::NAN), number(-0.5), number(99999.0)], ["NaN", "-0.5000", "99999"]);
         assert_eq!([5.2, 75.0, 3700.0].map(duration), ["5s", "1m15s", "1h01m"]);
     }

@@ -175,8 +175,7 @@ fn json_line(record: &Record<'_>, time: f64) -> String {
 /// Opens a file of records for appending, cut before the first record after step `keep` (none: empty) and before a torn last line.
 fn open_truncated(path: &Path, keep: Option<u64>) -> Result<File> {
     let fail = |e: std::io::Error| Error::io(path, e);
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(fail)?;
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(fail)?;
     let mut end = 0;
     if let Some(keep) = keep {
         #[derive(Deserialize)]
