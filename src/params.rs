@@ -342,6 +342,13 @@ impl<E: Element> Params<E> {
         }
     }
 
+    /// The elements of a parameter, in memory order, to be overwritten.
+    pub fn slice_mut(&mut self, id: ParamId) -> &mut [E] {
+        let Place { trainable, offset, len } = self.table.places[id.0];
+        let buffer = if trainable { &mut self.trainable } else { &mut self.frozen };
+        &mut buffer[offset..offset + len]
+    }
+
     /// The parameter with this name.
     ///
     /// # Errors

@@ -1,2 +1,6 @@
-//! Training.
+//! Training: what a run is made of ([`config`]), how fast it learns ([`schedule`]), what it writes down ([`log`]).
+
+pub mod config;
+pub mod log;
+pub mod schedule;
 pub mod step;

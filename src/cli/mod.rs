@@ -1,0 +1,68 @@
+//! The command line: argument parsing, one call of a job per command, one way to print and to fail.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage (arguments, configuration keys), 130 a second Ctrl-C.
+
+pub mod args;
+mod output;
+
+pub use args::{Cli, Command};
+pub use output::{Output, print, report};
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{Error, weights};
+
+/// Why a command did not do its work.
+#[derive(Debug)]
+pub enum Failure {
+    /// The request makes no sense: exit code 2.
+    Usage(Error),
+    /// It went wrong: exit code 1.
+    Failed(Error),
+}
+
+impl Failure {
+    /// For work whose [`Error::Config`] comes from the user's own options (`--preset`, `--config`, `--set`).
+    pub fn of_options(error: Error) -> Failure {
+        if matches!(error, Error::Config(_)) { Failure::Usage(error) } else { Failure::Failed(error) }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Failed(error)
+    }
+}
+
+/// Runs the program with the arguments of the process.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // `--help` and `--version` are no errors; both streams may be closed.
+            let _ = e.print();
+            return ExitCode::from(e.exit_code() as u8);
+        }
+    };
+    match dispatch(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(error)) => {
+            report(&error);
+            ExitCode::from(2)
+        }
+        Err(Failure::Failed(error)) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> Result<(), Failure> {
+    let out = Output::new(&cli.common);
+    match &cli.command {
+        Command::Inspect(args) => out.result(&weights::inspect(&args.path)?)?,
+    }
+    Ok(())
+}
