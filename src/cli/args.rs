@@ -10,7 +10,8 @@ use crate::Device;
 use crate::dtype::DType;
 use crate::ops::diffusion::Sampler;
 use crate::train::config::TrainConfig;
-use crate::weights::{Checkpoint, checkpoint::CONFIG_FILE};
+use crate::weights::Checkpoint;
+use crate::weights::checkpoint::{CONFIG_FILE, newest};
 
 /// deem: DEEM (arXiv 2405.15232), diffusion models as the eyes of large language models.
 #[derive(Parser, Debug)]
@@ -28,7 +29,7 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Show what is in a checkpoint or safetensors file: names, shapes, types, totals by module, trainable or not
-    #[command(after_help = "Example:\n  deem inspect runs/tiny/checkpoints/last --json=contents.json")]
+    #[command(after_help = "Example:\n  deem inspect runs/tiny --json contents.json")]
     Inspect(InspectArgs),
 }
 
@@ -98,7 +99,7 @@ impl From<SamplerArg> for Sampler {
 /// `deem inspect`.
 #[derive(Args, Debug)]
 pub struct InspectArgs {
-    /// Checkpoint folder, safetensors file, or folder of shards
+    /// Folder of a run or checkpoint, safetensors file, or folder of shards
     pub path: PathBuf,
 }
 
@@ -114,7 +115,7 @@ pub struct TrainArgs {
     /// Change a configuration key, for example `--set loss.csr=0`; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Go on from the checkpoint in this folder
+    /// Go on from this checkpoint, or from the newest of this run
     #[arg(long, value_name = "DIR")]
     pub resume: Option<PathBuf>,
     /// Folder of the run [default: that of the configuration]
@@ -130,6 +131,7 @@ impl TrainArgs {
     pub fn config(&self, common: &Common) -> Result<TrainConfig, Failure> {
         let mut config = match (&self.resume, &self.config) {
             (Some(dir), _) => {
+                let dir = &newest(dir)?;
                 let checkpoint = Checkpoint::load(dir)?;
                 let named = |e| crate::Error::format(dir.join(CONFIG_FILE), format!("{e}"));
                 TrainConfig::parse::<&str>(checkpoint.config(), &[]).map_err(named)?;

@@ -42,6 +42,10 @@ pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 /// File name of the training state.
 pub const STATE_FILE: &str = "state.json";
+/// Folder of the checkpoints in a run's folder.
+pub const CHECKPOINTS_FOLDER: &str = "checkpoints";
+/// Beginning of a checkpoint's name in that folder; the number of steps since the beginning of the run follows.
+pub const CHECKPOINT_PREFIX: &str = "step-";
 const FORMAT: &str = "deem-checkpoint-1";
 
 /// Where training stands.
@@ -204,11 +208,13 @@ impl Checkpoint {
         loop {
             let found = locate(dir);
             let before = fs::read(found.join(STATE_FILE)).ok();
-            match Self::load_from(dir, &found) {
-                // The folder may have been replaced while we read.
-                Err(_) if attempts < 3 && before != fs::read(locate(dir).join(STATE_FILE)).ok() => attempts += 1,
-                result => return result,
+            let result = Self::load_from(dir, &found);
+            // The folder may have been replaced while we read, so that its files are from two checkpoints.
+            if attempts < 3 && before != fs::read(locate(dir).join(STATE_FILE)).ok() {
+                attempts += 1;
+                continue;
             }
+            return result;
         }
     }
 
@@ -489,6 +495,21 @@ pub fn list(folder: &Path, prefix: &str) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(found.into_values().collect())
+}
+
+/// The checkpoint that a user means by a folder: itself, or the newest below a run's folder (`checkpoints/step-N`).
+///
+/// # Errors
+/// [`Error::Format`] if there is none; [`Error::Io`].
+pub fn newest(dir: &Path) -> Result<PathBuf> {
+    if Checkpoint::exists(dir) {
+        return Ok(dir.to_path_buf());
+    }
+    let found = list(&dir.join(CHECKPOINTS_FOLDER), CHECKPOINT_PREFIX)?.pop();
+    found.ok_or_else(|| match dir.is_dir() {
+        true => Error::format(dir, format!("holds neither a checkpoint ({STATE_FILE}) nor {CHECKPOINTS_FOLDER}/")),
+        false => Error::format(dir, "there is no such folder; train a model first: `deem train`"),
+    })
 }
 
 /// Deletes all but the `keep` newest of [`list`], and says which. Each vanishes at once: a kill leaves no half of a checkpoint.

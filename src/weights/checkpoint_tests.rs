@@ -268,3 +268,17 @@ fn the_newest_few_are_kept() {
     assert!(keep_last(folder.path(), "step-", 5).unwrap().is_empty());
     assert!(list(&folder.path().join("nowhere"), "step-").unwrap().is_empty());
 }
+
+#[test]
+fn a_run_stands_for_its_newest_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("run");
+    assert!(newest(&dir).unwrap_err().to_string().contains("deem train"));
+    fs::create_dir(&dir).unwrap();
+    assert!(newest(&dir).unwrap_err().to_string().contains("neither"));
+    for step in [9, 10] {
+        Checkpoint::save(&dir.join(format!("checkpoints/step-{step}")), &Run::new(1).parts()).unwrap();
+    }
+    let last = dir.join("checkpoints/step-10");
+    assert_eq!((newest(&dir).unwrap(), newest(&last).unwrap()), (last.clone(), last));
+}

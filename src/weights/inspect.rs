@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::checkpoint::{Checkpoint, State};
+use super::checkpoint::{Checkpoint, State, newest};
 use super::safetensors::Reader;
 use crate::Result;
 
@@ -84,13 +84,13 @@ fn module(name: &str) -> String {
     known.unwrap_or_else(|| name.split_once('.').map_or(name, |(first, _)| first).into())
 }
 
-/// Reads a checkpoint (and verifies it), a safetensors file, or a folder of them.
+/// Reads a checkpoint (and verifies it), the newest one of a run, a safetensors file, or a folder of them.
 ///
 /// # Errors
 /// As [`Checkpoint::load`] and [`Reader::open`].
 pub fn inspect(path: &Path) -> Result<Summary> {
-    if Checkpoint::exists(path) {
-        let checkpoint = Checkpoint::load(path)?;
+    if let Ok(dir) = newest(path) {
+        let checkpoint = Checkpoint::load(&dir)?;
         let version = Some(checkpoint.version().to_string());
         let state = Some(checkpoint.state().clone());
         return Ok(summary(path, checkpoint.model(), checkpoint.optimizer(), state, version));

@@ -414,6 +414,13 @@ impl TrainConfig {
         if self.run.dtype == DType::F64 {
             return Err(Error::Config("run.dtype = \"f64\": training runs in f32 or bf16".into()));
         }
+        if i64::try_from(self.run.seed).is_err() {
+            return Err(Error::Config(format!("run.seed = {}, allowed are 0 to {}", self.run.seed, i64::MAX)));
+        }
+        if self.model.diffusion.is_some() && self.data.max_len > self.model.seq_len {
+            let text = format!("data.max_len = {} exceeds model.seq_len = {}", self.data.max_len, self.model.seq_len);
+            return Err(Error::Config(text));
+        }
         if self.data.max_len > self.model.llm.max_position_embeddings {
             return Err(Error::Config(format!(
                 "data.max_len = {} exceeds model.llm.max_position_embeddings = {}",
@@ -430,7 +437,7 @@ fn check_model(model: &DeemConfig) -> Result<()> {
         true => Ok(()),
         false => Err(Error::Config(format!("model.{what} = {a}, but model.{of} = {b}"))),
     };
-    let divides = |what: &str, a: usize, of: &str, b: usize| match a > 0 && b % a == 0 {
+    let divides = |what: &str, a: usize, of: &str, b: usize| match a > 0 && b.is_multiple_of(a) {
         true => Ok(()),
         false => Err(Error::Config(format!("model.{what} = {a} must divide model.{of} = {b}"))),
     };

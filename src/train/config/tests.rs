@@ -2,6 +2,12 @@ use std::sync::Arc;
 
 use super::*;
 use crate::data::{BatchSource, Collator, SceneSource};
+use crate::models::encoder::Encoder;
+use crate::models::llama::Llama;
+use crate::models::qformer::QFormer;
+use crate::models::unet::Unet;
+use crate::models::vae::Vae;
+use crate::params::Registry;
 
 fn tiny(set: &[&str]) -> Result<TrainConfig> {
     TrainConfig::preset("tiny", set)
@@ -157,4 +163,25 @@ fn a_wrong_file_shows_its_line() {
         assert!(error.contains(part), "{part}: {error}");
     }
     assert!(matches!(TrainConfig::read::<&str>(&folder.path().join("no.toml"), &[]), Err(Error::Io { .. })));
+}
+
+/// The counts of the specification (section 11.1), made by instantiating the official modules.
+#[test]
+fn the_papers_model_has_the_papers_sizes() {
+    let model = TrainConfig::preset::<&str>("deem-7b", &[]).unwrap().model;
+    let count = |build: &dyn Fn(&mut Registry)| {
+        let mut reg = Registry::new();
+        build(&mut reg);
+        reg.specs().iter().map(|s| s.shape.len()).sum::<usize>()
+    };
+    let (tokens, dm) = (&model.tokenizer, model.diffusion.as_ref().unwrap());
+    let embed = tokens.embed_dim;
+    let encoder = count(&|reg| drop(Encoder::new(reg, "v", &tokens.encoder, embed)));
+    assert_eq!(encoder, 87_566_464 + 3_019_776 + 2_131_200);
+    assert_eq!(count(&|reg| drop(QFormer::new(reg, "q", &tokens.qformer))), 101_662_464);
+    assert_eq!(count(&|reg| drop(QFormer::new(reg, "q", &dm.qformer))), 21_070_848);
+    assert_eq!(count(&|reg| drop(Vae::new(reg, "v", &dm.vae))), 83_653_863);
+    assert_eq!(count(&|reg| drop(Unet::new(reg, "u", &dm.unet, None))), 865_910_724);
+    let llama = count(&|reg| drop(Llama::new(reg, "l", &model.llm, embed)));
+    assert_eq!(llama, 131_096_576 + 6_476_271_616 + 200_471_944);
 }

@@ -82,8 +82,12 @@ impl Metrics {
         } else {
             None
         };
-        let events =
-            if config.tensorboard { Some(EventWriter::create(&out.join(EVENTS_FOLDER), resume)?) } else { None };
+        let events = if config.tensorboard {
+            // A new run begins with a session of its own too, so that an older one in the same folder is forgotten.
+            Some(EventWriter::create(&out.join(EVENTS_FOLDER), Some(resume.unwrap_or(0)))?)
+        } else {
+            None
+        };
         Ok(Metrics { config: config.clone(), jsonl, events, console, began: Instant::now() })
     }
 
