@@ -1,5 +1,6 @@
 //! `deem bench`: timings that a person can repeat.
 
+use std::fmt;
 use std::path::Path;
 use std::time::Instant;
 
@@ -13,6 +14,7 @@ use crate::parity::{self, Fixture, Loaded};
 use crate::train::step::Optimizer;
 
 /// The times of one optimiser step, repeated.
+#[derive(Clone, Debug, serde::Serialize)]
 pub struct StepTimes {
     /// Milliseconds of each repeat, in order.
     pub times_ms: Vec<f64>,
@@ -30,6 +32,21 @@ impl StepTimes {
         let mut sorted = self.times_ms.clone();
         sorted.sort_by(f64::total_cmp);
         sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
+    }
+}
+
+impl fmt::Display for StepTimes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: usize| bytes as f64 / (1 << 20) as f64;
+        let ends = self.times_ms.iter().fold((f64::INFINITY, 0f64), |(a, b), &t| (a.min(t), b.max(t)));
+        writeln!(f, "{} steps, fastest {:.1} ms, slowest {:.1} ms", self.times_ms.len(), ends.0, ends.1)?;
+        let (activations, state) = (mib(self.activation_bytes), mib(self.state_bytes));
+        writeln!(
+            f,
+            "activations {activations:.1} MiB, parameters and their state {state:.1} MiB, loss {:.6}",
+            self.loss
+        )?;
+        write!(f, "{:.1} ms", self.median_ms())
     }
 }
 

@@ -28,6 +28,17 @@ pub struct Cli {
 /// The commands.
 #[derive(Subcommand, Debug)]
 pub enum Command {
+    /// Train a model: by default a small one, from nothing, in minutes
+    #[command(
+        after_help = "Examples:\n  deem train\n  deem train --set loss.csr=0 --out runs/baseline\n  deem train --resume runs/tiny"
+    )]
+    Train(TrainArgs),
+    /// Check this installation and device against a directory of recorded tensors
+    #[command(after_help = "Example:\n  deem parity recorded/deem-tiny-a --json table.json")]
+    Parity(ParityArgs),
+    /// Time the work of a training step
+    #[command(after_help = "Example:\n  deem bench step recorded/deem-tiny-a")]
+    Bench(BenchArgs),
     /// Show what is in a checkpoint or safetensors file: names, shapes, types, totals by module, trainable or not
     #[command(after_help = "Example:\n  deem inspect runs/tiny --json contents.json")]
     Inspect(InspectArgs),

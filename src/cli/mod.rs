@@ -12,7 +12,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::{Error, weights};
+use crate::parity::{self, Fixture};
+use crate::train::{self, log::Console};
+use crate::weights::{Checkpoint, checkpoint::newest};
+use crate::{Context, Device, Error, Interrupt, bench, weights};
+use args::{Bench, Common};
 
 /// Why a command did not do its work.
 #[derive(Debug)]
@@ -21,6 +25,8 @@ pub enum Failure {
     Usage(Error),
     /// It went wrong: exit code 1.
     Failed(Error),
+    /// A comparison found differences, which it has printed: exit code 1.
+    Differs,
 }
 
 impl Failure {
@@ -52,6 +58,7 @@ pub fn run() -> ExitCode {
             report(&error);
             ExitCode::from(2)
         }
+        Err(Failure::Differs) => ExitCode::FAILURE,
         Err(Failure::Failed(error)) => {
             report(&error);
             ExitCode::FAILURE
@@ -59,9 +66,35 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// The device that the common options name.
+fn context(common: &Common) -> Context {
+    match common.device {
+        Device::Host => Context::host(common.threads.unwrap_or(0)),
+    }
+}
+
 fn dispatch(cli: &Cli) -> Result<(), Failure> {
     let out = Output::new(&cli.common);
     match &cli.command {
+        Command::Train(args) => {
+            let config = args.config(&cli.common)?;
+            let resume = args.resume.as_deref().map(|dir| Checkpoint::load(&newest(dir)?)).transpose()?;
+            let console = Console::new(cli.common.quiet, config.log.console_seconds);
+            let cx = Context::host(config.run.threads);
+            let interrupt = Interrupt::on_ctrl_c()?;
+            let summary = train::run::train(&cx, config, resume.as_ref(), console, &interrupt);
+            out.result(&summary.map_err(Failure::of_options)?)?;
+        }
+        Command::Parity(args) => {
+            let table = parity::run::<f32>(&context(&cli.common), &Fixture::open(&args.dir)?)?;
+            out.result(&table)?;
+            if !table.passed() {
+                return Err(Failure::Differs);
+            }
+        }
+        Command::Bench(args) => match &args.what {
+            Bench::Step { dir, repeats } => out.result(&bench::step(&context(&cli.common), dir, *repeats)?)?,
+        },
         Command::Inspect(args) => out.result(&weights::inspect(&args.path)?)?,
     }
     Ok(())

@@ -179,12 +179,15 @@ impl Tokenizer {
         self.tokens.get(usize::try_from(id).ok()?).map(String::as_str)
     }
 
+    /// The text of `tokenizer.json`.
+    pub fn to_json(&self) -> Result<String> {
+        let file = File { format: FORMAT.into(), special: self.special, tokens: self.tokens.clone() };
+        serde_json::to_string_pretty(&file).map_err(|e| Error::format(TOKENIZER_FILE, e.to_string()))
+    }
+
     /// Writes `tokenizer.json` into a folder, atomically.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        let path = folder.join(TOKENIZER_FILE);
-        let file = File { format: FORMAT.into(), special: self.special, tokens: self.tokens.clone() };
-        let text = serde_json::to_string_pretty(&file).map_err(|e| Error::format(&path, e.to_string()))?;
-        write_atomically(&path, text.as_bytes())
+        write_atomically(&folder.join(TOKENIZER_FILE), self.to_json()?.as_bytes())
     }
 
     /// Reads `tokenizer.json` from a folder. The error names the file and what is wrong with it.

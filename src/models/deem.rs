@@ -54,6 +54,9 @@ pub struct Inputs {
     pub labels: Vec<i32>,
     /// Weights of the losses.
     pub weights: Option<LossWeights>,
+    /// The pictures are only drawn, never seen: no picture comes before another text or picture that could see it, and the UNet is shown no maps.
+    /// For a diffusion prior, which is conditioned on text alone.
+    pub pictures_unseen: bool,
 }
 
 impl Inputs {
@@ -405,7 +408,7 @@ impl Deem {
 
         // Pictures to tokens, and the consistency loss.
         let (mut vision, mut seen, mut moments) = (None, None, None);
-        if images > 0 {
+        if images > 0 && !inputs.pictures_unseen {
             let side = config.tokenizer.image_size;
             let masks = inputs.image_masks.as_ref().map(|m| Masks::new(m.clone(), images, side));
             let drop = draws.drop_path.filter(|_| mode == Mode::Train);
@@ -457,12 +460,20 @@ impl Deem {
 
         // The next image.
         let mut nip = None;
-        if let (true, Some(decoder), Some(diffusion), Some(seen)) =
-            (nip_wanted, &self.image_decoder, &self.diffusion, &seen)
-        {
+        if let (true, Some(decoder), Some(diffusion)) = (nip_wanted, &self.image_decoder, &self.diffusion) {
             let twice = switches.nip_double_normalize && csr_wanted;
-            let (loss, saved) =
-                self.next_image(pass, decoder, diffusion, inputs, draws, &document, &hidden, seen, moments, twice)?;
+            let (loss, saved) = self.next_image(
+                pass,
+                decoder,
+                diffusion,
+                inputs,
+                draws,
+                &document,
+                &hidden,
+                seen.as_ref(),
+                moments,
+                twice,
+            )?;
             losses.img = loss;
             nip = Some(saved);
         }
@@ -571,7 +582,7 @@ impl Deem {
         draws: &Draws,
         document: &Document,
         hidden: &Tensor<E>,
-        seen: &Seen<E>,
+        seen: Option<&Seen<E>>,
         moments: Option<Tensor<E>>,
         twice: bool,
     ) -> Result<(f64, NipSaved<E>)> {
@@ -580,9 +591,14 @@ impl Deem {
         let uncond = self.config.diffusion.as_ref().map_or(0.0, |d| d.uncond_prob);
         let dropped = (0..images).map(|i| draws.uncond.get(i).is_some_and(|&u| f64::from(u) < uncond)).collect();
         let long = plan.lengths.iter().map(|&n| f32::from(n > 2)).collect::<Vec<_>>();
-        let earlier = self.earlier(pass, seen, &previous, images)?;
-        let present = earlier.present.iter().map(|&x| f64::from(x));
-        tap_numbers(pass, "image_decoder.in.mmfs_mask", &[images, 1], present)?;
+        let earlier = match seen {
+            Some(seen) => Some(self.earlier(pass, seen, &previous, images)?),
+            None => None,
+        };
+        if let Some(earlier) = &earlier {
+            let present = earlier.present.iter().map(|&x| f64::from(x));
+            tap_numbers(pass, "image_decoder.in.mmfs_mask", &[images, 1], present)?;
+        }
         let (context, decoder) = decoder.forward(pass, hidden, plan, dropped)?;
         let scope = format!("{}image/sd.", pass.scope);
         let pass = pass.scoped(&scope);
@@ -596,7 +612,7 @@ impl Deem {
         let pixels = moments.shape()[1] * moments.shape()[2];
         let weight = long.iter().flat_map(|&w| std::iter::repeat_n(w, pixels)).collect();
         let (loss, diffusion) =
-            diffusion.forward(&pass, &moments, &draws.nip, &context, Some(&earlier), Some(weight))?;
+            diffusion.forward(&pass, &moments, &draws.nip, &context, earlier.as_ref(), Some(weight))?;
         Ok((loss, NipSaved { decoder, diffusion, previous }))
     }
 

@@ -121,6 +121,7 @@ pub fn inputs(fixture: &Fixture, config: &DeemConfig) -> Result<(Inputs, Batch)>
         nearest_bos: batch.nearest_bos.clone(),
         labels: batch.labels_where(&special_ids(config), only_after_image),
         weights: None,
+        pictures_unseen: false,
     };
     Ok((inputs, batch))
 }

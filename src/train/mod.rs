@@ -2,5 +2,7 @@
 
 pub mod config;
 pub mod log;
+pub mod run;
 pub mod schedule;
+pub mod stage;
 pub mod step;

@@ -1,0 +1,296 @@
+//! `deem train`: all stages of a run, from nothing or from a checkpoint.
+//!
+//! Everything that a step needs follows from (configuration, stage, number of the step): the batch, the noise, the rate. A checkpoint holds parameters
+//! and moments bit for bit, so a run that is killed at any moment and resumed ends with the same bits as one that was not.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::Interrupt;
+use crate::data::{Collator, Loader, SceneSource, Tokenizer, World};
+use crate::device::Context;
+use crate::dtype::{DType, Element};
+use crate::error::{Error, Result};
+use crate::params::Params;
+use crate::train::config::{StageConfig, StageKind, TrainConfig};
+use crate::train::log::{Metrics, Record};
+use crate::train::schedule::{self, GroupPlan};
+use crate::train::stage::Stage;
+use crate::train::step::Optimizer;
+use crate::weights::atomic::write_file;
+use crate::weights::checkpoint::{
+    CHECKPOINT_PREFIX, CHECKPOINTS_FOLDER, CONFIG_FILE, Checkpoint, Moments, Parts, State, keep_last,
+};
+
+/// What a finished run says of itself.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Summary {
+    /// The folder with everything.
+    pub out: PathBuf,
+    /// The last checkpoint.
+    pub checkpoint: PathBuf,
+    /// Optimiser steps done, all stages together.
+    pub steps: u64,
+    /// Seconds that this call took.
+    pub seconds: f64,
+}
+
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Summary { checkpoint, steps, seconds, .. } = self;
+        write!(f, "{steps} steps in {seconds:.0} s; the model is in {}", checkpoint.display())
+    }
+}
+
+/// Where a run stands: stage by number, steps done in it, steps done before it.
+#[derive(Clone, Copy, Debug)]
+struct Position {
+    stage: usize,
+    step: u64,
+    before: u64,
+}
+
+/// Everything of a run that does not change from stage to stage.
+struct Run<'a> {
+    cx: &'a Context,
+    config: TrainConfig,
+    world: Arc<World>,
+    tokenizer: Arc<Tokenizer>,
+    vocabulary: String,
+    metrics: Metrics,
+    interrupt: &'a Interrupt,
+}
+
+/// Trains from nothing, or on from `resume`. The configuration is resolved here; its text is written to the run's folder.
+///
+/// # Errors
+/// [`Error::Config`], [`Error::Io`], [`Error::Format`] for a checkpoint that is damaged; [`Error::Interrupted`] after Ctrl-C, once the state is saved.
+pub fn train(
+    cx: &Context,
+    mut config: TrainConfig,
+    resume: Option<&Checkpoint>,
+    console: crate::train::log::Console,
+    interrupt: &Interrupt,
+) -> Result<Summary> {
+    let (world, tokenizer) = config.resolve()?;
+    let began = Instant::now();
+    let out = config.run.out.clone();
+    let position = match resume {
+        Some(checkpoint) => position(&config, checkpoint.state())?,
+        None => Position { stage: 0, step: 0, before: 0 },
+    };
+    if resume.is_none() && out.join(CHECKPOINTS_FOLDER).is_dir() {
+        return Err(Error::Config(format!(
+            "{} already holds a run; go on with `--resume {}`, or choose another folder with `--out DIR`",
+            out.display(),
+            out.display()
+        )));
+    }
+    std::fs::create_dir_all(&out).map_err(|e| Error::io(&out, e))?;
+    let done = resume.map(|_| position.before + position.step);
+    let metrics = Metrics::open(&out, &config.log, done, console)?;
+    let vocabulary = tokenizer.to_json()?;
+    let mut run =
+        Run { cx, config, world: Arc::new(world), tokenizer: Arc::new(tokenizer), vocabulary, metrics, interrupt };
+    run.write_config()?;
+    let (steps, checkpoint) = match run.config.run.dtype {
+        DType::Bf16 => run.stages::<half::bf16>(position, resume)?,
+        _ => run.stages::<f32>(position, resume)?,
+    };
+    run.metrics.flush()?;
+    Ok(Summary { out, checkpoint, steps, seconds: began.elapsed().as_secs_f64() })
+}
+
+/// Where a checkpoint stands among the stages of a configuration.
+fn position(config: &TrainConfig, state: &State) -> Result<Position> {
+    let found = config.stages.iter().position(|s| s.name == state.stage);
+    let Some(stage) = found else {
+        return Err(Error::Config(format!(
+            "the checkpoint is in stage `{}`, which the configuration lacks",
+            state.stage
+        )));
+    };
+    let before = config.stages[..stage].iter().map(|s| s.steps).sum();
+    Ok(Position { stage, step: state.step, before })
+}
+
+impl Run<'_> {
+    fn write_config(&self) -> Result<()> {
+        let text = self.config.to_toml()?;
+        write_file(&self.config.run.out.join(CONFIG_FILE), |file| file.write_all(text.as_bytes()))
+    }
+
+    fn stages<E: Element<Acc = f32>>(
+        &mut self,
+        mut at: Position,
+        resume: Option<&Checkpoint>,
+    ) -> Result<(u64, PathBuf)> {
+        let mut params: Option<Params<E>> = None;
+        let mut saved = self.config.run.out.clone();
+        let mut resume = resume;
+        let stages = self.config.stages.clone();
+        for (number, stage) in stages.iter().enumerate().skip(at.stage) {
+            at.stage = number;
+            if stage.steps > 0 {
+                let (next, folder) = self.stage::<E>(stage, at, params.take(), resume.take())?;
+                (params, saved) = (Some(next), folder);
+            }
+            at = Position { stage: number + 1, step: 0, before: at.before + stage.steps };
+        }
+        Ok((at.before, saved))
+    }
+
+    fn collator(&self, stage: &StageConfig) -> Collator {
+        let model = &self.config.model;
+        let draws = stage.kind != StageKind::LanguageModel;
+        Collator {
+            world: self.world.clone(),
+            tokenizer: self.tokenizer.clone(),
+            num_img_token: model.num_img_token,
+            image_size: model.tokenizer.image_size,
+            image_size_dec: model.diffusion.as_ref().filter(|_| draws).map_or(0, |d| d.image_size),
+            max_len: self.config.data.max_len,
+        }
+    }
+
+    fn stage<E: Element<Acc = f32>>(
+        &mut self,
+        config: &StageConfig,
+        at: Position,
+        before: Option<Params<E>>,
+        resume: Option<&Checkpoint>,
+    ) -> Result<(Params<E>, PathBuf)> {
+        let (cx, seed) = (self.cx, self.config.run.seed ^ ((at.stage as u64 + 1) << 48));
+        let mut stage = Stage::<E>::new(&self.config.model, config, self.config.run.seed, before)?;
+        let optimiser = self.config.optimiser.clone();
+        let mut optimizer = Optimizer::new(&stage.params, optimiser.adamw(), optimiser.clip);
+        if let Some(checkpoint) = resume {
+            checkpoint.load_params(&mut stage.params)?;
+            optimizer = Optimizer::new(&stage.params, optimiser.adamw(), optimiser.clip);
+            if at.step < config.steps {
+                let table = stage.params.table().clone();
+                let Optimizer { m, v, master, .. } = &mut optimizer;
+                checkpoint.load_moments(&table, master.as_deref_mut(), m, v)?;
+            }
+            optimizer.step = at.step;
+        }
+        let rules = config.groups.as_ref().unwrap_or(&optimiser.groups);
+        let decay = config.weight_decay.unwrap_or(optimiser.weight_decay);
+        let plan = GroupPlan::new(stage.params.table(), config.lr, decay, rules)?;
+        let source = SceneSource::new(self.collator(config), config.recipe(), self.config.run.seed, at.stage as u64)?;
+        let parts = config.accumulate as u64;
+        let data = &self.config.data;
+        let mut loader = Loader::new(Arc::new(source), at.step * parts, data.workers, data.ahead)?;
+        let table = stage.params.table();
+        self.metrics.begin_stage(&config.name, at.step, config.steps);
+        self.metrics.say(&format!(
+            "{}: {} trainable and {} frozen numbers",
+            config.name,
+            table.trainable_len(),
+            table.frozen_len()
+        ));
+        let mut folder = self.folder(at.before + at.step);
+        for step in at.step..config.steps {
+            let began = Instant::now();
+            stage.grads.clear();
+            let (mut values, mut pictures, mut tokens) = (Vec::new(), 0, 0);
+            for part in 0..parts {
+                let batch = loader.next_batch()?;
+                pictures += batch.num_images();
+                tokens += batch.num_tokens();
+                let losses = stage.accumulate(cx, &batch, seed, step * parts + part)?;
+                add(&mut values, losses, 1.0 / parts as f64);
+            }
+            if parts > 1 {
+                stage.grads.flat_mut().iter_mut().for_each(|g| *g /= parts as f32);
+            }
+            let factor = schedule::factor(step, config.warmup, config.steps);
+            let norm = optimizer.update(cx, &mut stage.params, &stage.grads, &plan.at(1.0), factor)?;
+            let seconds = began.elapsed().as_secs_f64();
+            values.extend([("lr", config.lr * factor), ("grad_norm", norm)]);
+            values.extend([("pictures_per_s", pictures as f64 / seconds), ("tokens_per_s", tokens as f64 / seconds)]);
+            let total = at.before + step + 1;
+            self.metrics.step(&Record { step: total, stage: &config.name, stage_step: step + 1, values: &values })?;
+            let last = step + 1 == config.steps;
+            if last && config.kind == StageKind::Vae {
+                self.set_latent_scale(&stage, config)?;
+            }
+            let every = self.config.checkpoint.every;
+            let stopped = self.interrupt.is_set();
+            if last || stopped || (every > 0 && total.is_multiple_of(every)) {
+                folder = self.save(config, step + 1, total, &stage.params, &optimizer)?;
+            }
+            if stopped && !last {
+                self.metrics.flush()?;
+                let out = self.config.run.out.display();
+                return Err(Error::Interrupted(format!(
+                    "saved {}; go on with `deem train --resume {out}`",
+                    folder.display()
+                )));
+            }
+        }
+        self.metrics.end_stage();
+        Ok((stage.params, folder))
+    }
+
+    fn folder(&self, total: u64) -> PathBuf {
+        self.config.run.out.join(CHECKPOINTS_FOLDER).join(format!("{CHECKPOINT_PREFIX}{total:08}"))
+    }
+
+    /// Measures the latents of the trained VAE and puts their scale into the configuration of everything that follows.
+    fn set_latent_scale<E: Element<Acc = f32>>(&mut self, stage: &Stage<E>, config: &StageConfig) -> Result<()> {
+        let source = SceneSource::new(self.collator(config), config.recipe(), self.config.run.seed, u64::MAX)?;
+        let batch = Loader::new(Arc::new(source), 0, 1, 1)?.next_batch()?;
+        let scale = stage.latent_scale(self.cx, &batch)?;
+        if let Some(diffusion) = &mut self.config.model.diffusion {
+            diffusion.vae.scaling_factor = scale;
+        }
+        self.metrics.say(&format!("latents are multiplied by {scale:.4}"));
+        self.write_config()
+    }
+
+    fn save<E: Element<Acc = f32>>(
+        &mut self,
+        stage: &StageConfig,
+        step: u64,
+        total: u64,
+        params: &Params<E>,
+        optimizer: &Optimizer<E>,
+    ) -> Result<PathBuf> {
+        let folder = self.folder(total);
+        let state = State {
+            stage: stage.name.clone(),
+            step,
+            seeds: [("run".to_string(), self.config.run.seed)].into(),
+            data_position: step * stage.accumulate as u64,
+            extra: json!({ "total": total }),
+        };
+        let Optimizer { m, v, master, .. } = optimizer;
+        let config = self.config.to_toml()?;
+        let parts = Parts {
+            config: &config,
+            tokenizer: Some(&self.vocabulary),
+            params,
+            dtype: E::DTYPE,
+            moments: Some(Moments { master: master.as_deref(), m, v }),
+            state: &state,
+        };
+        self.metrics.flush()?;
+        Checkpoint::save(&folder, &parts)?;
+        keep_last(&self.config.run.out.join(CHECKPOINTS_FOLDER), CHECKPOINT_PREFIX, self.config.checkpoint.keep)?;
+        Ok(folder)
+    }
+}
+
+/// Adds the named values times `factor`.
+fn add(sums: &mut Vec<(&'static str, f64)>, values: Vec<(&'static str, f64)>, factor: f64) {
+    for (name, value) in values {
+        match sums.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, sum)) => *sum += factor * value,
+            None => sums.push((name, factor * value)),
+        }
+    }
+}
