@@ -6,6 +6,7 @@ pub mod dtype;
 pub mod error;
 pub mod eval;
 pub mod host;
+pub mod infer;
 pub mod memory;
 pub mod models;
 pub mod ops;

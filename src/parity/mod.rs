@@ -6,6 +6,7 @@
 
 mod compare;
 mod fixture;
+mod generation;
 
 pub use compare::{Row, Table, Verdict, allowance};
 pub use fixture::{Fixture, Recorded, Tensors, read_tensors};
@@ -182,6 +183,7 @@ pub fn run<E: Element>(cx: &Context, fixture: &Fixture) -> Result<Table> {
     if let Some(recorded) = fixture.optional("grads.safetensors")? {
         compare_gradients::<E>(&mut table, fixture, &grads, &recorded);
     }
+    generation::compare(cx, fixture, &model, &params, &inputs, &mut table)?;
     Ok(table)
 }
 
