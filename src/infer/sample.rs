@@ -9,6 +9,7 @@ use crate::models::deem::Deem;
 use crate::models::image_decoder::{Diffusion, ImageDecoder, tap_numbers, tensor};
 use crate::models::llama::select_rows;
 use crate::models::mmfs::Conditioning;
+use crate::models::unet::{Unet, UnetCache};
 use crate::ops::diffusion::{self, Step};
 use crate::ops::{copy, random};
 
@@ -113,7 +114,7 @@ pub fn sample<E: Element>(
         };
         let negative = pass.param(decoder.neg_prompt_embeds);
         let uncond_sees = config.switches.uncond_sees_image;
-        let guided = Guided::new(pass, diffusion, context, negative, features, options.guidance, uncond_sees)?;
+        let guided = Guided::new(pass, &diffusion.unet, context, negative, features, options.guidance, uncond_sees)?;
         let mut x0 = pass.cx.zeros(x.shape())?;
         for (k, step) in plan.iter().enumerate() {
             let prediction = guided.predict(pass, &x, step)?;
@@ -149,49 +150,62 @@ fn select_features<E: Element>(pass: &Pass<'_, E>, all: &Conditioning<E>, rows: 
 
 /// The UNet under a condition and under none: what does not change between steps is computed once.
 struct Guided<'a, E> {
-    diffusion: &'a Diffusion,
-    cache: crate::models::unet::UnetCache<E>,
+    unet: &'a Unet,
+    calls: Calls<E>,
     scale: f64,
+}
+
+enum Calls<E> {
+    /// Guidance 1: the condition alone.
+    Condition(UnetCache<E>),
+    /// Unconditional and conditional half in one batch; they share the values of the features.
+    Both(UnetCache<E>),
+    /// The halves differ in more than numbers: contexts of different lengths, or only one sees the features.
+    Apart(UnetCache<E>, UnetCache<E>),
 }
 
 impl<'a, E: Element> Guided<'a, E> {
     fn new(
         pass: &Pass<'_, E>,
-        diffusion: &'a Diffusion,
-        mut context: Tensor<E>,
+        unet: &'a Unet,
+        context: Tensor<E>,
         negative: View<'_, E>,
-        mut features: Option<Conditioning<E>>,
+        features: Option<Conditioning<E>>,
         scale: f64,
         uncond_sees: bool,
     ) -> Result<Self> {
-        let s = context.shape();
-        // Guidance 1 is the condition alone.
-        if scale != 1.0 {
-            let none = pass.broadcast(negative.reshape([1, s[1], s[2]]), s[0])?;
-            context = stack(pass, &none, &context)?;
-            if let Some(f) = &mut features {
-                let rows: Vec<u8> = if uncond_sees { f.present.clone() } else { vec![0; f.present.len()] };
-                let present = [rows, f.present.clone()].concat();
-                let mask = present.iter().map(|&x| f64::from(x));
-                tap_numbers(pass, "unet.in.mmfs_mask", &[2 * s[0], present.len() / (2 * s[0]).max(1)], mask)?;
-                if !uncond_sees {
-                    // The halves differ, so they cannot share values.
-                    f.features = stack(pass, &f.features, &f.features)?;
-                    f.present = present;
-                }
-            }
+        let count = context.shape()[0];
+        if scale == 1.0 {
+            let calls = Calls::Condition(unet.prepare(pass, &context, features.as_ref())?);
+            return Ok(Guided { unet, calls, scale });
         }
-        let cache = diffusion.unet.prepare(pass, &context, features.as_ref())?;
-        Ok(Guided { diffusion, cache, scale })
+        let none = pass.broadcast(negative, count)?;
+        let present = features.as_ref().map_or(&[][..], |f| &f.present);
+        let seen_by_none = if uncond_sees { present.to_vec() } else { vec![0; present.len()] };
+        let mask = seen_by_none.iter().chain(present).map(|&x| f64::from(x));
+        tap_numbers(pass, "unet.in.mmfs_mask", &[2 * count, present.len() / count.max(1)], mask)?;
+        let calls = if uncond_sees && none.shape() == context.shape() {
+            Calls::Both(unet.prepare(pass, &stack(pass, &none, &context)?, features.as_ref())?)
+        } else {
+            let conditional = unet.prepare(pass, &context, features.as_ref())?;
+            let features = features.map(|f| Conditioning { present: seen_by_none, ..f });
+            Calls::Apart(unet.prepare(pass, &none, features.as_ref())?, conditional)
+        };
+        Ok(Guided { unet, calls, scale })
     }
 
     fn predict(&self, pass: &Pass<'_, E>, x: &Tensor<E>, step: &Step) -> Result<Tensor<E>> {
-        let unet = &self.diffusion.unet;
-        let count = x.shape()[0];
-        if self.scale == 1.0 {
-            return unet.forward_cached(pass, x, &vec![step.timestep; count], &self.cache);
-        }
-        let both = unet.forward_cached(pass, &stack(pass, x, x)?, &vec![step.timestep; 2 * count], &self.cache)?;
+        let times = vec![step.timestep; 2 * x.shape()[0]];
+        let one = &times[x.shape()[0]..];
+        let both = match &self.calls {
+            Calls::Condition(cache) => return self.unet.forward_cached(pass, x, one, cache),
+            Calls::Both(cache) => self.unet.forward_cached(pass, &stack(pass, x, x)?, &times, cache)?,
+            Calls::Apart(none, condition) => {
+                let u = self.unet.forward_cached(pass, x, one, none)?;
+                let c = self.unet.forward_cached(pass, x, one, condition)?;
+                stack(pass, &u, &c)?
+            }
+        };
         let mut guided = pass.uninit(x.shape())?;
         diffusion::guide(pass.cx, both.view(), self.scale, guided.view_mut())?;
         Ok(guided)

@@ -133,6 +133,10 @@ pub struct Generated {
 
 /// Continues left-padded prompts. Returns `num_return_sequences` texts per prompt, prompt by prompt, best first in beam search.
 ///
+/// A prompt's texts do not depend on its neighbours, with one exception that training shares: in a batch with a picture somewhere, text that sees
+/// none goes through the image cross-attention too (and gets its learned constant); in a batch without any picture that layer is passed over. Keep
+/// prompts with and without pictures in batches of their own if this matters.
+///
 /// # Errors
 /// [`Error::Config`] for options that contradict each other; [`Error::Domain`] if a prompt ends in padding, text and pictures do not match, or the
 /// model's logits are not finite.
@@ -150,11 +154,6 @@ pub fn generate<E: Element>(
     let ends = prompts.attention_mask.chunks(len.max(1)).all(|row| row.last() == Some(&1));
     crate::ops::check("infer::generate", ends, || "a prompt ends in padding: pad on the left".into())?;
     let (reading, _) = read(pass, model, prompts, Places::Masked, options.max_new_tokens)?;
-    if pass.trace.is_some() {
-        let s = reading.hidden.shape();
-        let (all, ..) = model.logits(pass, &reading.hidden.clone().reshape([s.rows(), s.last()]))?;
-        pass.tap("prompt_logits", &all.clone().reshape([s[0], s[1], all.shape().last()]));
-    }
     match options.decoding {
         Decoding::Beams { beams } => beam::search(pass, model, reading, &rules, options, beams),
         _ => single(pass, model, reading, &rules, options),

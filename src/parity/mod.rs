@@ -25,10 +25,13 @@ use crate::models::deem::{Deem, Draws, Inputs, Losses, Mode};
 use crate::models::image_decoder::DiffusionDraws;
 use crate::params::{Grads, Params};
 
+/// Shape and elements by name.
+type Found = BTreeMap<String, (Vec<usize>, Vec<f64>)>;
+
 /// Everything that a pass shows, by name: maps are `[B, H, W, C]`.
 #[derive(Default)]
 pub struct Recorder {
-    seen: RefCell<BTreeMap<String, (Vec<usize>, Vec<f64>)>>,
+    seen: RefCell<Found>,
 }
 
 impl<E: Element> Trace<E> for Recorder {
@@ -187,7 +190,7 @@ pub fn run<E: Element>(cx: &Context, fixture: &Fixture) -> Result<Table> {
     Ok(table)
 }
 
-fn insert_losses(found: &mut BTreeMap<String, (Vec<usize>, Vec<f64>)>, scope: &str, losses: &Losses) {
+fn insert_losses(found: &mut Found, scope: &str, losses: &Losses) {
     let all =
         [("loss", losses.total), ("loss_sniffer", losses.csr), ("loss_txt", losses.txt), ("loss_img", losses.img)];
     for (name, value) in all {
@@ -204,13 +207,7 @@ fn aux_labels(batch: &Batch, rules: &str, ids: &SpecialIds) -> Vec<i32> {
     batch.labels_where(ids, rules.contains("ignore_noimage"))
 }
 
-fn compare_output(
-    table: &mut Table,
-    found: &BTreeMap<String, (Vec<usize>, Vec<f64>)>,
-    name: &str,
-    recorded: &Recorded,
-    noise: Option<[f64; 2]>,
-) {
+fn compare_output(table: &mut Table, found: &Found, name: &str, recorded: &Recorded, noise: Option<[f64; 2]>) {
     let (base, stride) = match name.rsplit_once(".stride") {
         Some((base, n)) => (base, n.parse().unwrap_or(1)),
         None => (name, 1),
