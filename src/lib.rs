@@ -8,6 +8,7 @@ pub mod dtype;
 pub mod error;
 pub mod eval;
 pub mod host;
+pub mod infer;
 pub mod interrupt;
 pub mod memory;
 pub mod models;

@@ -780,7 +780,10 @@ impl Deem {
 fn drop_all<T>(_: T) {}
 
 /// Maps `[I, s, s, E]` one after the other: `[I, sum s*s, E]`, and their sizes.
-fn join_maps<E: Element>(pass: &Pass<'_, E>, maps: &[Tensor<E>]) -> Result<(Tensor<E>, Arc<[(usize, usize)]>)> {
+pub(crate) fn join_maps<E: Element>(
+    pass: &Pass<'_, E>,
+    maps: &[Tensor<E>],
+) -> Result<(Tensor<E>, Arc<[(usize, usize)]>)> {
     let flat = |m: &Tensor<E>| [m.shape()[0], m.shape()[1] * m.shape()[2], m.shape()[3]];
     let views: Vec<_> = maps.iter().map(|m| m.view().reshape(flat(m))).collect();
     let [images, _, width] = flat(&maps[0]);

@@ -237,6 +237,19 @@ impl ContextPlan {
         ContextPlan { from, to, lengths, longest }
     }
 
+    /// The contexts of some of the pictures alone.
+    pub fn select(&self, pictures: &[usize]) -> Self {
+        let spans: Vec<_> = pictures
+            .iter()
+            .map(|&i| {
+                let start = self.lengths[..i].iter().sum::<usize>();
+                // The soi comes first, the bos last.
+                (self.from[start + self.lengths[i] - 1], self.from[start])
+            })
+            .collect();
+        ContextPlan::new(&spans)
+    }
+
     fn mask(&self) -> Vec<u8> {
         self.lengths.iter().flat_map(|&n| (0..self.longest).map(move |k| u8::from(k < n))).collect()
     }

@@ -36,6 +36,8 @@ pub struct Row {
 pub struct Table {
     /// One row per tensor.
     pub rows: Vec<Row>,
+    /// What was not compared because it was not recorded, and why.
+    pub skipped: Vec<String>,
 }
 
 /// The largest difference that an f32 implementation may have from the recorded numbers.
@@ -105,6 +107,11 @@ impl Table {
         self.rows.push(Row { name: name.into(), error: None, relative: None, allowed: 0.0, verdict, note });
     }
 
+    /// Something that was not recorded.
+    pub fn skip(&mut self, why: &str) {
+        self.skipped.push(why.into());
+    }
+
     /// Number of rows with a verdict.
     pub fn count(&self, verdict: Verdict) -> usize {
         self.rows.iter().filter(|row| row.verdict == verdict).count()
@@ -133,6 +140,9 @@ impl fmt::Display for Table {
                 _ => write!(f, "{verdict}")?,
             }
             if row.note.is_empty() { writeln!(f)? } else { writeln!(f, "  {}", row.note)? }
+        }
+        for why in &self.skipped {
+            writeln!(f, "skipped: {why}")?;
         }
         let word = if self.passed() { "PASS" } else { "FAIL" };
         let (ok, bad, unknown) = (self.count(Verdict::Ok), self.count(Verdict::Bad), self.count(Verdict::Unknown));

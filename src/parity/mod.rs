@@ -6,6 +6,7 @@
 
 mod compare;
 mod fixture;
+mod generation;
 
 pub use compare::{Row, Table, Verdict, allowance};
 pub use fixture::{Fixture, Recorded, Tensors, read_tensors};
@@ -24,10 +25,13 @@ use crate::models::deem::{Deem, Draws, Inputs, Losses, Mode};
 use crate::models::image_decoder::DiffusionDraws;
 use crate::params::{Grads, Params};
 
+/// Shape and elements by name.
+type Found = BTreeMap<String, (Vec<usize>, Vec<f64>)>;
+
 /// Everything that a pass shows, by name: maps are `[B, H, W, C]`.
 #[derive(Default)]
 pub struct Recorder {
-    seen: RefCell<BTreeMap<String, (Vec<usize>, Vec<f64>)>>,
+    seen: RefCell<Found>,
 }
 
 impl<E: Element> Trace<E> for Recorder {
@@ -183,10 +187,11 @@ pub fn run<E: Element>(cx: &Context, fixture: &Fixture) -> Result<Table> {
     if let Some(recorded) = fixture.optional("grads.safetensors")? {
         compare_gradients::<E>(&mut table, fixture, &grads, &recorded);
     }
+    generation::compare(cx, fixture, &model, &params, &inputs, &mut table)?;
     Ok(table)
 }
 
-fn insert_losses(found: &mut BTreeMap<String, (Vec<usize>, Vec<f64>)>, scope: &str, losses: &Losses) {
+fn insert_losses(found: &mut Found, scope: &str, losses: &Losses) {
     let all =
         [("loss", losses.total), ("loss_sniffer", losses.csr), ("loss_txt", losses.txt), ("loss_img", losses.img)];
     for (name, value) in all {
@@ -203,13 +208,7 @@ fn aux_labels(batch: &Batch, rules: &str, ids: &SpecialIds) -> Vec<i32> {
     batch.labels_where(ids, rules.contains("ignore_noimage"))
 }
 
-fn compare_output(
-    table: &mut Table,
-    found: &BTreeMap<String, (Vec<usize>, Vec<f64>)>,
-    name: &str,
-    recorded: &Recorded,
-    noise: Option<[f64; 2]>,
-) {
+fn compare_output(table: &mut Table, found: &Found, name: &str, recorded: &Recorded, noise: Option<[f64; 2]>) {
     let (base, stride) = match name.rsplit_once(".stride") {
         Some((base, n)) => (base, n.parse().unwrap_or(1)),
         None => (name, 1),

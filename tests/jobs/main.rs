@@ -1,0 +1,9 @@
+//! What a person asks for: texts, scores, pictures.
+
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../support/tiny.rs"]
+mod tiny;
+
+mod generation;
+mod pictures;
