@@ -19,4 +19,5 @@ pub mod prompt;
 pub mod read;
 pub mod sample;
 pub mod score;
+pub mod session;
 pub mod text;
