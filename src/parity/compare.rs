@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn kinks_and_vanishing_gradients_have_their_own_allowance() {
-        assert_eq!(allowance("x.weight", Some([1e-6, 0.0]), 2.0, true), 1e-5 + 2e-5);
+        assert_eq!(allowance("x.weight", Some([1e-6, 0.0]), 2.0, true), 10.0 * 1e-6 + 1e-5 * 2.0);
         assert_eq!(allowance("a.sampling_offsets.weight", None, 2.0, true), 2e-2);
         assert_eq!(allowance("a.key.bias", None, 0.0, true), 1e-6);
         assert_eq!(allowance("a.key.bias", None, 0.0, false), 0.0);

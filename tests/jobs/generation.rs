@@ -184,13 +184,13 @@ fn beams_that_hold_everything_find_the_best_text() {
     };
     let first = f.log_probs(prompt, &[]);
     let mut best = (f64::NEG_INFINITY, Vec::new());
-    for a in 0..vocab {
+    for (a, &log_prob) in first.iter().enumerate() {
         if stop.contains(&a) {
-            best = if first[a] > best.0 { (first[a], vec![1, a as i32]) } else { best };
+            best = if log_prob > best.0 { (log_prob, vec![1, a as i32]) } else { best };
             continue;
         }
         for (b, second) in f.log_probs(prompt, &[a as i32]).iter().enumerate() {
-            let sum = first[a] + second;
+            let sum = log_prob + second;
             best = if sum > best.0 { (sum, vec![1, a as i32, b as i32]) } else { best };
         }
     }
