@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::blocks::Pass;
-use crate::data::{Batch, Collator, Fit, Piece, Picture, Rgb8, Tokenizer, World, open_square, questions};
+use crate::data::{Batch, Collator, Fit, Picture, Piece, Rgb8, Tokenizer, World, open_square, questions};
 use crate::device::Context;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
@@ -47,7 +47,13 @@ impl<'a, E: Element> Session<'a, E> {
     }
 
     /// A session over a model in training.
-    pub fn borrowed(cx: &'a Context, model: Deem, params: Params<E>, world: Arc<World>, tokenizer: Arc<Tokenizer>) -> Self {
+    pub fn borrowed(
+        cx: &'a Context,
+        model: Deem,
+        params: Params<E>,
+        world: Arc<World>,
+        tokenizer: Arc<Tokenizer>,
+    ) -> Self {
         let max_len = model.config.llm.max_position_embeddings;
         Session { cx, model, params, world, tokenizer, max_len }
     }
@@ -73,8 +79,9 @@ impl<'a, E: Element> Session<'a, E> {
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] naming the file, and what to do about it.
     pub fn picture(&self, path: &Path) -> Result<Picture> {
-        let pixels = open_square(path, self.model.config.tokenizer.image_size, Fit::Squash)?;
-        Ok(Picture::from_pixels(Arc::new(Rgb8::from_f32(&pixels, self.model.config.tokenizer.image_size)?), Fit::Squash))
+        let side = self.model.config.tokenizer.image_size;
+        let pixels = open_square(path, side, Fit::Squash)?;
+        Ok(Picture::from_pixels(Arc::new(Rgb8::from_f32(side, side, &pixels)?), Fit::Squash))
     }
 
     /// Words of `text` that the vocabulary does not hold.
@@ -107,11 +114,17 @@ impl<'a, E: Element> Session<'a, E> {
     ///
     /// # Errors
     /// [`Error::Config`] for a model that cannot draw.
-    pub fn imagine(&self, words: &[String], before: &[Picture], options: &ImageOptions, progress: Progress<'_>) -> Result<Images> {
+    pub fn imagine(
+        &self,
+        words: &[String],
+        before: &[Picture],
+        options: &ImageOptions,
+        progress: Progress<'_>,
+    ) -> Result<Images> {
         let pass = Pass::new(self.cx, &self.params);
         let side = self.model.config.tokenizer.image_size;
         let blank = || {
-            let grey = Rgb8::from_f32(&prompt::grey(&self.model.config), side)?;
+            let grey = Rgb8::from_f32(side, side, &prompt::grey(&self.model.config))?;
             Ok::<_, Error>(Picture::from_pixels(Arc::new(grey), Fit::Squash))
         };
         let pieces = |text: &String| -> Result<Vec<Piece>> {
@@ -130,7 +143,13 @@ impl<'a, E: Element> Session<'a, E> {
     ///
     /// # Errors
     /// [`Error::Config`] for a model that cannot draw.
-    pub fn reconstruct(&self, pictures: &[f32], count: usize, options: &ImageOptions, progress: Progress<'_>) -> Result<Images> {
+    pub fn reconstruct(
+        &self,
+        pictures: &[f32],
+        count: usize,
+        options: &ImageOptions,
+        progress: Progress<'_>,
+    ) -> Result<Images> {
         let pass = Pass::new(self.cx, &self.params);
         let from = Reconstruct { pictures, ..Reconstruct::default() };
         image::reconstruct(&pass, &self.model, &from, count, options, progress)
@@ -157,4 +176,3 @@ fn split(batch: &Batch) -> Vec<Prompt> {
     }
     prompts
 }
-
