@@ -43,6 +43,8 @@ pub struct Batch {
     pub gt_text_ids: Option<Vec<i32>>,
     /// Per row the number of leading tokens, bos included, that are never targets, `[B]`.
     pub prompt_offset: Vec<usize>,
+    /// Overrides the weight of the consistency loss; 0 means that it need not be computed.
+    pub loss_csr_weight: Option<f32>,
     /// Overrides the weight of the image-generation loss; 0 means that it need not be computed.
     pub loss_img_weight: Option<f32>,
     /// Overrides the weight of the text loss; 0 means that it need not be computed.
@@ -104,6 +106,8 @@ pub struct CollateOptions {
     pub pack: bool,
     /// Goes to [`Batch::dataset`].
     pub dataset: String,
+    /// Goes to [`Batch::loss_csr_weight`].
+    pub loss_csr_weight: Option<f32>,
     /// Goes to [`Batch::loss_img_weight`].
     pub loss_img_weight: Option<f32>,
     /// Goes to [`Batch::loss_txt_weight`].
@@ -246,6 +250,7 @@ impl Collator {
             len,
             image_size: r,
             image_size_dec: rd,
+            loss_csr_weight: options.loss_csr_weight,
             loss_img_weight: options.loss_img_weight,
             loss_txt_weight: options.loss_txt_weight,
             dataset: options.dataset.clone(),

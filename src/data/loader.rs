@@ -34,6 +34,13 @@ pub struct Part {
     pub weight: f32,
     /// Samples in a batch of this kind.
     pub batch: usize,
+    /// Whether the consistency loss is computed on these batches; it costs several times what the text loss does.
+    #[serde(default = "yes")]
+    pub consistency: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A mixture of kinds. Every batch is of one kind, drawn by weight.
@@ -57,7 +64,7 @@ fn three() -> usize {
 impl Recipe {
     /// One kind only.
     pub fn only(kind: SampleKind, batch: usize) -> Recipe {
-        Recipe { parts: vec![Part { kind, weight: 1.0, batch }], turns: 3, pack: false }
+        Recipe { parts: vec![Part { kind, weight: 1.0, batch, consistency: true }], turns: 3, pack: false }
     }
 
     /// [`Error::Config`] when there is no part with a positive weight, or a batch is empty.
@@ -103,6 +110,7 @@ impl BatchSource for SceneSource {
         let options = CollateOptions {
             pack: self.recipe.pack,
             dataset: part.kind.name().into(),
+            loss_csr_weight: if part.consistency { None } else { Some(0.0) },
             loss_img_weight: if part.kind.imagines() { None } else { Some(0.0) },
             loss_txt_weight: if part.kind.has_text() { None } else { Some(0.0) },
         };
@@ -201,7 +209,8 @@ mod tests {
         let world = Arc::new(World::new(SceneConfig::default())?);
         let tokenizer = Arc::new(Tokenizer::build(world.concepts(), 0));
         let collator = Collator { world, tokenizer, num_img_token: 4, image_size: 16, image_size_dec: 8, max_len: 96 };
-        let parts = SampleKind::ALL.iter().map(|&kind| Part { kind, weight: 1.0, batch: 3 }).collect();
+        let parts =
+            SampleKind::ALL.iter().map(|&kind| Part { kind, weight: 1.0, batch: 3, consistency: true }).collect();
         Ok(Arc::new(SceneSource::new(collator, Recipe { parts, turns: 2, pack: false }, seed, 1)?))
     }
 
@@ -270,9 +279,9 @@ mod tests {
     fn recipes_are_checked() {
         let bad = |parts| Recipe { parts, turns: 1, pack: false }.check().is_err();
         assert!(bad(vec![]));
-        assert!(bad(vec![Part { kind: SampleKind::TextOnly, weight: 0.0, batch: 1 }]));
-        assert!(bad(vec![Part { kind: SampleKind::TextOnly, weight: f32::NAN, batch: 1 }]));
-        assert!(bad(vec![Part { kind: SampleKind::TextOnly, weight: 1.0, batch: 0 }]));
+        assert!(bad(vec![Part { kind: SampleKind::TextOnly, weight: 0.0, batch: 1, consistency: true }]));
+        assert!(bad(vec![Part { kind: SampleKind::TextOnly, weight: f32::NAN, batch: 1, consistency: true }]));
+        assert!(bad(vec![Part { kind: SampleKind::TextOnly, weight: 1.0, batch: 0, consistency: true }]));
         assert!(Recipe::only(SampleKind::Captioning, 4).check().is_ok());
     }
 }

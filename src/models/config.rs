@@ -141,8 +141,15 @@ pub struct TokenizerConfig {
     pub mean: [f64; 3],
     /// Standard deviation of each colour that the encoder expects.
     pub std: [f64; 3],
+    /// Standard deviation of the first values of both projections behind the resampler.
+    #[serde(default = "small_projection")]
+    pub projection_init: f64,
     /// Region tokens in front of the image tokens; none without.
     pub mask_align: Option<MaskAlignConfig>,
+}
+
+fn small_projection() -> f64 {
+    1e-3
 }
 
 /// The region tokens of mask alignment.

@@ -32,8 +32,15 @@ pub struct ConvNextConfig {
     pub dims: [usize; 4],
     /// Largest stochastic depth rate; rates rise linearly from 0 over all blocks.
     pub drop_path: f64,
+    /// First value of the blocks' layer scale: 1e-6 for a trunk that was trained before (timm), near 1 for one that begins from nothing.
+    #[serde(default = "small_layer_scale")]
+    pub layer_scale_init: f64,
     /// Hidden and output width of CLIP's unused projection head, kept for checkpoints; none if absent.
     pub unused_head: Option<[usize; 2]>,
+}
+
+fn small_layer_scale() -> f64 {
+    1e-6
 }
 
 #[derive(Clone, Debug)]
@@ -56,8 +63,8 @@ struct BlockSaved<E: Element> {
 }
 
 impl Block {
-    fn new(reg: &mut Registry, path: &str, width: usize, drop_rate: f64) -> Self {
-        let gamma = reg.add(format!("{path}.gamma"), [width], Init::Const(1e-6));
+    fn new(reg: &mut Registry, path: &str, width: usize, drop_rate: f64, layer_scale: f64) -> Self {
+        let gamma = reg.add(format!("{path}.gamma"), [width], Init::Const(layer_scale));
         let conv = DepthwiseConv::new(reg, &format!("{path}.conv_dw"), width, 7);
         let norm = LayerNorm::new(reg, &format!("{path}.norm"), width, 1e-6);
         let fc1 = Linear::new(reg, &format!("{path}.mlp.fc1"), width, 4 * width, true);
@@ -134,13 +141,21 @@ pub struct StageSaved<E: Element> {
 }
 
 impl Stage {
-    /// A stage under `path` of `width`, with one block for every stochastic depth rate; `input` is the width before downsampling, none without.
-    pub fn new(reg: &mut Registry, path: &str, input: Option<usize>, width: usize, drop_rates: &[f64]) -> Self {
+    /// A stage under `path` of `width`, with one block for every stochastic depth rate; `input` is the width before downsampling, none without;
+    /// `layer_scale` is the first value of the blocks' scales.
+    pub fn new(
+        reg: &mut Registry,
+        path: &str,
+        input: Option<usize>,
+        width: usize,
+        drop_rates: &[f64],
+        layer_scale: f64,
+    ) -> Self {
         let downsample = input.map(|input| {
             let norm = LayerNorm::new(reg, &format!("{path}.downsample.0"), input, 1e-6);
             (norm, Conv::patch(reg, &format!("{path}.downsample.1"), input, width, 2, true))
         });
-        let block = |(k, &rate)| Block::new(reg, &format!("{path}.blocks.{k}"), width, rate);
+        let block = |(k, &rate)| Block::new(reg, &format!("{path}.blocks.{k}"), width, rate, layer_scale);
         Stage { downsample, blocks: drop_rates.iter().enumerate().map(block).collect() }
     }
 
@@ -237,7 +252,7 @@ impl ConvNext {
             let rates: Vec<f64> = (0..config.depths[i]).map(rate).collect();
             done += config.depths[i];
             let input = (i > 0).then(|| dims[i - 1]);
-            Stage::new(reg, &format!("{trunk}.stages.{i}"), input, dims[i], &rates)
+            Stage::new(reg, &format!("{trunk}.stages.{i}"), input, dims[i], &rates, config.layer_scale_init)
         };
         let stages = (0..4).map(|i| stage(reg, i)).collect();
         let head_norm = LayerNorm::new(reg, &format!("{trunk}.head.norm"), dims[3], 1e-6);

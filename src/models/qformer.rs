@@ -39,12 +39,19 @@ pub struct QFormerConfig {
     pub encoder_hidden_size: usize,
     /// Layer norm over the head size of queries and keys.
     pub qk_normalization: bool,
+    /// Standard deviation of the first values of all linear layers and queries.
+    #[serde(default = "bert_range")]
+    pub initializer_range: f64,
+}
+
+fn bert_range() -> f64 {
+    0.02
 }
 
 const EPS: f64 = 1e-12;
 
-fn normal_linear(reg: &mut Registry, path: &str, input: usize, output: usize) -> Linear {
-    Linear::with_init(reg, path, input, output, Init::Normal { std: 0.02 }, Some(Init::ZEROS))
+fn normal_linear(reg: &mut Registry, path: &str, input: usize, output: usize, std: f64) -> Linear {
+    Linear::with_init(reg, path, input, output, Init::Normal { std }, Some(Init::ZEROS))
 }
 
 /// An attention block with post-norm: `LN(x + dense(attention(x, memory)))`.
@@ -73,15 +80,15 @@ impl Attention {
     fn new(reg: &mut Registry, path: &str, config: &QFormerConfig, memory: usize) -> Self {
         let width = config.hidden_size;
         let heads = Heads::new(config.num_attention_heads, width);
-        let query = normal_linear(reg, &format!("{path}.attention.query"), width, width);
-        let key = normal_linear(reg, &format!("{path}.attention.key"), memory, width);
-        let value = normal_linear(reg, &format!("{path}.attention.value"), memory, width);
+        let query = normal_linear(reg, &format!("{path}.attention.query"), width, width, config.initializer_range);
+        let key = normal_linear(reg, &format!("{path}.attention.key"), memory, width, config.initializer_range);
+        let value = normal_linear(reg, &format!("{path}.attention.value"), memory, width, config.initializer_range);
         let qk_norm = config.qk_normalization.then(|| {
             let norm =
                 |reg: &mut Registry, name| LayerNorm::new(reg, &format!("{path}.attention.{name}"), heads.size, EPS);
             (norm(reg, "q_norm"), norm(reg, "k_norm"))
         });
-        let dense = normal_linear(reg, &format!("{path}.output.dense"), width, width);
+        let dense = normal_linear(reg, &format!("{path}.output.dense"), width, width, config.initializer_range);
         let norm = LayerNorm::new(reg, &format!("{path}.output.LayerNorm"), width, EPS);
         Attention { query, key, value, qk_norm, dense, norm, heads }
     }
@@ -168,7 +175,8 @@ impl QFormer {
     /// A Q-Former under `path`: `path.queries` and `path.blip2qformer.*`.
     pub fn new(reg: &mut Registry, path: &str, config: &QFormerConfig) -> Self {
         let shape = [1, config.num_queries, config.hidden_size];
-        let queries = reg.add(format!("{path}.queries"), shape, Init::Normal { std: 0.02 });
+        let init = Init::Normal { std: config.initializer_range };
+        let queries = reg.add(format!("{path}.queries"), shape, init);
         Self::with_queries(reg, &format!("{path}.blip2qformer"), config, queries)
     }
 
@@ -182,8 +190,20 @@ impl QFormer {
             let cross = i
                 .is_multiple_of(config.cross_attention_frequency)
                 .then(|| Attention::new(reg, &format!("{path}.crossattention"), config, config.encoder_hidden_size));
-            let fc1 = normal_linear(reg, &format!("{path}.intermediate_query.dense"), width, config.intermediate_size);
-            let fc2 = normal_linear(reg, &format!("{path}.output_query.dense"), config.intermediate_size, width);
+            let fc1 = normal_linear(
+                reg,
+                &format!("{path}.intermediate_query.dense"),
+                width,
+                config.intermediate_size,
+                config.initializer_range,
+            );
+            let fc2 = normal_linear(
+                reg,
+                &format!("{path}.output_query.dense"),
+                config.intermediate_size,
+                width,
+                config.initializer_range,
+            );
             let norm = LayerNorm::new(reg, &format!("{path}.output_query.LayerNorm"), width, EPS);
             Layer { attention, cross, mlp: Mlp::new(fc1, Activation::Gelu, fc2), norm }
         };

@@ -94,7 +94,7 @@ impl VisualTokenizer {
         let qformer = QFormer::new(reg, &format!("{path}.perceiver_resampler"), &config.qformer);
         let post_ln = LayerNorm::new(reg, &format!("{path}.post_ln"), embed, 1e-6);
         let proj = |reg: &mut Registry, name: &str, to: usize| {
-            let init = Init::Normal { std: 1e-3 };
+            let init = Init::Normal { std: config.projection_init };
             let path = format!("{path}.{name}");
             Linear::with_init(reg, &path, config.qformer.hidden_size, to, init, Some(Init::ZEROS))
         };

@@ -296,6 +296,7 @@ impl Fixture {
             cross_attention_frequency: self.size(&format!("{section}.cross_attention_frequency"))?,
             encoder_hidden_size: self.size(&format!("{section}.encoder_hidden_size"))?,
             qk_normalization: self.flag(&format!("{section}.qk_normalization")),
+            initializer_range: 0.02,
         })
     }
 
@@ -323,6 +324,7 @@ impl Fixture {
             qformer: self.qformer("visual_qformer", "visual_tokenizer.perceiver_resampler")?,
             mean: colours("clip_mean")?,
             std: colours("clip_std")?,
+            projection_init: 1e-3,
             mask_align: mask_align.filter(|_| on),
         })
     }
@@ -342,7 +344,13 @@ impl Fixture {
                 (Some(fc1), Some(fc2)) => Some([fc1.shape[0], fc2.shape[0]]),
                 _ => None,
             };
-            return Ok(EncoderConfig::Convnext(ConvNextConfig { depths, dims, drop_path, unused_head }));
+            return Ok(EncoderConfig::Convnext(ConvNextConfig {
+                depths,
+                dims,
+                drop_path,
+                layer_scale_init: 1e-6,
+                unused_head,
+            }));
         }
         let hidden = width("embeddings.class_embedding", 0)?;
         let patch = width("embeddings.patch_embedding.weight", 2)?;

@@ -104,7 +104,7 @@ impl<E: Element> Stage<E> {
 
     /// The batch as the model sees it.
     pub fn inputs(&self, batch: &Batch) -> Inputs {
-        let weight = |own: Option<f32>, stage: f64| own.map_or(stage, |w| if w == 0.0 { 0.0 } else { f64::from(w) });
+        let weight = |own: Option<f32>, stage: f64| own.map_or(stage, |own| stage.min(f64::from(own)));
         let s = self.model.config.special;
         let ids = crate::data::SpecialIds {
             bos: s.bos,
@@ -126,9 +126,9 @@ impl<E: Element> Stage<E> {
             nearest_bos: batch.nearest_bos.clone(),
             labels: batch.labels(&ids),
             weights: Some(LossWeights {
-                csr: self.weights.csr,
-                txt: weight(batch.loss_txt_weight, self.weights.txt).min(self.weights.txt),
-                img: weight(batch.loss_img_weight, self.weights.img).min(self.weights.img),
+                csr: weight(batch.loss_csr_weight, self.weights.csr),
+                txt: weight(batch.loss_txt_weight, self.weights.txt),
+                img: weight(batch.loss_img_weight, self.weights.img),
             }),
             pictures_unseen: prior,
         }

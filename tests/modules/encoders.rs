@@ -15,7 +15,7 @@ in_both_types! { convnext_stage clip_vit_layer clip_vit_adapter convnext_adapter
 
 fn convnext_stage<E: Element>() {
     let mut registry = Registry::new();
-    let stage = Stage::new(&mut registry, "p", Some(24), 32, &[0.0, 0.0]);
+    let stage = Stage::new(&mut registry, "p", Some(24), 32, &[0.0, 0.0], 1e-6);
     let case = Case::<E>::with("convnext_stage", 32.0, "p.", &[], registry);
     let (pass, mut grads) = (case.pass(), case.grads());
     let (y, saved) = stage.forward(&pass, &case.input("in.x"), None).unwrap();
@@ -33,8 +33,13 @@ fn cotangents<E: Element>(case: &Case<E>) -> FeaturesGradient<E> {
 
 fn convnext_adapter<E: Element>() {
     let mut registry = Registry::new();
-    let config =
-        ConvNextConfig { depths: [1, 1, 2, 1], dims: [16, 24, 32, 48], drop_path: 0.0, unused_head: Some([40, 20]) };
+    let config = ConvNextConfig {
+        depths: [1, 1, 2, 1],
+        dims: [16, 24, 32, 48],
+        drop_path: 0.0,
+        layer_scale_init: 1e-6,
+        unused_head: Some([40, 20]),
+    };
     let model = ConvNext::new(&mut registry, "vision_model", &config, 64);
     let case = Case::<E>::with("convnext_adapter", 64.0, "", &[], registry);
     let (pass, mut grads) = (case.pass(), case.grads());

@@ -160,7 +160,13 @@ fn unet_with_time_embedding() {
 
 #[test]
 fn convnext_with_stochastic_depth() {
-    let config = ConvNextConfig { depths: [1, 1, 2, 1], dims: [4, 4, 8, 8], drop_path: 0.6, unused_head: None };
+    let config = ConvNextConfig {
+        depths: [1, 1, 2, 1],
+        dims: [4, 4, 8, 8],
+        drop_path: 0.6,
+        layer_scale_init: 0.5,
+        unused_head: None,
+    };
     let build = |reg: &mut Registry| ConvNext::new(reg, "v", &config, 6);
     check(build, |model, pass, grads| {
         let images = tensor(pass.cx, "images", [3, 32, 32, 3]);

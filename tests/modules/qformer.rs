@@ -28,6 +28,7 @@ fn run<E: Element>(module: &str, qk_normalization: bool) {
         cross_attention_frequency: 2,
         encoder_hidden_size: 28,
         qk_normalization,
+        initializer_range: 0.02,
     };
     let queries = registry.add("p.queries", [1, 5, 36], Init::ZEROS);
     let model = QFormer::with_queries(&mut registry, "p", &config, queries);

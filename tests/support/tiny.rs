@@ -26,6 +26,7 @@ pub fn config() -> DeemConfig {
         cross_attention_frequency: 2,
         encoder_hidden_size: encoder,
         qk_normalization,
+        initializer_range: 0.02,
     };
     DeemConfig {
         seq_len: 64,
@@ -37,6 +38,7 @@ pub fn config() -> DeemConfig {
         switches: Switches::default(),
         ignore_noimage_datasets: Vec::new(),
         tokenizer: TokenizerConfig {
+            projection_init: 1e-3,
             image_size: 32,
             embed_dim: 16,
             grid_size: 4,
@@ -44,6 +46,7 @@ pub fn config() -> DeemConfig {
                 depths: [1; 4],
                 dims: [8, 8, 12, 16],
                 drop_path: 0.0,
+                layer_scale_init: 1e-6,
                 unused_head: None,
             }),
             qformer: qformer(3, 12, 16, true),

@@ -178,6 +178,13 @@ pub struct StagePart {
     /// Samples in a batch of this kind; without it the stage's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<usize>,
+    /// Whether the consistency loss is computed on these batches.
+    #[serde(default = "yes")]
+    pub consistency: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn one() -> f32 {
@@ -267,7 +274,12 @@ fn three() -> usize {
 impl StageConfig {
     /// The mixture of samples.
     pub fn recipe(&self) -> Recipe {
-        let part = |p: &StagePart| Part { kind: p.kind, weight: p.weight, batch: p.batch.unwrap_or(self.batch) };
+        let part = |p: &StagePart| Part {
+            kind: p.kind,
+            weight: p.weight,
+            batch: p.batch.unwrap_or(self.batch),
+            consistency: p.consistency,
+        };
         Recipe { parts: self.parts.iter().map(part).collect(), turns: self.turns, pack: self.pack }
     }
 
