@@ -60,6 +60,7 @@ pub fn step(cx: &Context, dir: &Path, repeats: usize) -> Result<StepTimes> {
     let Loaded { model, mut params } = parity::load::<f32>(&fixture)?;
     let (inputs, _) = parity::inputs(&fixture, &model.config)?;
     let draws = parity::draws(&fixture, "draw");
+    drop(fixture);
     let mut grads = Grads::new(params.table());
     let mut optimizer = Optimizer::new(&params, AdamW { beta1: 0.9, beta2: 0.995, eps: 1e-6 }, 1.0);
     let groups = [Group { start: 0, len: params.trainable().len(), lr: 1e-4, weight_decay: 0.05 }];
