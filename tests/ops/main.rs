@@ -24,3 +24,17 @@ mod reduce;
 mod rmsnorm;
 mod rope;
 mod timestep_embedding;
+
+/// Says on which device and with which instruction set the tests of this binary run: `tests/run.sh` collects these lines.
+#[test]
+fn which_machine() {
+    use deem::host::simd::{Level, best_of_machine, level};
+    let name = match level() {
+        Level::Avx512 => "avx512",
+        Level::Avx2 => "avx2",
+        Level::Portable => "portable",
+    };
+    let cx = deem::Context::host(0);
+    println!("ran: {}, {name}, {} threads", cx.device(), cx.pool().threads());
+    assert!(level() <= best_of_machine());
+}
