@@ -14,16 +14,16 @@ fail() {
 command -v cargo >/dev/null || fail "cargo is missing; install Rust 1.89 or newer: https://rustup.rs"
 command -v cc >/dev/null || fail "no linker; on Debian: apt-get install gcc libc6-dev"
 
-# component NAME COMMAND: makes sure that a part of the toolchain is there.
+# component NAME COMMAND PACKAGE: makes sure that a part of the toolchain is there.
 component() {
     cargo "$2" --version >/dev/null 2>&1 && return
-    command -v rustup >/dev/null || fail "cargo $2 is missing and there is no rustup to install it; on Debian: apt-get install rust$2"
+    command -v rustup >/dev/null || fail "cargo $2 is missing and there is no rustup to install it; on Debian: apt-get install $3"
     echo "installing the component $1"
     rustup component add "$1" || fail "could not install $1; by hand: rustup component add $1"
     cargo "$2" --version >/dev/null || fail "cargo $2 does not run"
 }
-component rustfmt fmt
-component clippy clippy
+component rustfmt fmt rustfmt
+component clippy clippy rust-clippy
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
