@@ -1,4 +1,4 @@
-//! Prints the speed of the matrix, convolution and attention kernels on one thread: `cargo run --release --example time_linalg [FILTER]`.
+//! Prints the speed of the matrix, convolution and attention kernels on one thread: `cargo bench --bench linalg [-- FILTER]`.
 
 use std::time::Instant;
 

@@ -1,6 +1,6 @@
 //! Blocks: pieces of networks with hand-written gradients.
 //!
-//! A block is a plain struct of sizes and [`ParamId`](crate::params::ParamId)s. It owns no memory:
+//! A block is a plain struct of sizes and [`ParamId`]s. It owns no memory:
 //!
 //! ```text
 //! forward(&self, pass, x, ..)              -> (y, Saved)

@@ -36,7 +36,7 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Threads that share out the chunks of a job; see the [module documentation](self).
+/// Threads that share out the chunks of a job; see the head of `device/pool.rs`.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,

@@ -1,14 +1,14 @@
 #![allow(clippy::needless_range_loop)] // tiles in registers: every index is a constant once the loops are unrolled
 
-//! Attention on the processor: blocks of queries against blocks of [`KEYS`] keys, through the micro-kernels of [`crate::host::gemm`].
+//! Attention on the processor: blocks of queries against blocks of `KEYS` keys, through the micro-kernels of [`crate::host::gemm`].
 //!
 //! | function | a chunk is | per block of keys |
 //! |---|---|---|
 //! | forward, one query | (image, head) | dot products with the keys where they lie, softmax, weighted sum of values |
-//! | forward | (image, head, up to [`QUERIES`] queries) | `S = Q K^T`, online softmax in place, `O += P V` |
+//! | forward | (image, head, up to `QUERIES` queries) | `S = Q K^T`, online softmax in place, `O += P V` |
 //! | backward | (image, key head) | for each block of queries: `P` from `Q K^T` and lse, `dV += P^T dO`, `dP = dO V^T`, `dK += dS^T Q`, `dQ += dS K` |
 //!
-//! Up to [`KEYS`] keys (the UNet's condition) there is one block, and nothing is rescaled. Sums are in `E::Acc`; a chunk's scratch is a few blocks, and in
+//! Up to `KEYS` keys (the UNet's condition) there is one block, and nothing is rescaled. Sums are in `E::Acc`; a chunk's scratch is a few blocks, and in
 //! the backward the gradient of its queries. Chunks never share an output, so bits do not depend on threads.
 //!
 //! Measured as in [`crate::host::gemm`], GFLOP/s of the products (batch x T x S x heads x D):

@@ -2,7 +2,7 @@
 
 //! Depthwise convolution: 16 channels and 8 pixels at a time, all sums in registers.
 //!
-//! A chunk is some rows of one image and up to [`CHANNELS`] channels. Its input is widened once into the thread's scratch with zeros all
+//! A chunk is some rows of one image and up to `CHANNELS` channels. Its input is widened once into the thread's scratch with zeros all
 //! around (and behind the last channel and pixel), so the loops have neither edges nor tails. For one row of the kernel the weights stay in
 //! registers while 8 + Kw - 1 pixels pass by, each loaded once and used by every output it reaches:
 //!

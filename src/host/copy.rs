@@ -69,7 +69,7 @@ pub fn split_last<E: Element>(pool: &Pool, x: &[E], a: &mut [E], b: &mut [E], ca
     });
 }
 
-/// For every batch entry: y[entry * y_stride + y_start ..][..len] = x[entry * x_stride + x_start ..][..len].
+/// For every batch entry: `y[entry * y_stride + y_start ..][..len] = x[entry * x_stride + x_start ..][..len]`.
 #[allow(clippy::too_many_arguments)]
 pub fn copy_rows<E: Element>(
     pool: &Pool,
@@ -86,7 +86,7 @@ pub fn copy_rows<E: Element>(
     });
 }
 
-/// For every batch entry: y[entry * y_stride + y_start ..][..x_stride] += x[entry * x_stride ..][..x_stride].
+/// For every batch entry: `y[entry * y_stride + y_start ..][..x_stride] += x[entry * x_stride ..][..x_stride]`.
 pub fn add_rows<E: Element>(pool: &Pool, x: &[E], x_stride: usize, y: &mut [E], y_stride: usize, y_start: usize) {
     in_pieces(pool, y, y_stride, y_start, x_stride, |entry, piece, y| {
         add_to(&x[entry * x_stride + piece..][..y.len()], y);

@@ -165,10 +165,10 @@ fn differentiate_points<E: Element, const N: usize>(
     for k in range {
         let mut dot = [E::Acc::ZERO; 4];
         let mut blend = E::Acc::ZERO;
-        for c in 0..4 {
+        for (c, dot) in dot.iter_mut().enumerate() {
             let at = points.row[c][k];
             let sum = g.iter().zip(rows.row(at, size)).fold(E::Acc::ZERO, |sum, (&g, v)| sum + g * v.to_acc());
-            dot[c] = sum * points.valid[c][k];
+            *dot = sum * points.valid[c][k];
             let coefficient = points.coefficient[c][k];
             blend += coefficient * sum;
             let factor = points.weight[k] * coefficient;
@@ -555,13 +555,13 @@ pub(crate) fn sample_backward<E: Element>(
                 }
                 x.look(spec, query, n, &mut points);
                 differentiate(rows, &mut points, 0..count, g, weight_gradient, value_gradient);
-                for k in 0..count {
+                for (k, &gradient) in weight_gradient.iter().enumerate() {
                     let (h, w) = spec.levels[k / p];
                     let at = (query * heads + n) * count + k;
                     let (dx, dy) = (points.x[k] * E::Acc::of_usize(w), points.y[k] * E::Acc::of_usize(h));
                     // SAFETY: a chunk owns the points of its batch entry and head.
                     unsafe {
-                        d_weight.get().add(at).write(E::from_acc(weight_gradient[k]));
+                        d_weight.get().add(at).write(E::from_acc(gradient));
                         d_location.get().add(2 * at).write(E::from_acc(points.weight[k] * dx));
                         d_location.get().add(2 * at + 1).write(E::from_acc(points.weight[k] * dy));
                     }

@@ -21,7 +21,7 @@ simd_fn! {
     }
 }
 
-/// y[i] = src[row(i)].
+/// `y[i] = src[row(i)]`.
 pub fn gather<E: Element>(pool: &Pool, src: &[E], row: impl Fn(usize) -> usize + Sync, y: &mut [E], c: usize) {
     let rows = rows_per_chunk(c);
     pool.run_parts(y, rows * c, |chunk, y| {
@@ -31,7 +31,7 @@ pub fn gather<E: Element>(pool: &Pool, src: &[E], row: impl Fn(usize) -> usize +
     });
 }
 
-/// d_table[row(i)] += dy[i], in the order of i.
+/// `d_table[row(i)] += dy[i]`, in the order of i.
 pub fn scatter_add<E: Element>(
     pool: &Pool,
     dy: &[E],
@@ -47,7 +47,7 @@ pub fn scatter_add<E: Element>(
     });
 }
 
-/// dst[rows[i]] = src[i], in the order of i.
+/// `dst[rows[i]] = src[i]`, in the order of i.
 pub fn scatter<E: Element>(pool: &Pool, src: &[E], rows: &[usize], dst: &mut [E], c: usize) {
     column_panels(pool, dst, c, rows.len(), |mut panel| {
         for (src, &row) in src.chunks_exact(c).zip(rows) {
@@ -57,7 +57,7 @@ pub fn scatter<E: Element>(pool: &Pool, src: &[E], rows: &[usize], dst: &mut [E]
     });
 }
 
-/// dst[rows[i]] += src[i], in the order of i.
+/// `dst[rows[i]] += src[i]`, in the order of i.
 pub fn scatter_add_rows<E: Element>(pool: &Pool, src: &[E], rows: &[usize], dst: &mut [E], c: usize) {
     column_panels(pool, dst, c, rows.len(), |mut panel| {
         for (src, &row) in src.chunks_exact(c).zip(rows) {
@@ -67,7 +67,7 @@ pub fn scatter_add_rows<E: Element>(pool: &Pool, src: &[E], rows: &[usize], dst:
     });
 }
 
-/// dst[rows[i]] += value.
+/// `dst[rows[i]] += value`.
 pub fn add_row<E: Element>(pool: &Pool, value: &[E], rows: &[usize], dst: &mut [E], c: usize) {
     column_panels(pool, dst, c, rows.len(), |mut panel| {
         for &row in rows {
@@ -77,7 +77,7 @@ pub fn add_row<E: Element>(pool: &Pool, value: &[E], rows: &[usize], dst: &mut [
     });
 }
 
-/// out += sum of src[rows[i]].
+/// `out += sum of src[rows[i]]`.
 pub fn sum_rows_at<E: Element>(pool: &Pool, src: &[E], rows: &[usize], out: &mut [E::Acc], c: usize) {
     column_sums(pool, rows.len(), c, [Some(out), None], |range, columns, out, _| {
         for &row in &rows[range] {

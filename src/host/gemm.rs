@@ -2,19 +2,19 @@
 
 //! Matrix products on the processor.
 //!
-//! A product is a grid of blocks of C (at most [`BLOCK_ROWS`] rows). For each panel of 32 columns the block's rows are taken through
-//! [`kernels::block`], in slices of K that keep the panel in the first-level cache, and then through the epilogue while they are
+//! A product is a grid of blocks of C (at most `BLOCK_ROWS` rows). For each panel of 32 columns the block's rows are taken through
+//! `kernels::block`, in slices of K that keep the panel in the first-level cache, and then through the epilogue while they are
 //! still there. The first operand is read where it lies if it is stored in the accumulation type (any strides will do), otherwise it is
-//! widened, a block at a time, into the thread's scratch; convolutions gather their pixels in the same place ([`Rows`]). The second
-//! operand is transposed or widened into panels ([`Cols`]) once, for all blocks.
+//! widened, a block at a time, into the thread's scratch; convolutions gather their pixels in the same place (`Rows`). The second
+//! operand is transposed or widened into panels (`Cols`) once, for all blocks.
 //!
 //! | variant | when |
 //! |---|---|
-//! | `dots` | form Nt, at most [`FEW_ROWS`] rows: each row of the weights is read once, in its own order |
+//! | `dots` | form Nt, at most `FEW_ROWS` rows: each row of the weights is read once, in its own order |
 //! | `product` | everything else |
 //! | `reduction` | K of thousands and a small C (weight gradients): K is cut into slices by shape alone, summed in order |
 //!
-//! Measured with `cargo run --release --example time_linalg` on one core of an AVX-512 server whose clock moved between two states during the run
+//! Measured with `cargo bench --bench linalg` on one core of an AVX-512 server whose clock moved between two states during the run
 //! (about 100 and 147 GFLOP/s of f32 multiply-adds; best of several runs, GFLOP/s):
 //!
 //! | Nt 1024^3 | Nt 8192x64x64 | Nt 2048x256x64 | Nt 64x64x16 | Nt 4x512x512 | Nn 2048x64x256 | Tn 64x64x8192 | Nt 1024^3 bf16 | Nt 512^3 f64 |

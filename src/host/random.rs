@@ -7,7 +7,7 @@ use crate::ops::random::Stream;
 /// A number costs tens of nanoseconds, so chunks are small.
 const CHUNK: usize = 1024;
 
-/// y[i] = normal(i).
+/// `y[i]` = normal(i).
 pub fn fill_normal<E: Element>(pool: &Pool, stream: Stream, y: &mut [E]) {
     pool.run_parts(y, CHUNK, |chunk, y| {
         for (i, y) in y.iter_mut().enumerate() {
@@ -16,7 +16,7 @@ pub fn fill_normal<E: Element>(pool: &Pool, stream: Stream, y: &mut [E]) {
     });
 }
 
-/// y[i] = uniform(i), below 1 also after rounding.
+/// `y[i]` = uniform(i), below 1 also after rounding.
 pub fn fill_uniform<E: Element>(pool: &Pool, stream: Stream, y: &mut [E]) {
     let bits = match E::DTYPE {
         DType::F64 => 53,

@@ -77,7 +77,7 @@ simd_fn! {
     }
 }
 
-/// out [C] += sum of rows.
+/// out `[C]` += sum of rows.
 pub fn sum_rows<E: Element>(pool: &Pool, x: &[E], out: &mut [E::Acc], c: usize) {
     column_sums(pool, x.len() / c, c, [Some(out), None], |rows, columns, out, _| add_rows(x, c, rows, columns, out));
 }

@@ -1,4 +1,4 @@
-//! One source, several instruction sets: [`simd_fn!`] compiles a function body for portable x86-64 (or any other
+//! One source, several instruction sets: [`crate::simd_fn!`] compiles a function body for portable x86-64 (or any other
 //! architecture), for AVX2 + FMA and for AVX-512, and calls the best one that the running machine has.
 //!
 //! The body is written as plain loops over slices and left to the compiler's vectoriser; hand-written intrinsics are kept

@@ -355,7 +355,7 @@ impl Deem {
     }
 
     /// First row, number of rows and sizes of the levels that the LLM reads.
-    fn llm_levels(&self, levels: &[(usize, usize)]) -> Result<(usize, usize, Vec<(usize, usize)>)> {
+    fn llm_levels(&self, levels: &[(usize, usize)]) -> Result<(usize, usize, Vec<Size>)> {
         let wanted = |(_, w): &(usize, usize)| self.config.llm.spatial_shapes.contains(w);
         let first = levels.iter().position(wanted);
         let chosen: Vec<_> = levels.iter().copied().filter(wanted).collect();
@@ -779,11 +779,11 @@ impl Deem {
 
 fn drop_all<T>(_: T) {}
 
+/// Height and width of a map.
+type Size = (usize, usize);
+
 /// Maps `[I, s, s, E]` one after the other: `[I, sum s*s, E]`, and their sizes.
-pub(crate) fn join_maps<E: Element>(
-    pass: &Pass<'_, E>,
-    maps: &[Tensor<E>],
-) -> Result<(Tensor<E>, Arc<[(usize, usize)]>)> {
+pub(crate) fn join_maps<E: Element>(pass: &Pass<'_, E>, maps: &[Tensor<E>]) -> Result<(Tensor<E>, Arc<[Size]>)> {
     let flat = |m: &Tensor<E>| [m.shape()[0], m.shape()[1] * m.shape()[2], m.shape()[3]];
     let views: Vec<_> = maps.iter().map(|m| m.view().reshape(flat(m))).collect();
     let [images, _, width] = flat(&maps[0]);

@@ -38,7 +38,7 @@ pub enum EncoderConfig {
 #[derive(Clone, Debug)]
 pub enum Encoder {
     /// ConvNeXt with linear adapters.
-    Convnext(ConvNext),
+    Convnext(Box<ConvNext>),
     /// CLIP ViT with the ViT adapter.
     ClipVit(Box<ClipVit>),
 }
@@ -47,7 +47,7 @@ pub enum Encoder {
 #[must_use]
 pub enum EncoderSaved<E: Element> {
     /// Of a ConvNeXt.
-    Convnext(ConvNextSaved<E>),
+    Convnext(Box<ConvNextSaved<E>>),
     /// Of a CLIP ViT.
     ClipVit(Box<ClipVitSaved<E>>),
 }
@@ -56,7 +56,7 @@ impl Encoder {
     /// An encoder under `path` (`...vision_model`) whose maps have `embed` channels.
     pub fn new(reg: &mut Registry, path: &str, config: &EncoderConfig, embed: usize) -> Self {
         match config {
-            EncoderConfig::Convnext(config) => Encoder::Convnext(ConvNext::new(reg, path, config, embed)),
+            EncoderConfig::Convnext(config) => Encoder::Convnext(Box::new(ConvNext::new(reg, path, config, embed))),
             EncoderConfig::ClipVit(config) => Encoder::ClipVit(Box::new(ClipVit::new(reg, path, config, embed))),
         }
     }
@@ -74,7 +74,7 @@ impl Encoder {
         match self {
             Encoder::Convnext(model) => {
                 let (features, saved) = model.forward(pass, images, drop_seed)?;
-                Ok((features, EncoderSaved::Convnext(saved)))
+                Ok((features, EncoderSaved::Convnext(Box::new(saved))))
             }
             Encoder::ClipVit(model) => {
                 let (features, saved) = model.forward(pass, images)?;
@@ -97,7 +97,7 @@ impl Encoder {
     ) -> Result<Option<Tensor<E>>> {
         match (self, saved) {
             (Encoder::Convnext(model), EncoderSaved::Convnext(saved)) => {
-                model.backward(pass, grads, saved, d, want_images)
+                model.backward(pass, grads, *saved, d, want_images)
             }
             (Encoder::ClipVit(model), EncoderSaved::ClipVit(saved)) => {
                 model.backward(pass, grads, *saved, d, want_images)

@@ -65,11 +65,14 @@ pub struct MmfsBlock {
     width: usize,
 }
 
+/// What the gradient of [`MmfsBlock::values`] needs: of the norm and of the projection.
+type ValuesSaved<E> = (LayerNormSaved<E>, LinearSaved<E>);
+
 /// What [`MmfsBlock::backward`] needs.
 #[must_use]
 pub struct MmfsBlockSaved<E: Element> {
     query_norm: LayerNormSaved<E>,
-    feat_norm: Option<(LayerNormSaved<E>, LinearSaved<E>)>,
+    feat_norm: Option<ValuesSaved<E>>,
     mmfs: MmfsSaved<E>,
     conv: ConvSaved<E>,
 }
@@ -99,11 +102,7 @@ impl MmfsBlock {
     }
 
     /// Values of the features `[B, I*S, F]`.
-    fn values<E: Element>(
-        &self,
-        pass: &Pass<'_, E>,
-        features: &Tensor<E>,
-    ) -> Result<(Tensor<E>, (LayerNormSaved<E>, LinearSaved<E>))> {
+    fn values<E: Element>(&self, pass: &Pass<'_, E>, features: &Tensor<E>) -> Result<(Tensor<E>, ValuesSaved<E>)> {
         let (normed, norm) = self.feat_norm.forward(pass, features)?;
         let (value, proj) = self.mmfs.values(pass, &normed)?;
         Ok((value, (norm, proj)))

@@ -83,7 +83,7 @@ pub fn scale<E: Element>(cx: &Context, alpha: f64, x: View<'_, E>, y: ViewMut<'_
     Ok(())
 }
 
-/// y [.., C] = gamma [C] * x [.., C].
+/// y [.., C] = gamma `[C]` * x [.., C].
 ///
 /// # Errors
 /// [`crate::Error::Shape`] if a shape does not fit.
@@ -122,7 +122,7 @@ pub fn scale_channels_backward<E: Element>(
     Ok(())
 }
 
-/// y [.., C] = v [C] + x [.., C]; the gradient of v is [`super::reduce::sum_rows`].
+/// y [.., C] = v `[C]` + x [.., C]; the gradient of v is [`super::reduce::sum_rows`].
 ///
 /// # Errors
 /// [`crate::Error::Shape`] if a shape does not fit.

@@ -1,6 +1,6 @@
 //! Cross entropy of class scores, fused with softmax: loss = sum over rows of (lse - logit of the target), lse = ln sum exp(logits).
 //!
-//! Shapes: logits, d_logits [R, V]; targets R, each a class or [`IGNORE`]; lse [R]. No table of probabilities is kept: the backward
+//! Shapes: logits, d_logits [R, V]; targets R, each a class or [`IGNORE`]; lse `[R]`. No table of probabilities is kept: the backward
 //! recomputes them from logits and lse. Ignored rows cost nothing: their logits are not read, their lse and gradient are 0.
 
 use super::{check, check_shape};
@@ -42,7 +42,7 @@ fn sizes(logits: Shape, targets: &[i32]) -> Result<usize> {
     }
 }
 
-/// Loss of logits [R, V] against targets (R); writes lse [R] for the backward (0 for ignored rows). Planning returns zeros.
+/// Loss of logits [R, V] against targets (R); writes lse `[R]` for the backward (0 for ignored rows). Planning returns zeros.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] if a shape does not fit, [`crate::Error::Domain`] naming the target if one is out of range.

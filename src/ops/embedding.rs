@@ -102,7 +102,7 @@ pub fn scatter_add_rows<E: Element>(cx: &Context, src: View<'_, E>, rows: &[usiz
     Ok(())
 }
 
-/// dst [R, C] at rows (K) += row, which is [C] or [1, C]; rows may repeat.
+/// dst [R, C] at rows (K) += row, which is `[C]` or [1, C]; rows may repeat.
 ///
 /// # Errors
 /// As [`gather_rows`].
@@ -118,7 +118,7 @@ pub fn add_row<E: Element>(cx: &Context, row: View<'_, E>, rows: &[usize], dst: 
     Ok(())
 }
 
-/// out [C] += sum of src [R, C] at rows (K): the gradient of `row` in [`add_row`].
+/// out `[C]` += sum of src [R, C] at rows (K): the gradient of `row` in [`add_row`].
 ///
 /// # Errors
 /// As [`gather_rows`].

@@ -1,7 +1,7 @@
 //! Group normalisation, channels last, with SiLU fused if wanted: y = silu?((x - mean) rstd weight + bias).
 //!
 //! Wu and He (arXiv 1803.08494); Stable Diffusion. Shapes: x, y, dx, dy [B, .., C]: the first axis is the batch, all middle axes are pixels;
-//! weight, bias [C]; stats [B, G, 2] = (mean, rstd) over the pixels and the C / G neighbouring channels of a group.
+//! weight, bias `[C]`; stats [B, G, 2] = (mean, rstd) over the pixels and the C / G neighbouring channels of a group.
 //!
 //! Statistics: each block of pixels that fits the cache is read twice (mean, then squares of deviations); blocks are combined by the
 //! formula of Chan, Golub and LeVeque (1979), so memory is read once and no difference of large moments is taken.

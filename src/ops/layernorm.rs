@@ -1,6 +1,6 @@
 //! Layer normalisation over the last axis: y = (x - mean) rstd weight + bias, rstd = 1 / sqrt(var + eps).
 //!
-//! Ba, Kiros and Hinton (arXiv 1607.06450). Shapes: x, y, dx, dy [.., C] = R rows; weight, bias [C]; stats [R, 2] = (mean, rstd).
+//! Ba, Kiros and Hinton (arXiv 1607.06450). Shapes: x, y, dx, dy [.., C] = R rows; weight, bias `[C]`; stats [R, 2] = (mean, rstd).
 //! Statistics are two passes over the row in the accumulation type: the variance is a sum of squares of deviations, never a
 //! difference of moments. Variants: with or without weight and bias; one code path for rows from 1 to any number of channels.
 

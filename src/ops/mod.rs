@@ -1,6 +1,6 @@
 //! Ops: one module, one contract, one file per op; the same name in every folder.
 //!
-//! * Each op is a pair of free functions (`forward`, `backward` or several gradients). The first argument is the [`Context`], then
+//! * Each op is a pair of free functions (`forward`, `backward` or several gradients). The first argument is the [`Context`](crate::Context), then
 //!   the inputs as [`View`](crate::memory::View)s, then the outputs as [`ViewMut`](crate::memory::ViewMut)s, then options.
 //! * The function here checks every shape against the contract, returns when the context is planning, and calls the device.
 //! * An op never allocates: scratch comes from the caller or from a per-thread buffer of fixed size.

@@ -10,10 +10,10 @@ use crate::memory::{Shape, View, ViewMut};
 
 const OP: &str = "reduce";
 
-/// out [C] += sum of x [.., C] over all rows: the gradient of a bias.
+/// out `[C]` += sum of x [.., C] over all rows: the gradient of a bias.
 ///
 /// # Errors
-/// [`crate::Error::Shape`] if out is not [C].
+/// [`crate::Error::Shape`] if out is not `[C]`.
 pub fn sum_rows<E: Element>(cx: &Context, x: View<'_, E>, out: ViewMut<'_, E::Acc>) -> Result<()> {
     let c = x.shape().last();
     check_shape(OP, "out", out.shape(), [c])?;

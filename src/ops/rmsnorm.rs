@@ -1,6 +1,6 @@
 //! Root-mean-square normalisation over the last axis: y = x rstd weight, rstd = 1 / sqrt(mean(x^2) + eps).
 //!
-//! Zhang and Sennrich (arXiv 1910.07467); LLaMA. Shapes: x, y, dx, dy [.., C] = R rows; weight [C]; rstd [R].
+//! Zhang and Sennrich (arXiv 1910.07467); LLaMA. Shapes: x, y, dx, dy [.., C] = R rows; weight `[C]`; rstd `[R]`.
 
 use super::check_shape;
 use crate::device::Context;
@@ -10,7 +10,7 @@ use crate::memory::{View, ViewMut};
 
 const OP: &str = "rmsnorm";
 
-/// y = x rstd weight per row; writes rstd [R] for the backward.
+/// y = x rstd weight per row; writes rstd `[R]` for the backward.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] if a shape does not fit.

@@ -1,7 +1,7 @@
 //! Reads a directory of recorded tensors: configuration, weights, inputs, draws. Sizes come from the tensors wherever these say them; `config.json`
 //! adds what shapes cannot (heads, epsilons, flags).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors};
@@ -25,10 +25,12 @@ use crate::ops::diffusion::Prediction;
 /// A recorded tensor, in the order of the file.
 #[derive(Clone, Debug)]
 pub struct Recorded {
-    /// Sizes.
+    /// Sizes of the whole tensor.
     pub shape: Vec<usize>,
-    /// Elements.
+    /// All elements, or every `step`-th.
     pub data: Vec<f64>,
+    /// 1 if the whole tensor is there.
+    pub step: usize,
 }
 
 impl Recorded {
@@ -56,7 +58,7 @@ impl Recorded {
                 data.extend((0..c).map(|ch| image[ch * h * w + pixel]));
             }
         }
-        Recorded { shape: vec![b, h, w, c], data }
+        Recorded { shape: vec![b, h, w, c], data, step: self.step }
     }
 
     /// Rows `index` of the first axis.
@@ -65,18 +67,53 @@ impl Recorded {
         let data = index.iter().flat_map(|&i| self.data[i * len..(i + 1) * len].iter().copied()).collect();
         let mut shape = self.shape.clone();
         shape[0] = index.len();
-        Recorded { shape, data }
+        Recorded { shape, data, step: self.step }
     }
 }
 
 /// The tensors of one file by name.
 pub type Tensors = BTreeMap<String, Recorded>;
 
+/// `NAME.safetensors.index.json`, which lists the parts of a file that is stored in several.
+fn index_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".index.json");
+    name.into()
+}
+
 /// Reads all tensors of a safetensors file; bool, integer and float types become numbers.
+///
+/// Of a large result every k-th element may be stored, in the order of the file: metadata `step NAME` = `k:SHAPE`. In place of `NAME.safetensors` there may be parts and an index of them, as the Hugging Face libraries write: `NAME.safetensors.index.json` with the
+/// file of every tensor under `weight_map`.
 ///
 /// # Errors
 /// [`Error::Io`] and [`Error::Format`] naming the file.
 pub fn read_tensors(path: &Path) -> Result<Tensors> {
+    let index = index_of(path);
+    if path.exists() || !index.exists() {
+        return read_file(path);
+    }
+    let text = std::fs::read_to_string(&index).map_err(|e| Error::io(&index, e))?;
+    let list: Value = serde_json::from_str(&text).map_err(|e| Error::format(&index, format!("not JSON: {e}")))?;
+    let Some(map) = list.get("weight_map").and_then(Value::as_object) else {
+        return Err(Error::format(&index, "no `weight_map`".to_string()));
+    };
+    let parts: BTreeSet<&str> = map.values().filter_map(Value::as_str).collect();
+    let mut all = Tensors::new();
+    for part in parts {
+        // A part lies beside its index: nothing is read from elsewhere.
+        if part.contains(['/', '\\']) {
+            return Err(Error::format(&index, format!("`{part}` is no file name")));
+        }
+        all.extend(read_file(&path.with_file_name(part))?);
+    }
+    match map.keys().find(|name| !all.contains_key(*name)) {
+        Some(name) => Err(Error::format(&index, format!("the tensor `{name}` is in none of the parts"))),
+        None => Ok(all),
+    }
+}
+
+fn read_file(path: &Path) -> Result<Tensors> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     let file =
         SafeTensors::deserialize(&bytes).map_err(|e| Error::format(path, format!("not a safetensors file: {e}")))?;
@@ -102,7 +139,27 @@ pub fn read_tensors(path: &Path) -> Result<Tensors> {
             Dtype::BF16 => raw.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f64()).collect(),
             other => return Err(Error::format(path, format!("tensor `{name}` has the unexpected type {other:?}"))),
         };
-        all.insert(name, Recorded { shape: view.shape().to_vec(), data });
+        all.insert(name, Recorded { shape: view.shape().to_vec(), data, step: 1 });
+    }
+    // What was thinned says so in the metadata: `step NAME` = `k:SHAPE`.
+    let header = SafeTensors::read_metadata(&bytes).ok().and_then(|(_, header)| header.metadata().clone());
+    for (key, value) in header.iter().flatten() {
+        let Some(tensor) = key.strip_prefix("step ").and_then(|name| all.get_mut(name)) else { continue };
+        let parsed = value.split_once(':').and_then(|(step, shape)| {
+            let shape: Option<Vec<usize>> = shape.split(',').map(|n| n.parse().ok()).collect();
+            Some((step.parse().ok().filter(|step| *step > 0)?, shape?))
+        });
+        let fits = |(step, shape): &(usize, Vec<usize>)| {
+            shape.iter().try_fold(1usize, |n, s| n.checked_mul(*s)).map(|n| n.div_ceil(*step))
+                == Some(tensor.data.len())
+        };
+        let Some((step, shape)) = parsed.filter(fits) else {
+            return Err(Error::format(
+                path,
+                format!("the metadata `{key}` is `{value}`, which does not fit its tensor"),
+            ));
+        };
+        (tensor.step, tensor.shape) = (step, shape);
     }
     Ok(all)
 }
@@ -132,11 +189,19 @@ impl Fixture {
             let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
             serde_json::from_str(&text).map_err(|e| Error::format(&path, format!("not JSON: {e}")))
         };
+        let whole = |name: &str| -> Result<Tensors> {
+            let path = dir.join(name);
+            let tensors = read_tensors(&path)?;
+            match tensors.iter().find(|(_, tensor)| tensor.step != 1) {
+                Some((name, _)) => Err(Error::format(path, format!("`{name}` must be whole, and is thinned"))),
+                None => Ok(tensors),
+            }
+        };
         Ok(Fixture {
             dir: dir.to_path_buf(),
             config: json("config.json")?,
-            weights: read_tensors(&dir.join("model.safetensors"))?,
-            inputs: read_tensors(&dir.join("inputs.safetensors"))?,
+            weights: whole("model.safetensors")?,
+            inputs: whole("inputs.safetensors")?,
             noise: if dir.join("noise.json").exists() { json("noise.json")? } else { Value::Null },
         })
     }
@@ -147,7 +212,7 @@ impl Fixture {
     /// [`Error::Io`] and [`Error::Format`] naming the file.
     pub fn optional(&self, name: &str) -> Result<Option<Tensors>> {
         let path = self.dir.join(name);
-        if path.exists() { read_tensors(&path).map(Some) } else { Ok(None) }
+        if path.exists() || index_of(&path).exists() { read_tensors(&path).map(Some) } else { Ok(None) }
     }
 
     /// Recorded noise of a tensor: absolute, relative.

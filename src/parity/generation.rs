@@ -100,7 +100,7 @@ pub(super) fn compare<E: Element>(
 /// Maps `[.., B, C, H, W]` as `[.., B, H, W, C]`.
 fn channels_last(t: &Recorded) -> Recorded {
     match t.shape[..] {
-        [n, b, c, h, w] => Recorded { shape: vec![n * b, c, h, w], data: t.data.clone() }.channels_last(),
+        [n, b, c, h, w] => Recorded { shape: vec![n * b, c, h, w], ..t.clone() }.channels_last(),
         _ => t.channels_last(),
     }
 }

@@ -216,16 +216,23 @@ fn compare_output(table: &mut Table, found: &Found, name: &str, recorded: &Recor
     let Some((shape, data)) = found.get(base) else { return table.unknown(name) };
     // The only tensor of rank 4 that is no map: [B, images, positions, channels], ours with both middle axes in one.
     let recorded = match (base, &recorded.shape[..]) {
-        ("llm.in.vision_hidden_states", &[b, n, s, c]) => {
-            Recorded { shape: vec![b, n * s, c], data: recorded.data.clone() }
-        }
+        ("llm.in.vision_hidden_states", &[b, n, s, c]) => Recorded { shape: vec![b, n * s, c], ..recorded.clone() },
+        // Thinned: the found map takes the order of the file instead.
+        (_, &[b, c, h, w]) if recorded.step > 1 => Recorded { shape: vec![b, h, w, c], ..recorded.clone() },
         _ => recorded.channels_last(),
     };
-    let (shape, data) = every_nth(shape, data, stride);
+    let (shape, mut data) = every_nth(shape, data, stride);
     // A scalar, or one number per row, may carry axes of size one.
     let squeeze = |s: &[usize]| s.iter().copied().filter(|&n| n != 1).collect::<Vec<_>>();
     if squeeze(&shape) != squeeze(&recorded.shape) {
         return table.fail(name, format!("shape {shape:?}, recorded {:?} (channels last)", recorded.shape));
+    }
+    if recorded.step > 1 {
+        if let &[b, h, w, c] = &shape[..] {
+            // Channels and pixels change places.
+            data = Recorded { shape: vec![b, h * w, c, 1], data, step: 1 }.channels_last().data;
+        }
+        data = data.into_iter().step_by(recorded.step).collect();
     }
     let largest = recorded.data.iter().fold(0f64, |m, x| m.max(x.abs()));
     table.compare(name, &data, &recorded.data, allowance(name, noise, largest, false));
@@ -262,6 +269,7 @@ fn compare_gradients<E: Element>(table: &mut Table, fixture: &Fixture, grads: &G
         let spec = names.spec(id);
         let numbers: Vec<f64> = gradient.data().iter().map(|x| x.to_f64()).collect();
         let found = spec.layout.to_file(spec.shape, &numbers);
+        let found: Vec<f64> = found.into_iter().step_by(recorded.step).collect();
         let largest = recorded.data.iter().fold(0f64, |m, x| m.max(x.abs()));
         let allowed = allowance(name, fixture.noise("grads", name), largest, true);
         table.compare(&label, &found, &recorded.data, allowed);

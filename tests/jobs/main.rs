@@ -6,4 +6,5 @@ mod support;
 mod tiny;
 
 mod generation;
+mod parity;
 mod pictures;

@@ -9,6 +9,7 @@ mod diffusion;
 mod encoders;
 mod gradients;
 mod llama;
+mod masks;
 mod positions;
 mod qformer;
 mod unet;

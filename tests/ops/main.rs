@@ -12,6 +12,8 @@ mod conv2d_depthwise;
 mod copy;
 mod cross_attention;
 mod cross_entropy;
+mod deform_attention;
+mod diffusion;
 mod embedding;
 mod gemm;
 mod glu;
@@ -21,6 +23,21 @@ mod mse;
 mod pointwise;
 mod random;
 mod reduce;
+mod resample;
 mod rmsnorm;
 mod rope;
 mod timestep_embedding;
+
+/// Says on which device and with which instruction set the tests of this binary run: `tests/run.sh` collects these lines.
+#[test]
+fn which_machine() {
+    use deem::host::simd::{Level, best_of_machine, level};
+    let name = match level() {
+        Level::Avx512 => "avx512",
+        Level::Avx2 => "avx2",
+        Level::Portable => "portable",
+    };
+    let cx = deem::Context::host(0);
+    println!("ran: {}, {name}, {} threads", cx.device(), cx.pool().threads());
+    assert!(level() <= best_of_machine());
+}
