@@ -217,7 +217,7 @@ impl Deem {
         let diffusion = config.diffusion.as_ref().map(|d| Diffusion::new(&mut reg, "visual_tokenizer.encoder", d));
         let llm = Llama::new(&mut reg, "mm_decoder", &config.llm, config.tokenizer.embed_dim);
         let new_tokens = config.llm.vocab_size - config.base_vocab;
-        let std = Init::Normal { std: 0.02 };
+        let std = Init::Normal { std: config.llm.initializer_range };
         let bias = (0..config.llm.vocab_size).map(|i| if i < config.base_vocab { 0.0 } else { -100.0 }).collect();
         let (vocab, bias) = (config.llm.vocab_size, Some(Init::Table(bias)));
         let head = Linear::with_init(&mut reg, "text_decoder.head", width, vocab, std, bias);

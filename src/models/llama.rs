@@ -54,6 +54,13 @@ pub struct LlamaConfig {
     pub mmfs_points: usize,
     /// Rows of the relative-image table.
     pub mmfs_max_images: usize,
+    /// Standard deviation of the first values of embeddings and projections.
+    #[serde(default = "llama_range")]
+    pub initializer_range: f64,
+}
+
+fn llama_range() -> f64 {
+    0.02
 }
 
 /// The gated cross-attention of one layer.
@@ -295,7 +302,7 @@ impl Llama {
     /// A model under `path` (`mm_decoder`) that reads image features of width `feature`.
     pub fn new(reg: &mut Registry, path: &str, config: &LlamaConfig, feature: usize) -> Self {
         let prefix = if path.is_empty() { String::new() } else { format!("{path}.") };
-        let (width, std) = (config.hidden_size, Init::Normal { std: 0.02 });
+        let (width, std) = (config.hidden_size, Init::Normal { std: config.initializer_range });
         let embed_tokens = reg.add(format!("{prefix}embed_tokens.weight"), [config.vocab_size, width], std.clone());
         let size = width / config.num_attention_heads;
         let heads =

@@ -347,6 +347,7 @@ impl Fixture {
             mmfs_heads: self.size("mmfs_llm.n_heads")?,
             mmfs_points: self.size("mmfs_llm.n_points")?,
             mmfs_max_images: self.size("mmfs_llm.max_num_image_per_seq")?,
+            initializer_range: self.number("llm.initializer_range").unwrap_or(0.02),
         })
     }
 

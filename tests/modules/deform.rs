@@ -158,6 +158,7 @@ pub fn llama_config() -> LlamaConfig {
         mmfs_heads: 16,
         mmfs_points: 8,
         mmfs_max_images: 50,
+        initializer_range: 0.02,
     }
 }
 

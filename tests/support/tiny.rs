@@ -70,6 +70,7 @@ pub fn config() -> DeemConfig {
             mmfs_heads: 2,
             mmfs_points: 2,
             mmfs_max_images: 5,
+            initializer_range: 0.02,
         },
         diffusion: Some(DiffusionConfig {
             image_size: 16,
