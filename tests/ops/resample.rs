@@ -121,7 +121,7 @@ fn closed_forms() {
     // Half as many are means of two (bilinear); bicubic weighs -3/32, 19/32, 19/32, -3/32.
     support::assert_close("means", &line(&[1.0, 3.0, 6.0, 8.0], 2, Resize::BILINEAR), &[2.0, 7.0], 1e-15);
     let impulse = line(&[0.0, 0.0, 32.0, 0.0, 0.0, 0.0], 3, Resize::BICUBIC);
-    support::assert_close("impulse", &impulse, &[-3.0, 19.0, -3.0], 1e-14);
+    support::assert_close("impulse", &impulse, &[-3.0, 19.0, 0.0], 1e-14);
     // Constants stay constants.
     for how in ways() {
         support::assert_close("constant", &line(&[2.5; 5], 13, how), &[2.5; 13], 1e-15);
