@@ -1,6 +1,8 @@
 //! deem: DEEM (arXiv 2405.15232) as a low-level library. The crate documentation is completed with the first model.
+
 pub mod bench;
 pub mod blocks;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod data;
 pub mod device;
@@ -17,7 +19,7 @@ pub mod params;
 pub mod parity;
 pub mod train;
 pub mod weights;
-#[cfg(feature = "cli")]
+
 pub use device::{Context, Device};
 pub use error::{Error, Result};
 pub use interrupt::Interrupt;
