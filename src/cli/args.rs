@@ -323,7 +323,7 @@ pub struct ImagineArgs {
 #[derive(Args, Debug)]
 pub struct EvalArgs {
     /// Items per suite
-    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     pub items: u64,
     /// The model.
     #[command(flatten)]
