@@ -5,5 +5,11 @@ mod support;
 #[path = "../support/tiny.rs"]
 mod tiny;
 
+#[cfg(feature = "cli")]
+mod commands;
 mod generation;
 mod pictures;
+#[cfg(feature = "cli")]
+mod program;
+#[cfg(feature = "cli")]
+mod resume;
