@@ -76,13 +76,10 @@ fn job<E: Element>(
         Command::Eval(args) => {
             let text = args.text.options(common)?;
             let options = EvalOptions { text, seed: common.seed.unwrap_or(0), ..EvalOptions::new(args.items) };
-            let mut told: Option<Told> = None;
-            let mut progress =
-                |done: u64, total: u64| told.get_or_insert_with(|| Told::new(common, "answers", total)).step(done);
+            let mut told = Told::new(common, "answers", options.answers());
+            let mut progress = |done: u64, _| told.step(done);
             let report = evaluate(&session, &name(&model.model, checkpoint), &options, &mut progress)?;
-            if let Some(mut told) = told {
-                told.console.end_stage();
-            }
+            told.console.end_stage();
             out.result(&report)?;
         }
         _ => {}

@@ -36,6 +36,12 @@ impl EvalOptions {
         EvalOptions { items, damaged_items, at_once: 32, text: TextOptions::greedy(48), seed: 0 }
     }
 
+    /// Answers wanted in all.
+    pub fn answers(&self) -> u64 {
+        let (whole, damaged) = self.suites();
+        whole.iter().chain(&damaged).map(|suite| suite.items).sum()
+    }
+
     fn suites(&self) -> (Vec<Suite>, Vec<Suite>) {
         let mut whole = Suite::standard(self.items);
         let kinds = || DAMAGED.iter().filter(|_| self.damaged_items > 0);
@@ -70,7 +76,7 @@ pub fn evaluate<E: Element>(
     progress: Progress<'_>,
 ) -> Result<Report> {
     let (whole, damaged) = options.suites();
-    let total = whole.iter().chain(&damaged).map(|suite| suite.items).sum();
+    let total = options.answers();
     let mut done = 0;
     let mut all = |suites: &[Suite]| -> Result<Vec<Scores>> {
         let mut one = |suite: &Suite| {

@@ -6,7 +6,8 @@ use crate::program::{Ended, SMALL, copy, deem, listing, newest, run, succeed, tr
 
 /// A PNG file of a size, with noise in it.
 fn picture(path: &Path, width: u32, height: u32) {
-    let pixels = image::RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8 * 7, y as u8 * 5, 99]));
+    let pixels =
+        image::RgbImage::from_fn(width, height, |x, y| image::Rgb([(7 * x % 256) as u8, (5 * y % 256) as u8, 99]));
     pixels.save(path).unwrap();
 }
 
