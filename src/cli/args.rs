@@ -1,17 +1,19 @@
 //! The arguments of all commands. A command joins [`Command`] together with the job that it calls.
 
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::Failure;
-use crate::Device;
+use crate::data::Region;
 use crate::dtype::DType;
+use crate::infer::image::ImageOptions;
+use crate::infer::text::{Decoding, TextOptions};
 use crate::ops::diffusion::Sampler;
 use crate::train::config::TrainConfig;
 use crate::weights::Checkpoint;
 use crate::weights::checkpoint::{CONFIG_FILE, newest};
+use crate::{Device, Error};
 
 /// deem: DEEM (arXiv 2405.15232), diffusion models as the eyes of large language models.
 #[derive(Parser, Debug)]
@@ -33,6 +35,21 @@ pub enum Command {
         after_help = "Examples:\n  deem train\n  deem train --set loss.csr=0 --out runs/baseline\n  deem train --resume runs/tiny"
     )]
     Train(TrainArgs),
+    /// Say what is in pictures
+    #[command(after_help = "Example:\n  deem caption a.png b.jpeg")]
+    Caption(CaptionArgs),
+    /// Answer questions about a picture
+    #[command(after_help = "Example:\n  deem ask a.png \"is there a cat ?\" \"how many dogs are there ?\"")]
+    Ask(AskArgs),
+    /// Name what is in a part of a picture
+    #[command(after_help = "Example:\n  deem point a.png --region 0.1,0.2,0.5,0.6")]
+    Point(PointArgs),
+    /// Draw a picture from words, and pictures before them
+    #[command(after_help = "Example:\n  deem imagine \"a cat and two dogs\" --out cat.png")]
+    Imagine(ImagineArgs),
+    /// Examine a model on held-out scenes, another art style, and damaged pictures
+    #[command(after_help = "Example:\n  deem eval --items 400 --json scores.json")]
+    Eval(EvalArgs),
     /// Check this installation and device against a directory of recorded tensors
     #[command(after_help = "Example:\n  deem parity recorded/deem-tiny-a --json table.json")]
     Parity(ParityArgs),
@@ -185,8 +202,28 @@ pub struct TextArgs {
     #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = probability)]
     pub top_p: f64,
     /// Most words
-    #[arg(long, value_name = "N", default_value_t = 48)]
-    pub max_new: usize,
+    #[arg(long, value_name = "N", default_value_t = 48, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub max_new: u32,
+}
+
+impl TextArgs {
+    /// The options of text generation.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] if both a search and drawing are asked for.
+    pub fn options(&self, common: &Common) -> Result<TextOptions, Failure> {
+        let TextArgs { beams, temperature, top_p, max_new } = *self;
+        let decoding = match (beams, temperature > 0.0) {
+            (1, false) => Decoding::Greedy,
+            (1, true) => Decoding::Sample { temperature, top_p, top_k: 0, seed: common.seed.unwrap_or(0) },
+            (_, false) => Decoding::Beams { beams: beams as usize },
+            (_, true) => {
+                let text = format!("--beams {beams} and --temperature {temperature} exclude each other");
+                return Err(Failure::Usage(Error::Config(text)));
+            }
+        };
+        Ok(TextOptions { decoding, ..TextOptions::greedy(max_new as usize) })
+    }
 }
 
 /// How a picture is drawn.
@@ -202,6 +239,19 @@ pub struct DrawArgs {
     /// Sampler
     #[arg(long, value_enum, default_value_t = SamplerArg::Dpmpp)]
     pub sampler: SamplerArg,
+}
+
+impl DrawArgs {
+    /// The options of drawing.
+    pub fn options(&self, common: &Common) -> ImageOptions {
+        ImageOptions {
+            steps: self.steps as usize,
+            guidance: self.guidance,
+            sampler: self.sampler.into(),
+            seed: common.seed.unwrap_or(0),
+            ..ImageOptions::default()
+        }
+    }
 }
 
 /// `deem caption`.
@@ -273,7 +323,7 @@ pub struct ImagineArgs {
 #[derive(Args, Debug)]
 pub struct EvalArgs {
     /// Items per suite
-    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     pub items: u64,
     /// The model.
     #[command(flatten)]
@@ -309,37 +359,6 @@ pub enum Bench {
         #[arg(long, value_name = "N", default_value_t = 15)]
         repeats: usize,
     },
-}
-
-/// A rectangle in a picture.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Region {
-    corners: [f32; 4],
-}
-
-impl Region {
-    /// The corners `[x0, y0, x1, y1]` as shares of the sides of a picture of this size; `None` if it lies outside.
-    pub fn shares(&self, width: usize, height: usize) -> Option<[f32; 4]> {
-        let [x0, y0, x1, y1] = self.corners;
-        let unit = self.corners.iter().all(|&c| c <= 1.0);
-        let (w, h) = if unit { (1.0, 1.0) } else { (width as f32, height as f32) };
-        (x0 < w && y0 < h).then(|| [x0 / w, y0 / h, (x1 / w).min(1.0), (y1 / h).min(1.0)])
-    }
-}
-
-impl FromStr for Region {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Region, String> {
-        let numbers: Result<Vec<f32>, _> = text.split(',').map(|part| part.trim().parse()).collect();
-        let corners: [f32; 4] =
-            numbers.ok().and_then(|n| n.try_into().ok()).ok_or("expected four numbers x0,y0,x1,y1")?;
-        let [x0, y0, x1, y1] = corners;
-        if !corners.iter().all(|c| c.is_finite() && *c >= 0.0) || x0 >= x1 || y0 >= y1 {
-            return Err("expected 0 <= x0 < x1 and 0 <= y0 < y1".into());
-        }
-        Ok(Region { corners })
-    }
 }
 
 fn number(text: &str) -> Result<f64, String> {

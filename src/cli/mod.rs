@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage (arguments, configuration keys), 130 a second Ctrl-C.
 
+mod answer;
 pub mod args;
 mod output;
 
@@ -66,10 +67,10 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// The device that the common options name.
-fn context(common: &Common) -> Context {
+/// The device that the common options name, with so many threads where they say nothing (0: one per processor).
+fn context(common: &Common, threads: usize) -> Context {
     match common.device {
-        Device::Host => Context::host(common.threads.unwrap_or(0)),
+        Device::Host => Context::host(common.threads.unwrap_or(threads)),
     }
 }
 
@@ -86,15 +87,18 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
             out.result(&summary.map_err(Failure::of_options)?)?;
         }
         Command::Parity(args) => {
-            let table = parity::run::<f32>(&context(&cli.common), &Fixture::open(&args.dir)?)?;
+            let table = parity::run::<f32>(&context(&cli.common, 0), &Fixture::open(&args.dir)?)?;
             out.result(&table)?;
             if !table.passed() {
                 return Err(Failure::Differs);
             }
         }
         Command::Bench(args) => match &args.what {
-            Bench::Step { dir, repeats } => out.result(&bench::step(&context(&cli.common), dir, *repeats)?)?,
+            Bench::Step { dir, repeats } => out.result(&bench::step(&context(&cli.common, 0), dir, *repeats)?)?,
         },
+        Command::Caption(_) | Command::Ask(_) | Command::Point(_) | Command::Imagine(_) | Command::Eval(_) => {
+            answer::run(&cli.command, &cli.common, &out)?;
+        }
         Command::Inspect(args) => out.result(&weights::inspect(&args.path)?)?,
     }
     Ok(())

@@ -72,7 +72,11 @@ impl Output {
             }
             None => {}
         }
-        if self.quiet { Ok(()) } else { print(&value.to_string()) }
+        if self.quiet {
+            return Ok(());
+        }
+        let text = value.to_string();
+        print(&format!("{}\n", text.strip_suffix('\n').unwrap_or(&text)))
     }
 }
 

@@ -266,7 +266,7 @@ impl Collator {
             })
         };
         let ready = !rows.iter().all(leading);
-        let regions = rows.iter().flat_map(|r| &r.tokens.pictures).any(|p| p.region.is_some());
+        let regions = rows.iter().flat_map(|r| &r.tokens.pictures).any(|p| p.is_marked());
         let (mut masks, mut given) = (Vec::new(), Vec::new());
         for row in &rows {
             let tokens = &row.tokens;

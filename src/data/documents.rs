@@ -110,7 +110,7 @@ impl World {
         let mut pieces = Vec::with_capacity(3);
         match question.region {
             Some(object) => {
-                pieces.push(Piece::Image(Picture { region: None, ..picture.clone() }));
+                pieces.push(Piece::Image(Picture { region: None, rectangle: None, ..picture.clone() }));
                 pieces.push(Piece::Image(picture.clone().with_region(object)));
             }
             None => pieces.push(Piece::Image(picture.clone())),

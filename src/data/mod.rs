@@ -4,7 +4,7 @@
 //! From the bottom up: [`rng`] (random streams by key), [`concepts`] and [`sprites`] (what there is and how it looks), [`scene`] and
 //! [`render`] (where it stands, pixels, masks), [`grammar`] and [`questions`] (what is said about it), [`sample`] and
 //! [`documents`] (sequences of texts and pictures), [`tokenizer`], [`batch`] (what a model consumes), [`loader`] (batches ahead of the
-//! step). Beside them: [`images`] (pictures from and to files), [`corruption`] (damage for evaluation), [`sheet`] (contact sheets).
+//! step). Beside them: [`images`] (pictures from and to files), [`region`] (rectangles in them), [`corruption`] (damage for evaluation), [`sheet`] (contact sheets).
 //!
 //! Everything is a pure function of configuration, seed and index. Pictures are f32 RGB in [0, 1], channels last.
 
@@ -16,6 +16,7 @@ pub mod grammar;
 pub mod images;
 pub mod loader;
 pub mod questions;
+pub mod region;
 pub mod render;
 pub mod rng;
 pub mod sample;
@@ -29,6 +30,7 @@ pub use corruption::Corruption;
 pub use documents::SampleKind;
 pub use images::{Fit, Rgb8, open_square};
 pub use loader::{BatchSource, Loader, Part, Recipe, SceneSource};
+pub use region::Region;
 pub use sample::{Damage, Picture, Piece, Sample, Source};
 pub use scene::{Scene, SceneConfig, Split, World};
 pub use tokenizer::{SpecialIds, Tokenizer};

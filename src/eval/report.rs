@@ -49,29 +49,66 @@ impl std::fmt::Display for Table {
     }
 }
 
-/// The scores of one model.
+/// One kind of question where the pictures shift away from what training showed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Shift {
+    /// What is asked.
+    pub kind: String,
+    /// Main value on unseen scenes.
+    pub unseen: f64,
+    /// Main value on unseen combinations.
+    pub combinations: f64,
+    /// Main value on the other art style.
+    pub style: f64,
+    /// Main value on damaged unseen scenes, by severity, averaged over the kinds of damage; empty where it was not measured.
+    pub corrupted: Vec<f64>,
+}
+
+/// The scores of one model.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Name of the model or checkpoint.
     pub model: String,
-    /// One entry per suite.
+    /// One entry per suite without damage.
     pub scores: Vec<Scores>,
+    /// One entry per kind of question.
+    #[serde(default)]
+    pub shifts: Vec<Shift>,
+    /// One entry per suite with damage.
+    #[serde(default)]
+    pub corrupted: Vec<Scores>,
+}
+
+fn percent(value: Option<f64>) -> String {
+    value.map(|v| format!("{:.1}", 100.0 * v)).unwrap_or_default()
 }
 
 impl Report {
-    /// One row per suite: items, main value in per cent, majority baseline, and the yes ratio where there is one.
+    /// One row per suite; all values in per cent, empty where a suite has no such value. The score is the accuracy, or the F1 of objects.
     pub fn table(&self) -> Table {
-        let mut table = Table::new(&["suite", "items", "score %", "majority %", "yes %", "unparsed %"]);
-        let percent = |v: Option<f64>| v.map(|v| format!("{:.1}", 100.0 * v)).unwrap_or_default();
+        const VALUES: [&str; 8] =
+            ["accuracy", "balanced accuracy", "precision", "recall", "f1", "exact", "yes ratio", "unparsed"];
+        let names = ["accuracy", "balanced", "precision", "recall", "F1", "exact", "yes ratio", "unparsed", "majority"];
+        let mut table = Table::new(&["suite", "items"]);
+        table.headings.extend(names.map(String::from));
         for s in &self.scores {
-            table.push(vec![
-                s.suite.clone(),
-                s.items.to_string(),
-                percent(Some(s.main)),
-                percent(Some(s.majority).filter(|&m| m > 0.0)),
-                percent(s.get("yes ratio")),
-                percent(s.get("unparsed")),
-            ]);
+            let mut row = vec![s.suite.clone(), s.items.to_string()];
+            row.extend(VALUES.map(|name| percent(s.get(name))));
+            row.push(percent(Some(s.majority).filter(|&m| m > 0.0)));
+            table.push(row);
+        }
+        table
+    }
+
+    /// One row per kind of question: its score on unseen scenes, and beside it where the pictures shift.
+    pub fn shift_table(&self) -> Table {
+        let mut table = Table::new(&["score", "unseen", "combinations", "style"]);
+        let severities = self.shifts.iter().map(|s| s.corrupted.len()).max().unwrap_or(0);
+        table.headings.extend((1..=severities).map(|k| format!("damage {k}")));
+        for s in &self.shifts {
+            let mut row = vec![s.kind.clone()];
+            row.extend([s.unseen, s.combinations, s.style].iter().chain(&s.corrupted).map(|&v| percent(Some(v))));
+            table.push(row);
         }
         table
     }
@@ -88,6 +125,16 @@ impl Report {
     }
 }
 
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "{}, in per cent\n\n{}", self.model, self.table())?;
+        match self.shifts.is_empty() {
+            true => Ok(()),
+            false => write!(f, "accuracy (captions: F1 of objects) where pictures shift\n\n{}", self.shift_table()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,23 +145,41 @@ mod tests {
             items: 200,
             main,
             majority: 0.5,
-            values: yes.map(|y| ("yes ratio".to_string(), y)).into_iter().collect(),
+            values: [("accuracy".to_string(), main)]
+                .into_iter()
+                .chain(yes.map(|y| ("yes ratio".to_string(), y)))
+                .collect(),
         };
         Report {
             model: "tiny".into(),
             scores: vec![score("existence", 0.875, Some(0.48)), score("counting", 1.0, None)],
+            shifts: vec![Shift {
+                kind: "existence".into(),
+                unseen: 0.875,
+                combinations: 0.8,
+                style: 0.7,
+                corrupted: vec![0.5, 0.25],
+            }],
+            corrupted: Vec::new(),
         }
     }
 
     #[test]
     fn tables_line_up() {
         let expected = "\
-suite      items  score %  majority %  yes %  unparsed %
----------  -----  -------  ----------  -----  ----------
-existence    200     87.5        50.0   48.0
-counting     200    100.0        50.0
+suite      items  accuracy  balanced  precision  recall  F1  exact  yes ratio  unparsed  majority
+---------  -----  --------  --------  ---------  ------  --  -----  ---------  --------  --------
+existence    200      87.5                                               48.0                50.0
+counting     200     100.0                                                                   50.0
 ";
         assert_eq!(report().table().to_string(), expected);
+        let expected = "\
+score      unseen  combinations  style  damage 1  damage 2
+---------  ------  ------------  -----  --------  --------
+existence    87.5          80.0   70.0      50.0      25.0
+";
+        assert_eq!(report().shift_table().to_string(), expected);
+        assert!(report().to_string().ends_with(expected));
         assert_eq!(Table::default().to_string(), "\n\n");
     }
 

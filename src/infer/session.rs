@@ -1,10 +1,11 @@
 //! A trained folder, ready to answer: what the commands `caption`, `ask`, `point`, `imagine` and `eval` share.
 
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::blocks::Pass;
-use crate::data::{Batch, Collator, Fit, Picture, Piece, Rgb8, Tokenizer, World, open_square, questions};
+use crate::data::{Batch, Collator, Fit, Picture, Piece, Rgb8, Tokenizer, World, questions};
 use crate::device::Context;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
@@ -14,20 +15,49 @@ use crate::infer::text::{self, TextOptions};
 use crate::models::deem::Deem;
 use crate::params::Params;
 use crate::train::config::TrainConfig;
-use crate::weights::{Checkpoint, checkpoint::newest};
+use crate::weights::Checkpoint;
+use crate::weights::checkpoint::{CONFIG_FILE, newest};
+
+/// Something that is owned, or lent for a while.
+pub enum Held<'a, T> {
+    /// Owned.
+    Own(T),
+    /// Lent.
+    Lent(&'a T),
+}
+
+impl<T> Deref for Held<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        match self {
+            Held::Own(value) => value,
+            Held::Lent(value) => value,
+        }
+    }
+}
 
 /// A model, its parameters and its words.
-pub struct Session<'a, E> {
+pub struct Session<'a, E: Element> {
     cx: &'a Context,
     /// The model.
-    pub model: Deem,
+    pub model: Held<'a, Deem>,
     /// Its parameters.
-    pub params: Params<E>,
+    pub params: Held<'a, Params<E>>,
     /// The world that it was trained on.
     pub world: Arc<World>,
     /// Its vocabulary.
     pub tokenizer: Arc<Tokenizer>,
     max_len: usize,
+}
+
+/// The configuration in a checkpoint.
+///
+/// # Errors
+/// [`Error::Format`] naming the file: the fault is not the user's own options.
+pub fn config(checkpoint: &Checkpoint) -> Result<TrainConfig> {
+    let named = |e: Error| Error::format(checkpoint.dir().join(CONFIG_FILE), e.to_string());
+    TrainConfig::parse::<&str>(checkpoint.config(), &[]).map_err(named)
 }
 
 impl<'a, E: Element> Session<'a, E> {
@@ -36,31 +66,34 @@ impl<'a, E: Element> Session<'a, E> {
     /// # Errors
     /// [`Error::Format`] and [`Error::MissingTensor`] naming the file that is missing, cut off or damaged.
     pub fn open(cx: &'a Context, dir: &Path) -> Result<Self> {
-        let checkpoint = Checkpoint::load(&newest(dir)?)?;
-        let mut config = TrainConfig::parse::<&str>(checkpoint.config(), &[])?;
+        Self::load(cx, &Checkpoint::load(&newest(dir)?)?)
+    }
+
+    /// The model in a checkpoint.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub fn load(cx: &'a Context, checkpoint: &Checkpoint) -> Result<Self> {
+        let mut config = config(checkpoint)?;
         let (world, tokenizer) = config.resolve()?;
         let (model, registry) = Deem::new(&config.model)?;
         let mut params = Params::new(registry, 0);
         checkpoint.load_params(&mut params)?;
+        let (model, params) = (Held::Own(model), Held::Own(params));
         let (world, tokenizer) = (Arc::new(world), Arc::new(tokenizer));
         Ok(Session { cx, model, params, world, tokenizer, max_len: config.data.max_len })
     }
 
-    /// A session over a model in training.
+    /// A session over a model in training, with rows of at most `max_len` tokens.
     pub fn borrowed(
         cx: &'a Context,
-        model: Deem,
-        params: Params<E>,
+        model: &'a Deem,
+        params: &'a Params<E>,
         world: Arc<World>,
         tokenizer: Arc<Tokenizer>,
+        max_len: usize,
     ) -> Self {
-        let max_len = model.config.llm.max_position_embeddings;
-        Session { cx, model, params, world, tokenizer, max_len }
-    }
-
-    /// Gives the parameters back.
-    pub fn into_params(self) -> Params<E> {
-        self.params
+        Session { cx, model: Held::Lent(model), params: Held::Lent(params), world, tokenizer, max_len }
     }
 
     fn collator(&self) -> Collator {
@@ -79,9 +112,33 @@ impl<'a, E: Element> Session<'a, E> {
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] naming the file, and what to do about it.
     pub fn picture(&self, path: &Path) -> Result<Picture> {
-        let side = self.model.config.tokenizer.image_size;
-        let pixels = open_square(path, side, Fit::Squash)?;
-        Ok(Picture::from_pixels(Arc::new(Rgb8::from_f32(side, side, &pixels)?), Fit::Squash))
+        Ok(self.sized_picture(path)?.0)
+    }
+
+    /// As [`Session::picture`], with the width and height of the file's picture.
+    ///
+    /// # Errors
+    /// As [`Session::picture`].
+    pub fn sized_picture(&self, path: &Path) -> Result<(Picture, (usize, usize))> {
+        let whole = Rgb8::open(path)?;
+        let square = whole.to_square(self.model.config.tokenizer.image_size, Fit::Squash)?;
+        Ok((Picture::from_pixels(Arc::new(square), Fit::Squash), (whole.width, whole.height)))
+    }
+
+    /// Most pictures that a prompt may have: rows end somewhere, and the model numbers pictures up to a limit.
+    pub fn most_pictures(&self) -> usize {
+        let config = &self.model.config;
+        let room = self.max_len.saturating_sub(1) / (config.num_img_token + 1);
+        let drawn = config.diffusion.as_ref().map_or(usize::MAX, |d| d.mmfs.max_num_image_per_seq);
+        room.min(config.llm.mmfs_max_images).min(drawn)
+    }
+
+    fn check_pictures(&self, prompts: &[Vec<Piece>]) -> Result<()> {
+        let count = |p: &Vec<Piece>| p.iter().filter(|piece| matches!(piece, Piece::Image(_))).count();
+        let (found, most) = (prompts.iter().map(count).max().unwrap_or(0), self.most_pictures());
+        crate::ops::check("prompt", found <= most, || {
+            format!("too many pictures: {found}; this model takes at most {most} in a prompt, one to be drawn included")
+        })
     }
 
     /// Words of `text` that the vocabulary does not hold.
@@ -90,6 +147,7 @@ impl<'a, E: Element> Session<'a, E> {
     }
 
     fn prompts(&self, pieces: &[Vec<Piece>]) -> Result<Vec<Prompt>> {
+        self.check_pictures(pieces)?;
         let batch = self.collator().prompts(pieces)?;
         Ok(split(&batch))
     }

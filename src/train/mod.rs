@@ -3,6 +3,7 @@
 pub mod config;
 pub mod log;
 pub mod run;
+pub mod samples;
 pub mod schedule;
 pub mod stage;
 pub mod step;

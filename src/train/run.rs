@@ -14,15 +14,18 @@ use crate::data::{Collator, Loader, SceneSource, Tokenizer, World};
 use crate::device::Context;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
+use crate::infer::session::Session;
+use crate::models::deem::Deem;
 use crate::params::Params;
 use crate::train::config::{StageConfig, StageKind, TrainConfig};
 use crate::train::log::{Metrics, Record};
+use crate::train::samples::{self, SAMPLES_FOLDER, Shown};
 use crate::train::schedule::{self, GroupPlan};
 use crate::train::stage::Stage;
 use crate::train::step::Optimizer;
 use crate::weights::atomic::write_file;
 use crate::weights::checkpoint::{
-    CHECKPOINT_PREFIX, CHECKPOINTS_FOLDER, CONFIG_FILE, Checkpoint, Moments, Parts, State, keep_last,
+    CHECKPOINT_PREFIX, CHECKPOINTS_FOLDER, CONFIG_FILE, Checkpoint, Moments, Parts, State, keep_last, list,
 };
 
 /// What a finished run says of itself.
@@ -82,7 +85,8 @@ pub fn train(
         Some(checkpoint) => position(&config, checkpoint.state())?,
         None => Position { stage: 0, step: 0, before: 0 },
     };
-    if resume.is_none() && out.join(CHECKPOINTS_FOLDER).is_dir() {
+    // A run that was killed before its first checkpoint was complete simply begins again.
+    if resume.is_none() && !list(&out.join(CHECKPOINTS_FOLDER), CHECKPOINT_PREFIX)?.is_empty() {
         return Err(Error::Config(format!(
             "{} already holds a run; go on with `--resume {}`, or choose another folder with `--out DIR`",
             out.display(),
@@ -128,19 +132,54 @@ impl Run<'_> {
         mut at: Position,
         resume: Option<&Checkpoint>,
     ) -> Result<(u64, PathBuf)> {
-        let mut params: Option<Params<E>> = None;
+        let mut trained: Option<Stage<E>> = None;
         let mut saved = self.config.run.out.clone();
         let mut resume = resume;
         let stages = self.config.stages.clone();
         for (number, stage) in stages.iter().enumerate().skip(at.stage) {
             at.stage = number;
             if stage.steps > 0 {
-                let (next, folder) = self.stage::<E>(stage, at, params.take(), resume.take())?;
-                (params, saved) = (Some(next), folder);
+                let before = trained.take().map(|stage| stage.params);
+                let (next, folder) = self.stage::<E>(stage, at, before, resume.take())?;
+                (trained, saved) = (Some(next), folder);
             }
             at = Position { stage: number + 1, step: 0, before: at.before + stage.steps };
         }
+        if let Some(last) = &trained {
+            match self.sheet(last.kind, &last.model, &last.params, at.before, "final.png") {
+                Err(Error::Interrupted(what)) => {
+                    let text = format!("the model is in {}; {what}", saved.display());
+                    return Err(Error::Interrupted(text));
+                }
+                other => other?,
+            }
+        }
         Ok((at.before, saved))
+    }
+
+    /// Draws a sample sheet if the model can draw, and writes it where it belongs. It takes no part in the run's random numbers.
+    fn sheet<E: Element<Acc = f32>>(
+        &mut self,
+        kind: StageKind,
+        model: &Deem,
+        params: &Params<E>,
+        total: u64,
+        file: &str,
+    ) -> Result<()> {
+        let Some(shown) = Shown::of(kind).filter(|_| self.config.samples.count > 0 && model.diffusion.is_some()) else {
+            return Ok(());
+        };
+        let (world, tokenizer) = (self.world.clone(), self.tokenizer.clone());
+        let session = Session::borrowed(self.cx, model, params, world, tokenizer, self.config.data.max_len);
+        let interrupt = self.interrupt;
+        let mut progress = |_, _| if interrupt.is_set() { Err(samples::stopped()) } else { Ok(()) };
+        let sheet = samples::sheet(&session, shown, &self.config.samples, self.config.run.seed, &mut progress)?;
+        let folder = self.config.run.out.join(SAMPLES_FOLDER);
+        std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
+        let path = folder.join(file);
+        sheet.write_png(&path)?;
+        self.metrics.say(&format!("samples are in {}", path.display()));
+        self.metrics.picture(SAMPLES_FOLDER, total, &sheet)
     }
 
     fn collator(&self, stage: &StageConfig) -> Collator {
@@ -162,7 +201,7 @@ impl Run<'_> {
         at: Position,
         before: Option<Params<E>>,
         resume: Option<&Checkpoint>,
-    ) -> Result<(Params<E>, PathBuf)> {
+    ) -> Result<(Stage<E>, PathBuf)> {
         let (cx, seed) = (self.cx, self.config.run.seed ^ ((at.stage as u64 + 1) << 48));
         let mut stage = Stage::<E>::new(&self.config.model, config, self.config.run.seed, before)?;
         let optimiser = self.config.optimiser.clone();
@@ -223,6 +262,15 @@ impl Run<'_> {
             if last || stopped || (every > 0 && total.is_multiple_of(every)) {
                 folder = self.save(config, step + 1, total, &stage.params, &optimizer)?;
             }
+            let every = self.config.samples.every;
+            if !stopped && every > 0 && total.is_multiple_of(every) {
+                let file = format!("{CHECKPOINT_PREFIX}{total:08}.png");
+                match self.sheet(config.kind, &stage.model, &stage.params, total, &file) {
+                    // The next step saves and stops.
+                    Err(Error::Interrupted(_)) => {}
+                    other => other?,
+                }
+            }
             if stopped && !last {
                 self.metrics.flush()?;
                 let out = self.config.run.out.display();
@@ -233,7 +281,7 @@ impl Run<'_> {
             }
         }
         self.metrics.end_stage();
-        Ok((stage.params, folder))
+        Ok((stage, folder))
     }
 
     fn folder(&self, total: u64) -> PathBuf {

@@ -5,6 +5,12 @@ mod support;
 #[path = "../support/tiny.rs"]
 mod tiny;
 
+#[cfg(feature = "cli")]
+mod commands;
 mod generation;
 mod parity;
 mod pictures;
+#[cfg(feature = "cli")]
+mod program;
+#[cfg(feature = "cli")]
+mod resume;
