@@ -85,3 +85,18 @@ fn regions_numbers_and_names_are_checked() {
     assert!(parse::<CaptionArgs>(&["a.png", "--beams", "0"]).is_err());
     assert!(parse::<CaptionArgs>(&[]).is_err());
 }
+
+#[test]
+fn text_options_follow_from_the_arguments() {
+    let options = |line: &[&str]| {
+        let (args, common) = parse::<CaptionArgs>(&[&["a.png"], line].concat()).unwrap();
+        args.text.options(&common)
+    };
+    assert_eq!(options(&["--max-new", "7"]).unwrap(), TextOptions::greedy(7));
+    assert_eq!(options(&["--beams", "3"]).unwrap().decoding, Decoding::Beams { beams: 3 });
+    let drawn = Decoding::Sample { temperature: 0.5, top_p: 0.9, top_k: 0, seed: 4 };
+    assert_eq!(options(&["--temperature", "0.5", "--top-p", "0.9", "--seed", "4"]).unwrap().decoding, drawn);
+    assert!(matches!(options(&["--temperature", "1", "--beams", "2"]), Err(Failure::Usage(_))));
+    assert!(parse::<CaptionArgs>(&["a.png", "--max-new", "0"]).is_err());
+    assert!(parse::<EvalArgs>(&["--items", "0"]).is_err());
+}

@@ -1,4 +1,5 @@
-//! Training: what a run is made of ([`config`]), how fast it learns ([`schedule`]), what it writes down ([`log`]).
+//! Training: what a run is made of ([`config`]), how fast it learns ([`schedule`]), what it writes down ([`log`]),
+//! what it draws in between ([`samples`]).
 
 pub mod config;
 pub mod log;
