@@ -1,5 +1,6 @@
 //! The configuration of a DEEM: every size, every switch.
 
+use crate::error::{Error, Result};
 use crate::models::encoder::EncoderConfig;
 use crate::models::llama::LlamaConfig;
 use crate::models::mmfs::MmfsNetConfig;
@@ -7,6 +8,7 @@ use crate::models::qformer::QFormerConfig;
 use crate::models::unet::UnetConfig;
 use crate::models::vae::VaeConfig;
 use crate::ops::diffusion::{Prediction, Schedule};
+use crate::params::Spec;
 
 /// Ids of the tokens with a meaning of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -208,4 +210,98 @@ pub struct DeemConfig {
     pub llm: LlamaConfig,
     /// The diffusion model; without it there are neither consistency nor next-image losses.
     pub diffusion: Option<DiffusionConfig>,
+}
+
+impl DeemConfig {
+    /// Whether a parameter is trained, by the rules of spec 2.12 and 3.6.
+    pub fn trains(&self, spec: &Spec) -> bool {
+        let name = spec.name.as_str();
+        let is = |prefix: &str| name.starts_with(prefix);
+        if name.ends_with("pos_embed") || name.ends_with("clip_mean") || name.ends_with("clip_std") {
+            return false;
+        }
+        if is("visual_tokenizer.encoder.mmfs_module.") {
+            return !name.ends_with("ignore_token");
+        }
+        if is("visual_tokenizer.encoder.vae.") || is("text_decoder.head.") {
+            return false;
+        }
+        if is("visual_tokenizer.encoder.unet.") {
+            return !self.freeze.dm;
+        }
+        if let Some(rest) = name.strip_prefix("visual_tokenizer.sniffer.vision_model.") {
+            return !self.freeze.vfm || rest.starts_with("adapter");
+        }
+        if is("mm_decoder.") {
+            return !self.freeze.llm || name.contains("llama_cross_attn");
+        }
+        true
+    }
+
+    /// Checks that the parts fit together.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the two keys that contradict each other.
+    pub fn validate(&self) -> Result<()> {
+        let require = |holds: bool, text: String| if holds { Ok(()) } else { Err(Error::Config(text)) };
+        let (llm, tokenizer) = (&self.llm, &self.tokenizer);
+        require(
+            llm.vocab_size > self.base_vocab,
+            format!(
+                "llm.vocab_size {} must be above base_vocab {}: the rest are the new tokens",
+                llm.vocab_size, self.base_vocab
+            ),
+        )?;
+        require(
+            tokenizer.qformer.num_queries == self.num_img_token,
+            format!(
+                "tokenizer.qformer.num_queries {} must equal num_img_token {}",
+                tokenizer.qformer.num_queries, self.num_img_token
+            ),
+        )?;
+        require(
+            tokenizer.qformer.encoder_hidden_size == tokenizer.embed_dim,
+            format!(
+                "tokenizer.qformer.encoder_hidden_size {} must equal tokenizer.embed_dim {}",
+                tokenizer.qformer.encoder_hidden_size, tokenizer.embed_dim
+            ),
+        )?;
+        let heads = llm.num_attention_heads;
+        require(
+            heads > 0 && llm.hidden_size.is_multiple_of(heads),
+            format!("llm.hidden_size {} must be a multiple of llm.num_attention_heads {heads}", llm.hidden_size),
+        )?;
+        let kv = llm.num_key_value_heads;
+        require(
+            kv > 0 && heads.is_multiple_of(kv),
+            format!("llm.num_attention_heads {heads} must be a multiple of llm.num_key_value_heads {kv}"),
+        )?;
+        if let Some(d) = &self.diffusion {
+            let dims = (d.qformer.hidden_size, d.unet.cross_attention_dim);
+            require(
+                dims.0 == dims.1,
+                format!(
+                    "diffusion.qformer.hidden_size {} must equal diffusion.unet.cross_attention_dim {}",
+                    dims.0, dims.1
+                ),
+            )?;
+            require(
+                d.qformer.encoder_hidden_size == llm.hidden_size,
+                format!(
+                    "diffusion.qformer.encoder_hidden_size {} must equal llm.hidden_size {}",
+                    d.qformer.encoder_hidden_size, llm.hidden_size
+                ),
+            )?;
+            let levels = d.unet.block_out_channels.len();
+            require(
+                d.unet.attention_levels.len() == levels && d.unet.attention_heads.len() == levels,
+                format!(
+                    "diffusion.unet: {levels} widths, {} attention_levels, {} attention_heads: expected as many of each",
+                    d.unet.attention_levels.len(),
+                    d.unet.attention_heads.len()
+                ),
+            )?;
+        }
+        Ok(())
+    }
 }

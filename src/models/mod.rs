@@ -18,3 +18,4 @@ pub mod tables;
 pub mod unet;
 pub mod vae;
 pub mod visual_tokenizer;
+mod vit_adapter;

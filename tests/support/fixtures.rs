@@ -315,9 +315,10 @@ impl<E: Element> Case<E> {
                 bound = kink * scale;
             }
             // The softmax does not see what is added to all keys: these are zero but for rounding, in terms as large as the weight's gradient.
+            // What was recorded is rounding alone, near 1e-6, and so is what is found: their difference can be twice that.
             let is_zero = ["k_norm.bias", "key.bias", "k_proj.bias"].iter().any(|part| name.ends_with(part));
             if let Some(weight) = self.fixture.tensors.get(&name.replace(".bias", ".weight")).filter(|_| is_zero) {
-                bound = bound.max(1e-6 * weight.data.iter().fold(1.0, |m, x| x.abs().max(m)));
+                bound = bound.max(2e-6 * weight.data.iter().fold(1.0, |m, x| x.abs().max(m)));
             }
         }
         let errors = found.iter().zip(&recorded.data).map(|(x, y)| (x - y).abs());

@@ -132,7 +132,7 @@ fn contradictions_are_named() {
         ("model.base_vocab=3", &["base_vocab = 3"]),
         ("model.special.pad=3", &["model.special"]),
         ("model.llm.spatial_shapes=[7]", &["no map of side 7", "[16, 8, 4, 2]"]),
-        ("model.diffusion.unet.sample_size=16", &["sample_size = 8", "16"]),
+        ("model.diffusion.unet.sample_size=16", &["sample_size = 16", "8"]),
         ("model.diffusion.vae.norm_num_groups=5", &["norm_num_groups = 5 must divide"]),
         ("model.llm.num_attention_heads=3", &["must divide"]),
         ("stages.vae.batch=0", &["stage `vae`"]),
