@@ -103,7 +103,7 @@ fn overrides_reach_every_kind_of_key() {
     assert_eq!(config.model.tokenizer.mask_align.unwrap().mask_shape, 16);
     let config = tiny(&["model.diffusion=none", "stages.pretrain.parts.2=none"]).unwrap();
     assert!(config.model.diffusion.is_none());
-    assert_eq!(config.stages[3].parts.len(), 2);
+    assert_eq!(config.stages[3].parts.len(), 3);
 }
 
 #[test]
