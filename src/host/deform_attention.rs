@@ -49,10 +49,15 @@ impl<'a, A: Real> Points<'a, A> {
 }
 
 simd_fn! {
-    /// Corners of the first `count` points from their pixel positions. Afterwards `x` and `y` hold the distances from the lower pixel.
-    fn corners<A: Real>(points: &mut Points<'_, A>, count: usize) {
+    /// See [`corners`]. All fields are arguments of their own: only then does the compiler know that they do not overlap, and vectorise.
+    fn corner_fields<A: Real>(
+        x: &mut [A], y: &mut [A], wide: &[A], high: &[A], first: &[u32],
+        v0: &mut [A], v1: &mut [A], v2: &mut [A], v3: &mut [A],
+        c0: &mut [A], c1: &mut [A], c2: &mut [A], c3: &mut [A],
+        r0: &mut [u32], r1: &mut [u32], r2: &mut [u32], r3: &mut [u32],
+        count: usize,
+    ) {
         let one = |holds: bool| if holds { A::ONE } else { A::ZERO };
-        let Points { x, y, wide, high, valid: [v0, v1, v2, v3], coefficient: [c0, c1, c2, c3], first, row: [r0, r1, r2, r3], .. } = points;
         let (x, y, wide, high, first) = (&mut x[..count], &mut y[..count], &wide[..count], &high[..count], &first[..count]);
         let (v0, v1, v2, v3) = (&mut v0[..count], &mut v1[..count], &mut v2[..count], &mut v3[..count]);
         let (c0, c1, c2, c3) = (&mut c0[..count], &mut c1[..count], &mut c2[..count], &mut c3[..count]);
@@ -69,10 +74,10 @@ simd_fn! {
             v1[k] = top * right;
             v2[k] = bottom * left;
             v3[k] = bottom * right;
-            c0[k] = v0[k] * (hh * hw);
-            c1[k] = v1[k] * (hh * lw);
-            c2[k] = v2[k] * (lh * hw);
-            c3[k] = v3[k] * (lh * lw);
+            c0[k] = top * left * (hh * hw);
+            c1[k] = top * right * (hh * lw);
+            c2[k] = bottom * left * (lh * hw);
+            c3[k] = bottom * right * (lh * lw);
             let column = |at: A| at.max(A::ZERO).min(w - A::ONE);
             let line = |at: A| at.max(A::ZERO).min(h - A::ONE) * w;
             let (start, next) = (line(y0), line(y0 + A::ONE));
@@ -85,6 +90,13 @@ simd_fn! {
             y[k] = lh;
         }
     }
+}
+
+/// Corners of the first `count` points from their pixel positions. Afterwards `x` and `y` hold the distances from the lower pixel.
+fn corners<A: Real>(points: &mut Points<'_, A>, count: usize) {
+    let Points { x, y, wide, high, valid, coefficient, first, row, .. } = points;
+    let ([v0, v1, v2, v3], [c0, c1, c2, c3], [r0, r1, r2, r3]) = (valid, coefficient, row);
+    corner_fields(x, y, wide, high, first, v0, v1, v2, v3, c0, c1, c2, c3, r0, r1, r2, r3, count);
 }
 
 /// The rows of one head: `size` elements from `start`, one row every `stride`.
