@@ -28,6 +28,7 @@ use crate::models::llama::{Llama, LlamaSaved, Positions};
 use crate::models::masks::{Masks, counts};
 use crate::models::mmfs::Conditioning;
 use crate::models::visual_tokenizer::{VisualTokenizer, VisualTokenizerSaved, VisualTokens, VisualTokensGradient};
+use crate::ops::diffusion::consistency_timestep;
 use crate::ops::{copy, cross_entropy, embedding};
 use crate::params::{Grads, Init, ParamId, Registry};
 
@@ -411,14 +412,14 @@ impl Deem {
         if images > 0 && !inputs.pictures_unseen {
             let side = config.tokenizer.image_size;
             let masks = inputs.image_masks.as_ref().map(|m| Masks::new(m.clone(), images, side));
-            let drop = draws.drop_path.filter(|_| mode == Mode::Train);
+            let drop_path = draws.drop_path.filter(|_| mode == Mode::Train);
             let want = csr_wanted && self.diffusion.is_some();
             let (tokens, tokenizer) =
-                self.tokenizer.forward(pass, &inputs.images, images, masks.as_ref(), want, drop)?;
+                self.tokenizer.forward(pass, &inputs.images, images, masks.as_ref(), want, drop_path)?;
             let VisualTokens { maps, vis_embed, dif_embed } = tokens;
             let (features, levels) = join_maps(pass, &maps)?;
             let shapes = maps.iter().map(|m| m.shape()).map(|s| [s[0], s[1], s[2], s[3]]).collect();
-            drop_all(maps);
+            drop(maps);
             let mut csr = None;
             if let (Some(diffusion), Some(context)) = (&self.diffusion, &dif_embed) {
                 let scope = format!("{}sniffer/sd.", pass.scope);
@@ -524,11 +525,9 @@ impl Deem {
         let present = vec![u8::from(switches.csr_use_mmfs); images];
         let own = Conditioning { features, levels: levels.clone(), present };
         let mut mapped = draws.csr.clone();
-        let last = diffusion.schedule.len() as f64 - 1.0;
-        let (scale, center) = (switches.csr_t_scale, switches.csr_t_center);
+        let last = diffusion.schedule.len() - 1;
         for t in &mut mapped.timesteps {
-            // Rounds half to even, as torch does.
-            *t = ((*t as f64 - center) * scale + center).round_ties_even().clamp(0.0, last) as usize;
+            *t = consistency_timestep(*t, switches.csr_t_scale, switches.csr_t_center).min(last);
         }
         let (loss, saved) = diffusion.forward(pass, moments, &mapped, context, Some(&own), weight)?;
         Ok((loss, CsrSaved { diffusion: saved, keep }))
@@ -776,8 +775,6 @@ impl Deem {
         self.any_trains(pass, llm) || (pictures && self.tokenizer_trains(pass))
     }
 }
-
-fn drop_all<T>(_: T) {}
 
 /// Height and width of a map.
 type Size = (usize, usize);

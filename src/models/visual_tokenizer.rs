@@ -234,7 +234,8 @@ impl VisualTokenizer {
         // Undoes the region tokens in front.
         if let (Some(block), Some(saved)) = (&self.pooling, saved.pooling) {
             let s = dq.shape();
-            let rows = saved_rows(&d_maps);
+            // One per map and one for the shape.
+            let rows = d_maps.len() + 1;
             let mut d_region = pass.uninit([s[0], rows, s[2]])?;
             copy::slice_rows(pass.cx, dq.view(), 0, d_region.view_mut())?;
             let mut rest = pass.uninit([s[0], s[1] - rows, s[2]])?;
@@ -257,9 +258,4 @@ impl VisualTokenizer {
         self.encoder.backward(pass, grads, saved.encoder, FeaturesGradient { maps: d_maps, tokens }, false)?;
         Ok(())
     }
-}
-
-/// Number of region tokens: one per map and one for the shape.
-fn saved_rows<E>(maps: &[Option<Tensor<E>>]) -> usize {
-    maps.len() + 1
 }
