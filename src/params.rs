@@ -182,6 +182,11 @@ impl Registry {
         self.specs[id.0].aliases.push(name.into());
     }
 
+    /// Replaces the first values of a parameter.
+    pub fn begin_with(&mut self, id: ParamId, init: Init) {
+        self.specs[id.0].init = init;
+    }
+
     /// Marks a parameter as that of a normalisation layer.
     pub fn mark_norm(&mut self, id: ParamId) {
         self.specs[id.0].is_norm = true;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::questions::{Question, prompt};
+use super::questions::{Question, QuestionKind, prompt};
 use super::rng::Rng;
 use super::sample::{Picture, Piece, Sample};
 use super::scene::{Scene, Split, World};
@@ -15,6 +15,8 @@ pub enum SampleKind {
     TextOnly,
     /// Only a picture, for the image side.
     ImageOnly,
+    /// Picture, then its layout.
+    Layouts,
     /// Picture, then its list caption.
     Captioning,
     /// Caption (or a request that contains it), then the picture.
@@ -29,9 +31,10 @@ pub enum SampleKind {
 
 impl SampleKind {
     /// All kinds.
-    pub const ALL: [SampleKind; 7] = [
+    pub const ALL: [SampleKind; 8] = [
         SampleKind::TextOnly,
         SampleKind::ImageOnly,
+        SampleKind::Layouts,
         SampleKind::Captioning,
         SampleKind::Imagining,
         SampleKind::Interleaved,
@@ -44,6 +47,7 @@ impl SampleKind {
         match self {
             SampleKind::TextOnly => "scenes/text",
             SampleKind::ImageOnly => "scenes/image",
+            SampleKind::Layouts => "scenes/layouts",
             SampleKind::Captioning => "scenes/captioning",
             SampleKind::Imagining => "scenes/imagining",
             SampleKind::Interleaved => "scenes/interleaved",
@@ -72,6 +76,10 @@ impl World {
         match kind {
             SampleKind::TextOnly => self.text_sample(&scene, turns, rng),
             SampleKind::ImageOnly => Sample::document(vec![Piece::Image(scene.into())]),
+            SampleKind::Layouts => {
+                let layout = self.layout(&scene);
+                Sample::document(vec![Piece::Image(scene.into()), Piece::Text(layout)])
+            }
             SampleKind::Captioning => {
                 let caption = self.caption(&scene);
                 Sample::document(vec![Piece::Image(scene.into()), Piece::Text(caption)])
@@ -88,7 +96,7 @@ impl World {
             SampleKind::Interleaved => self.interleaved(scene, split, rng),
             SampleKind::Questions => {
                 let mut pieces = vec![Piece::Image(scene.clone().into())];
-                self.conversation(&scene, turns, &mut pieces, rng);
+                self.conversation(&scene, turns, |_| true, &mut pieces, rng);
                 Sample { pieces, prompt_pieces: 2 }
             }
             SampleKind::Regions => {
@@ -126,40 +134,77 @@ impl World {
         relation.unwrap_or_else(|| self.caption(scene))
     }
 
-    /// Appends questions (given) and answers (learned), with an end of text between one answer and the next question.
-    fn conversation(&self, scene: &Scene, turns: usize, pieces: &mut Vec<Piece>, rng: &mut Rng) {
+    /// Appends questions (given) of the kinds that fit and their answers (learned), with an end of text between one answer and the next question.
+    fn conversation(
+        &self,
+        scene: &Scene,
+        turns: usize,
+        fits: impl Fn(QuestionKind) -> bool,
+        pieces: &mut Vec<Piece>,
+        rng: &mut Rng,
+    ) {
         for turn in 0..turns.max(1) {
             if turn > 0 {
                 pieces.push(Piece::End);
             }
-            let q = self.ask(scene, rng);
+            let q = loop {
+                let q = self.ask(scene, rng);
+                if fits(q.kind) {
+                    break q;
+                }
+            };
             pieces.push(Piece::Given(prompt(&q.text)));
             pieces.push(Piece::Text(q.answer));
         }
     }
 
+    /// The scene as a grid of words, row by row: the name of the object whose centre lies in a cell, `empty` where there is none. An object whose cell is
+    /// taken goes to the nearest free one.
+    ///
+    /// With as many cells as a picture has tokens, a layout stands in a document where the tokens of a picture stand, so that a language model which
+    /// has learned to read layouts needs only to be shown pictures as such words.
+    pub fn layout(&self, scene: &Scene) -> String {
+        let side = self.config().layout_side;
+        let mut cells = vec!["empty"; side * side];
+        for object in &scene.objects {
+            let [l, t, r, b] = self.extent(object, scene.style).map(|x| x * side as f32);
+            let (x, y) = ((l + r) / 2.0, (t + b) / 2.0);
+            let distance = |cell: usize| {
+                let (dx, dy) = ((cell % side) as f32 + 0.5 - x, (cell / side) as f32 + 0.5 - y);
+                dx * dx + dy * dy
+            };
+            let free = (0..cells.len()).filter(|&cell| cells[cell] == "empty");
+            let nearest = free.min_by(|&a, &b| distance(a).total_cmp(&distance(b)));
+            if let (Some(cell), Some(concept)) = (nearest, self.concepts().get(object.concept)) {
+                cells[cell] = &concept.name;
+            }
+        }
+        cells.join(" ")
+    }
+
+    /// A layout or a caption in place of a picture, then what is said of a picture; or a caption alone.
     fn text_sample(&self, scene: &Scene, turns: usize, rng: &mut Rng) -> Sample {
         let caption = self.either_caption(scene, rng);
-        if rng.chance(0.3) {
-            return Sample::document(vec![Piece::Text(caption)]);
-        }
-        // A relation can be asked only if the description tells it.
-        let told = self.relation_caption(scene).as_deref() == Some(caption.as_str());
-        let mut pieces = vec![Piece::Text(format!("picture : {caption} ."))];
-        let mut asked = 0;
-        while asked < turns.max(1) {
-            let q = self.ask(scene, rng);
-            if !told
-                && matches!(q.kind, super::questions::QuestionKind::Relation | super::questions::QuestionKind::Layout)
-            {
-                continue;
+        let mut pieces = Vec::new();
+        match rng.weighted(&[0.2, 0.6, 0.15, 0.05]).unwrap_or(0) {
+            kind @ (0 | 1) => {
+                let crowd = rng.chance(0.5).then(|| self.crowd(self.config().layout_side + 2, rng));
+                let scene = crowd.as_ref().unwrap_or(scene);
+                pieces.push(Piece::Given(format!("picture {}", self.layout(scene))));
+                if kind == 0 {
+                    pieces.push(Piece::Text(self.caption(scene)));
+                } else {
+                    self.conversation(scene, turns, |_| true, &mut pieces, rng);
+                }
             }
-            if asked > 0 {
-                pieces.push(Piece::End);
+            2 => {
+                // A relation can be asked only if the description tells it.
+                let told = self.relation_caption(scene).as_deref() == Some(caption.as_str());
+                let fits = |kind| told || !matches!(kind, QuestionKind::Relation | QuestionKind::Layout);
+                pieces.push(Piece::Text(format!("picture : {caption} .")));
+                self.conversation(scene, turns, fits, &mut pieces, rng);
             }
-            asked += 1;
-            pieces.push(Piece::Text(prompt(&q.text)));
-            pieces.push(Piece::Text(q.answer));
+            _ => pieces.push(Piece::Text(caption)),
         }
         Sample::document(pieces)
     }

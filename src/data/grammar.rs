@@ -61,6 +61,7 @@ pub const WORDS: &[&str] = &[
     "first",
     "then",
     "here",
+    "empty",
     "zero",
     "one",
     "two",

@@ -191,11 +191,10 @@ impl World {
                 self.ask_existence(scene, if yes { Probe::Present } else { probe }, rng)
             }
             1 => {
-                let kinds = self.kinds(scene);
                 let concept = if rng.chance(1.0 / 6.0) {
                     Some(rng.below(self.concepts().len()))
                 } else {
-                    rng.pick(&kinds).map(|k| k.0)
+                    rng.pick(&scene.objects).map(|object| object.concept)
                 };
                 concept.and_then(|c| self.ask_count(scene, c))
             }

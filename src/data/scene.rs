@@ -48,6 +48,8 @@ pub struct SceneConfig {
     pub flip: bool,
     /// Whether grounds are varied; otherwise all are one light grey.
     pub grounds: bool,
+    /// Cells along each side of a layout, a scene written as a grid of names (see [`World::layout`]).
+    pub layout_side: usize,
     /// Seed of all scenes.
     pub seed: u64,
 }
@@ -63,6 +65,7 @@ impl Default for SceneConfig {
             holdout_every: 10,
             flip: true,
             grounds: true,
+            layout_side: 4,
             seed: 0,
         }
     }
@@ -200,6 +203,9 @@ impl World {
         if !(0.0..=1.0).contains(&config.companion) {
             return fail(format!("companion = {}, expected a probability", config.companion));
         }
+        if !(2..=32).contains(&config.layout_side) {
+            return fail(format!("layout_side = {}, allowed are 2 to 32", config.layout_side));
+        }
         if config.holdout_every < 2 {
             return fail(format!("holdout_every = {}, expected at least 2", config.holdout_every));
         }
@@ -265,6 +271,21 @@ impl World {
         let style = if split == Split::Style { Style::Noto } else { Style::Fluent };
         let ground = self.draw_ground(&mut rng);
         Scene { objects: self.place(&kinds, style, &mut rng), ground, style }
+    }
+
+    /// A scene for texts alone: up to `most` objects, one in the middle of each of as many cells of a layout.
+    pub fn crowd(&self, most: usize, rng: &mut Rng) -> Scene {
+        let side = self.config.layout_side;
+        let kinds = self.draw_kinds_of(1 + rng.below(most.clamp(1, side * side)), false, rng);
+        let mut cells: Vec<usize> = (0..side * side).collect();
+        rng.shuffle(&mut cells);
+        let step = 1.0 / side as f32;
+        let put = |(&concept, cell): (&usize, usize)| {
+            let (x, y) = ((cell % side) as f32 * step, (cell / side) as f32 * step);
+            Object { concept, x, y, side: step, flip: false }
+        };
+        let objects = kinds.iter().zip(cells).map(put).collect();
+        Scene { objects, ground: Ground::Flat([0.85; 3]), style: Style::Fluent }
     }
 
     /// A copy of `scene` with one more object of a kind that is not there yet, put where there is room; `None` when there is none,
@@ -364,6 +385,11 @@ impl World {
         let most = self.config.max_objects.max(if held { 2 } else { 1 });
         let least = if held { 2 } else { 1 };
         let objects = least + rng.below(most + 1 - least);
+        self.draw_kinds_of(objects, held, rng)
+    }
+
+    /// The kinds of `objects` objects, with a held-out pair among them if `held`.
+    fn draw_kinds_of(&self, objects: usize, held: bool, rng: &mut Rng) -> Vec<usize> {
         let single = rng.chance(0.25);
         let wanted = if held || (!single && objects > 1) { 2 + rng.below(objects - 1) } else { 1 };
         let mut kinds = Vec::with_capacity(objects);

@@ -4,8 +4,9 @@
 //! official vocabulary (31999 ... 32005 there): pad V-7, start of image V-6, image placeholder V-5, `<ref>` V-4, `</ref>` V-3,
 //! `<box>` V-2, `</box>` V-1. The pad is the last ordinary entry, as in the official models.
 //!
-//! Text is split by [`split_words`]; encoding never produces a special id, whatever the text says: only the collator places
-//! those. Decoding joins words by single spaces.
+//! Text is split by [`split_words`]. As in WordPiece (Wu et al., arXiv 1609.08144), a word that is no entry itself may be an entry with an ending: regular
+//! plurals are two tokens, `apple ##s`, so that a model need not learn for each name that both forms mean one thing. Encoding never produces a
+//! special id, whatever the text says: only the collator places those. Decoding joins words by single spaces, endings by none.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -19,7 +20,11 @@ use crate::{Error, Result};
 
 /// File name in a checkpoint folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
-const FORMAT: &str = "deem-words-1";
+const FORMAT: &str = "deem-words-2";
+/// Marks an entry that continues a word.
+const CONTINUES: &str = "##";
+/// Endings of regular plurals.
+const ENDINGS: [&str; 2] = ["s", "es"];
 
 /// Ids of the special tokens of a vocabulary, in the official meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,8 +107,11 @@ struct File {
 impl Tokenizer {
     /// The vocabulary of the grammar over these concepts; `<unused0>`, `<unused1>`, ... fill it up to at least `min_size` entries.
     pub fn build(concepts: &[Concept], min_size: usize) -> Tokenizer {
-        let names = concepts.iter().flat_map(|c| c.name.split(' ').chain(c.plural.split(' ')));
-        Tokenizer::from_words(WORDS.iter().copied().chain(names), min_size)
+        let irregular = |c: &&Concept| !ENDINGS.iter().any(|e| c.plural.strip_suffix(e) == Some(&c.name));
+        let names = concepts.iter().flat_map(|c| c.name.split(' '));
+        let plurals = concepts.iter().filter(irregular).flat_map(|c| c.plural.split(' '));
+        let endings = ["##s", "##es"];
+        Tokenizer::from_words(WORDS.iter().copied().chain(endings).chain(names).chain(plurals), min_size)
     }
 
     /// The vocabulary of these words, in order, each once.
@@ -143,14 +151,30 @@ impl Tokenizer {
 
     /// Ids of the words of a text, without bos and eos; unknown words give the unk id.
     pub fn encode(&self, text: &str) -> Vec<i32> {
-        split_words(text).iter().map(|w| self.ids.get(w).copied().unwrap_or(self.special.unk)).collect()
+        split_words(text)
+            .iter()
+            .flat_map(|w| self.pieces(w).unwrap_or([Some(self.special.unk), None]))
+            .flatten()
+            .collect()
+    }
+
+    /// The ids of one word: itself, or a shorter word and its ending.
+    fn pieces(&self, word: &str) -> Option<[Option<i32>; 2]> {
+        if let Some(&id) = self.ids.get(word) {
+            return Some([Some(id), None]);
+        }
+        let split = |ending: &str| {
+            let (stem, ending) = (word.strip_suffix(ending)?, format!("{CONTINUES}{ending}"));
+            Some([Some(*self.ids.get(stem)?), Some(*self.ids.get(&ending)?)])
+        };
+        ENDINGS.iter().find_map(|e| split(e))
     }
 
     /// The words of a text that the vocabulary lacks, each once, in order of appearance.
     pub fn unknown_words(&self, text: &str) -> Vec<String> {
         let mut out: Vec<String> = Vec::new();
         for word in split_words(text) {
-            if !self.ids.contains_key(&word) && !out.contains(&word) {
+            if self.pieces(&word).is_none() && !out.contains(&word) {
                 out.push(word);
             }
         }
@@ -166,10 +190,15 @@ impl Tokenizer {
             if skip_special && self.is_special[at] {
                 continue;
             }
-            if !out.is_empty() {
-                out.push(' ');
+            match self.tokens[at].strip_prefix(CONTINUES) {
+                Some(ending) => out.push_str(ending),
+                None => {
+                    if !out.is_empty() {
+                        out.push(' ');
+                    }
+                    out.push_str(&self.tokens[at]);
+                }
             }
-            out.push_str(&self.tokens[at]);
         }
         out
     }
@@ -257,6 +286,8 @@ mod tests {
             [t.encode("is there a")[..].to_vec(), vec![0], t.encode("?")].concat()
         );
         assert_eq!(t.unknown_words("zorg cat zorg blub"), ["zorg", "blub"]);
+        assert_eq!(t.encode("cats"), [t.encode("cat")[0], t.encode("buses")[1] - 1]);
+        assert_eq!(t.decode(&t.encode("two cats , buses and butterflies"), true), "two cats , buses and butterflies");
         let ids = t.encode("</s> <|sniffer|> <unused0> <pad>");
         assert!(ids.iter().all(|&id| id == 0), "{ids:?}");
         assert_eq!(t.decode(&[1, 9999, -1, 2], false), "<s> <unk> <unk> </s>");
@@ -276,7 +307,7 @@ mod tests {
             std::fs::write(&path, text)?;
             Ok(Tokenizer::load(folder.path()).err().map(|e| e.to_string()).unwrap_or_default())
         };
-        assert!(message(&good.replace("deem-words-1", "x"))?.contains("format is `x`"));
+        assert!(message(&good.replace("deem-words-2", "x"))?.contains("format is `x`"));
         assert!(message(&good.replace("\"cat\"", "\"dog\""))?.contains("`dog` appears twice"));
         assert!(message(&good.replace("\"bos\": 1", "\"bos\": 7"))?.contains("`<s>` should have id 7"));
         assert!(message("{")?.contains(TOKENIZER_FILE));

@@ -146,8 +146,16 @@ pub struct TokenizerConfig {
     /// Standard deviation of the first values of both projections behind the resampler.
     #[serde(default = "small_projection")]
     pub projection_init: f64,
+    /// First value of the weight of `pos_ln`. Below 1, positions stand out against contents, and the queries of a resampler from nothing find their places
+    /// sooner.
+    #[serde(default = "whole")]
+    pub content_init: f64,
     /// Region tokens in front of the image tokens; none without.
     pub mask_align: Option<MaskAlignConfig>,
+}
+
+fn whole() -> f64 {
+    1.0
 }
 
 fn small_projection() -> f64 {

@@ -17,6 +17,7 @@ use crate::dtype::Element;
 use crate::error::Result;
 use crate::memory::Tensor;
 use crate::models::encoder::{Features, FeaturesGradient};
+use crate::models::tables;
 use crate::ops::activation::Activation;
 use crate::ops::random::Stream;
 use crate::ops::{add, copy, reduce};
@@ -35,6 +36,9 @@ pub struct ConvNextConfig {
     /// First value of the blocks' layer scale: 1e-6 for a trunk that was trained before (timm), near 1 for one that begins from nothing.
     #[serde(default = "small_layer_scale")]
     pub layer_scale_init: f64,
+    /// Whether the stem begins with the cosine patterns of [`tables::cosine_patches`] in place of random ones: for models from nothing.
+    #[serde(default)]
+    pub cosine_stem: bool,
     /// Hidden and output width of CLIP's unused projection head, kept for checkpoints; none if absent.
     pub unused_head: Option<[usize; 2]>,
 }
@@ -244,6 +248,9 @@ impl ConvNext {
         let adapter_cls = adapter(reg, "cls", dims[3]);
         let trunk = format!("{path}.visual.trunk");
         let stem = Conv::patch(reg, &format!("{trunk}.stem.0"), 3, dims[0], 4, true);
+        if config.cosine_stem {
+            reg.begin_with(stem.weight, Init::Table(tables::cosine_patches(dims[0], 4).into()));
+        }
         let stem_norm = LayerNorm::new(reg, &format!("{trunk}.stem.1"), dims[0], 1e-6);
         let total: usize = config.depths.iter().sum();
         let mut done = 0;

@@ -91,6 +91,7 @@ impl VisualTokenizer {
             config.mask_align.map(|m| MaskPooling::new(reg, &format!("{path}.feature_extractor"), embed, m.mask_shape));
         let pos_proj = Linear::new(reg, &format!("{path}.pos_proj"), embed, embed, true);
         let pos_ln = LayerNorm::new(reg, &format!("{path}.pos_ln"), embed, 1e-6);
+        reg.begin_with(pos_ln.weight, Init::Const(config.content_init));
         let qformer = QFormer::new(reg, &format!("{path}.perceiver_resampler"), &config.qformer);
         let post_ln = LayerNorm::new(reg, &format!("{path}.post_ln"), embed, 1e-6);
         let proj = |reg: &mut Registry, name: &str, to: usize| {

@@ -391,6 +391,7 @@ impl Fixture {
             mean: colours("clip_mean")?,
             std: colours("clip_std")?,
             projection_init: 1e-3,
+            content_init: 1.0,
             mask_align: mask_align.filter(|_| on),
         })
     }
@@ -415,6 +416,7 @@ impl Fixture {
                 dims,
                 drop_path,
                 layer_scale_init: 1e-6,
+                cosine_stem: false,
                 unused_head,
             }));
         }

@@ -184,7 +184,7 @@ impl Run<'_> {
 
     fn collator(&self, stage: &StageConfig) -> Collator {
         let model = &self.config.model;
-        let draws = stage.kind != StageKind::LanguageModel;
+        let draws = !matches!(stage.kind, StageKind::LanguageModel | StageKind::Alignment);
         Collator {
             world: self.world.clone(),
             tokenizer: self.tokenizer.clone(),

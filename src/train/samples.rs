@@ -37,7 +37,7 @@ impl Shown {
     /// What the model of a stage can show; nothing before it can draw.
     pub fn of(kind: StageKind) -> Option<Shown> {
         match kind {
-            StageKind::LanguageModel | StageKind::Vae => None,
+            StageKind::LanguageModel | StageKind::Alignment | StageKind::Vae => None,
             StageKind::DiffusionPrior => Some(Shown::Drawn),
             StageKind::Pretrain => Some(Shown::Captions),
             StageKind::Questions | StageKind::Regions => Some(Shown::Answers),

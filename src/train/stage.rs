@@ -1,7 +1,7 @@
 //! What a stage trains, and one step of it.
 //!
-//! The first three kinds make from nothing what the paper takes as given: a language model on text, a VAE on pictures, a diffusion model conditioned on
-//! the language model's states. The others are the paper's stages; they differ in data, losses and freezing only.
+//! The first four kinds make from nothing what the paper takes as given: a language model on text, an encoder that knows words, a VAE on pictures, a
+//! diffusion model conditioned on the language model's states. The others are the paper's stages; they differ in data, losses and freezing only.
 
 use crate::blocks::Pass;
 use crate::data::Batch;
@@ -29,6 +29,12 @@ pub fn trains(kind: StageKind, model: &DeemConfig, spec: &Spec) -> bool {
             (is("mm_decoder.") && !name.contains("llama_cross_attn")) || name == "text_decoder.head.weight"
         }
         StageKind::Vae => is("visual_tokenizer.encoder.vae."),
+        StageKind::Alignment => {
+            model.trains(spec)
+                && is("visual_tokenizer.")
+                && !is("visual_tokenizer.encoder.")
+                && !is("visual_tokenizer.proj_i.")
+        }
         StageKind::DiffusionPrior => {
             is("visual_tokenizer.encoder.unet.") || is("image_decoder.") || is("context_feat_proj.")
         }
@@ -91,6 +97,9 @@ impl<E: Element> Stage<E> {
     ) -> Result<Vec<(&'static str, f64)>> {
         if self.kind == StageKind::Vae {
             return self.accumulate_vae(cx, batch, seed, number);
+        }
+        if self.kind == StageKind::Alignment {
+            return self.accumulate_alignment(cx, batch, step_seed(seed, number));
         }
         let inputs = self.inputs(batch);
         let draws = self.draws(cx, inputs.num_images(), seed, number)?;

@@ -38,6 +38,7 @@ fn convnext_adapter<E: Element>() {
         dims: [16, 24, 32, 48],
         drop_path: 0.0,
         layer_scale_init: 1e-6,
+        cosine_stem: false,
         unused_head: Some([40, 20]),
     };
     let model = ConvNext::new(&mut registry, "vision_model", &config, 64);

@@ -165,6 +165,7 @@ fn convnext_with_stochastic_depth() {
         dims: [4, 4, 8, 8],
         drop_path: 0.6,
         layer_scale_init: 0.5,
+        cosine_stem: false,
         unused_head: None,
     };
     let build = |reg: &mut Registry| ConvNext::new(reg, "v", &config, 6);

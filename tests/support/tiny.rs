@@ -39,6 +39,7 @@ pub fn config() -> DeemConfig {
         ignore_noimage_datasets: Vec::new(),
         tokenizer: TokenizerConfig {
             projection_init: 1e-3,
+            content_init: 1.0,
             image_size: 32,
             embed_dim: 16,
             grid_size: 4,
@@ -47,6 +48,7 @@ pub fn config() -> DeemConfig {
                 dims: [8, 8, 12, 16],
                 drop_path: 0.0,
                 layer_scale_init: 1e-6,
+                cosine_stem: false,
                 unused_head: None,
             }),
             qformer: qformer(3, 12, 16, true),

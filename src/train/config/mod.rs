@@ -154,6 +154,8 @@ impl Default for SamplesConfig {
 pub enum StageKind {
     /// The language model alone, on text.
     LanguageModel,
+    /// The visual tokenizer alone, on pictures and the words of their layouts.
+    Alignment,
     /// The VAE alone, on pictures.
     Vae,
     /// The UNet alone, conditioned on text.
@@ -170,7 +172,7 @@ pub enum StageKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StagePart {
-    /// `text_only`, `image_only`, `captioning`, `imagining`, `interleaved`, `questions` or `regions`.
+    /// `text_only`, `image_only`, `layouts`, `captioning`, `imagining`, `interleaved`, `questions` or `regions`.
     pub kind: SampleKind,
     /// Share of the batches, relative to the other parts.
     #[serde(default = "one")]
@@ -306,6 +308,9 @@ impl StageConfig {
         let text_only = self.parts.iter().all(|p| p.kind == SampleKind::TextOnly);
         if self.kind == StageKind::LanguageModel && !text_only {
             return fail("a language model alone sees no pictures: all parts must be `text_only`");
+        }
+        if self.kind == StageKind::Alignment && self.parts.iter().any(|p| p.kind != SampleKind::Layouts) {
+            return fail("the tokenizer alone reads layouts: all parts must be `layouts`");
         }
         self.groups.iter().flatten().try_for_each(Rule::check)?;
         match self.recipe().check() {

@@ -1,0 +1,129 @@
+//! The stage `alignment`: the visual tokenizer learns to speak the language model's words before it is trained through the language model.
+//!
+//! ```text
+//! v_q    = vis_embed of picture token q                                  [I, Q, C]
+//! w_q    = word q of the picture's layout,  e_w its (frozen) embedding   [V, C]
+//! loss   = mean_{q in R} -log softmax_w(v_q e_w / s)[w_q]  +  mean_q |v_q - e_{w_q}|^2 / mean_w |e_w|^2,     s = mean_w |e_w|^2 / 8
+//! ```
+//! R leaves out most of the cells in which nothing is.
+//!
+//! It stands in for what the paper takes as given, an encoder pre-trained by contrasting pictures with words: each token is contrasted with all words of
+//! the vocabulary, as RegionCLIP (arXiv 2112.09106) contrasts regions with concepts. The second term gives the tokens the length that words
+//! have, which the contrast alone leaves free. No language model runs, so a picture costs a fraction of what it costs in later stages.
+
+use super::stage::Stage;
+use crate::blocks::Pass;
+use crate::data::Batch;
+use crate::device::Context;
+use crate::dtype::{Element, Real};
+use crate::error::{Error, Result};
+use crate::memory::Tensor;
+use crate::models::visual_tokenizer::VisualTokensGradient;
+use crate::ops::gemm::Form;
+use crate::ops::random::Stream;
+use crate::ops::{add, cross_entropy, embedding, mse};
+
+/// Mean squared length of a word over the temperature of the contrast: the logit of a word with itself.
+const SHARPNESS: f64 = 8.0;
+
+/// The words of each picture's layout: the Q tokens after its placeholders, `[I * Q]`.
+///
+/// # Errors
+/// [`Error::Config`] if a picture is not followed by as many words as it has tokens.
+fn layouts(batch: &Batch, image: i32, count: usize) -> Result<Vec<i32>> {
+    let mut words = Vec::with_capacity(batch.num_images() * count);
+    for (row, mask) in batch.text_ids.chunks_exact(batch.len).zip(batch.attention_mask.chunks_exact(batch.len)) {
+        let end = mask.iter().filter(|&&m| m > 0).count();
+        let first = row.iter().rposition(|&id| id == image).map_or(0, |last| last + 1);
+        let Some(found) = row.get(first..first + count).filter(|_| first > 0 && first + count <= end) else {
+            return Err(Error::Config(format!(
+                "the stage `alignment` needs pictures followed by {count} words (num_img_token), one for each token: parts of kind `layouts`, \
+                 data.scenes.layout_side^2 = num_img_token and names of one word"
+            )));
+        };
+        words.extend(found);
+    }
+    Ok(words)
+}
+
+impl<E: Element> Stage<E> {
+    /// Adds the gradients of one batch of pictures with layouts.
+    pub(super) fn accumulate_alignment(
+        &mut self,
+        cx: &Context,
+        batch: &Batch,
+        drop_path: u64,
+    ) -> Result<Vec<(&'static str, f64)>> {
+        let config = &self.model.config;
+        let (images, count) = (batch.num_images(), config.num_img_token);
+        let words = layouts(batch, config.special.image, count)?;
+        let contrasted = balanced(&words, drop_path);
+        let rows = contrasted.iter().filter(|&&w| w != cross_entropy::IGNORE).count();
+        let pass = Pass::new(cx, &self.params);
+        let tokenizer = &self.model.tokenizer;
+        let (tokens, saved) = tokenizer.forward(&pass, &batch.images, images, None, false, Some(drop_path))?;
+        let width = config.llm.hidden_size;
+        let v = tokens.vis_embed.reshape([images * count, width]);
+        let maps = vec![None; tokens.maps.len()];
+        drop(tokens.maps);
+
+        let table = pass.param(self.model.llm.embed_tokens);
+        let square = table.data().iter().map(|x| x.to_f64().powi(2)).sum::<f64>() / config.llm.vocab_size as f64;
+        let temperature = square / SHARPNESS;
+        let mut scaled = pass.uninit(v.shape())?;
+        add::scale(cx, 1.0 / temperature, v.view(), scaled.view_mut())?;
+        let logits = pass.product(Form::Nt, scaled.view(), table, [words.len(), config.llm.vocab_size])?;
+        let mut lse = pass.statistics([words.len()])?;
+        let contrast = cross_entropy::forward(cx, logits.view(), &contrasted, lse.view_mut())?.mean();
+        let contrast = contrast.as_f64();
+        let named = correct(&logits, &words);
+
+        let mut targets: Tensor<E> = pass.uninit(v.shape())?;
+        embedding::gather(cx, table, &words, targets.view_mut())?;
+        let distance = mse::forward(cx, v.view(), targets.view(), None, None)? * width as f64 / square;
+
+        // Undoes the distance, then the contrast.
+        let mut d_distance = pass.uninit(v.shape())?;
+        mse::backward(cx, v.view(), targets.view(), None, width as f64 / square, d_distance.view_mut())?;
+        let mut d_logits = pass.uninit(logits.shape())?;
+        let scale = 1.0 / (temperature * rows.max(1) as f64);
+        cross_entropy::backward(cx, logits.view(), &contrasted, lse.view(), scale, d_logits.view_mut())?;
+        let d_contrast = pass.product(Form::Nn, d_logits.view(), table, v.shape())?;
+        let d = pass.add(&d_distance, &d_contrast)?.reshape([images, count, width]);
+        let d = VisualTokensGradient { maps, vis_embed: Some(d), dif_embed: None };
+        tokenizer.backward(&pass, &mut self.grads, saved, d)?;
+        Ok(vec![("loss", contrast + distance), ("contrast", contrast), ("distance", distance), ("named", named)])
+    }
+}
+
+/// The most frequent word: that of cells in which nothing is.
+fn most_frequent(words: &[i32]) -> Option<(i32, usize)> {
+    let mut counts = std::collections::BTreeMap::new();
+    words.iter().for_each(|w| *counts.entry(*w).or_insert(0) += 1);
+    counts.into_iter().max_by_key(|&(_, n)| n)
+}
+
+/// The words with rows of the most frequent one left out by chance, so that about half of the rows that remain are of other words: what is there
+/// would otherwise drown in what is not.
+fn balanced(words: &[i32], seed: u64) -> Vec<i32> {
+    let Some((frequent, count)) = most_frequent(words) else { return Vec::new() };
+    let share = (words.len() - count) as f64 / count as f64;
+    let chance = Stream::new(seed, "alignment.balance");
+    let keep = |i: usize| words[i] != frequent || chance.uniform(i as u64) < share;
+    (0..words.len()).map(|i| if keep(i) { words[i] } else { cross_entropy::IGNORE }).collect()
+}
+
+/// Share of the rows of all but the most frequent word in which the largest logit is that of the word.
+fn correct<E: Element>(logits: &Tensor<E>, words: &[i32]) -> f64 {
+    let frequent = most_frequent(words).map(|(word, _)| word);
+    let (mut right, mut all) = (0usize, 0usize);
+    for (row, &word) in logits.data().chunks_exact(logits.shape().last()).zip(words) {
+        if Some(word) == frequent {
+            continue;
+        }
+        let best = (0..row.len()).max_by(|&a, &b| row[a].to_f64().total_cmp(&row[b].to_f64()));
+        right += usize::from(best == Some(word as usize));
+        all += 1;
+    }
+    right as f64 / all.max(1) as f64
+}
