@@ -19,7 +19,7 @@ pub enum SampleKind {
     Layouts,
     /// Picture, then its list caption.
     Captioning,
-    /// Caption (or a request that contains it), then the picture.
+    /// Layout, caption, or a request that contains a caption; then the picture.
     Imagining,
     /// Several pictures and texts in one sequence.
     Interleaved,
@@ -86,12 +86,13 @@ impl World {
             }
             SampleKind::Imagining => {
                 let caption = self.either_caption(&scene, rng);
-                if rng.chance(0.7) {
-                    Sample::document(vec![Piece::Text(caption), Piece::Image(scene.into())])
-                } else {
-                    let request = Piece::Text(prompt(&format!("draw {caption}")));
-                    Sample { pieces: vec![request, Piece::Image(scene.into())], prompt_pieces: 1 }
-                }
+                let (text, prompt_pieces) = match rng.weighted(&[0.5, 0.35, 0.15]).unwrap_or(0) {
+                    // A layout says where everything is, so the diffusion model learns to put it there.
+                    0 => (format!("picture {}", self.layout(&scene)), 1),
+                    1 => (caption, 0),
+                    _ => (prompt(&format!("draw {caption}")), 1),
+                };
+                Sample { pieces: vec![Piece::Text(text), Piece::Image(scene.into())], prompt_pieces }
             }
             SampleKind::Interleaved => self.interleaved(scene, split, rng),
             SampleKind::Questions => {
@@ -158,28 +159,19 @@ impl World {
         }
     }
 
-    /// The scene as a grid of words, row by row: the name of the object whose centre lies in a cell, `empty` where there is none. An object whose cell is
-    /// taken goes to the nearest free one.
+    /// The scene as a grid of words, row by row: the name of the object that stands in a cell ([`World::cells`]), `empty` where there is none.
     ///
     /// With as many cells as a picture has tokens, a layout stands in a document where the tokens of a picture stand, so that a language model which
     /// has learned to read layouts needs only to be shown pictures as such words.
     pub fn layout(&self, scene: &Scene) -> String {
         let side = self.config().layout_side;
-        let mut cells = vec!["empty"; side * side];
-        for object in &scene.objects {
-            let [l, t, r, b] = self.extent(object, scene.style).map(|x| x * side as f32);
-            let (x, y) = ((l + r) / 2.0, (t + b) / 2.0);
-            let distance = |cell: usize| {
-                let (dx, dy) = ((cell % side) as f32 + 0.5 - x, (cell / side) as f32 + 0.5 - y);
-                dx * dx + dy * dy
-            };
-            let free = (0..cells.len()).filter(|&cell| cells[cell] == "empty");
-            let nearest = free.min_by(|&a, &b| distance(a).total_cmp(&distance(b)));
-            if let (Some(cell), Some(concept)) = (nearest, self.concepts().get(object.concept)) {
-                cells[cell] = &concept.name;
+        let mut words = vec!["empty"; side * side];
+        for (object, cell) in scene.objects.iter().zip(self.cells(scene)) {
+            if let (Some(word), Some(concept)) = (words.get_mut(cell), self.concepts().get(object.concept)) {
+                *word = &concept.name;
             }
         }
-        cells.join(" ")
+        words.join(" ")
     }
 
     /// A layout or a caption in place of a picture, then what is said of a picture; or a caption alone.

@@ -320,21 +320,37 @@ impl World {
         [object.x + l * s, object.y + t * s, object.x + r * s, object.y + b * s]
     }
 
-    /// The kinds of a scene with their counts, in the canonical order: left to right by the centre of a kind's leftmost object.
-    pub fn kinds(&self, scene: &Scene) -> Vec<(usize, usize)> {
-        let mut kinds: Vec<(usize, usize, f32)> = Vec::new();
+    /// The cell of a layout in which each object of a scene stands: that of its centre or, where another object stands there, the nearest free one.
+    pub fn cells(&self, scene: &Scene) -> Vec<usize> {
+        let side = self.config.layout_side;
+        let mut cells = Vec::with_capacity(scene.objects.len());
         for object in &scene.objects {
-            let [l, _, r, _] = self.extent(object, scene.style);
-            let centre = (l + r) / 2.0;
+            let [l, t, r, b] = self.extent(object, scene.style).map(|x| x * side as f32);
+            let (x, y) = ((l + r) / 2.0, (t + b) / 2.0);
+            let distance = |cell: usize| {
+                let (dx, dy) = ((cell % side) as f32 + 0.5 - x, (cell / side) as f32 + 0.5 - y);
+                dx * dx + dy * dy
+            };
+            let free = (0..side * side).filter(|cell| !cells.contains(cell));
+            cells.push(free.min_by(|&a, &b| distance(a).total_cmp(&distance(b))).unwrap_or(side * side));
+        }
+        cells
+    }
+
+    /// The kinds of a scene with their counts, in reading order: by the cell of the layout in which the first object of a kind stands.
+    pub fn kinds(&self, scene: &Scene) -> Vec<(usize, usize)> {
+        let cells = self.cells(scene);
+        let mut kinds: Vec<(usize, usize, usize)> = Vec::new();
+        for (object, cell) in scene.objects.iter().zip(cells) {
             match kinds.iter_mut().find(|k| k.0 == object.concept) {
                 Some(kind) => {
                     kind.1 += 1;
-                    kind.2 = kind.2.min(centre);
+                    kind.2 = kind.2.min(cell);
                 }
-                None => kinds.push((object.concept, 1, centre)),
+                None => kinds.push((object.concept, 1, cell)),
             }
         }
-        kinds.sort_by(|a, b| a.2.total_cmp(&b.2).then(a.0.cmp(&b.0)));
+        kinds.sort_by_key(|&(concept, _, cell)| (cell, concept));
         kinds.into_iter().map(|(concept, count, _)| (concept, count)).collect()
     }
 
@@ -361,7 +377,7 @@ impl World {
         }
     }
 
-    /// "a cat and two apples": every kind with its count, in canonical order.
+    /// "a cat and two apples": every kind with its count, in reading order.
     pub fn caption(&self, scene: &Scene) -> String {
         self.grammar.list(&self.kinds(scene))
     }

@@ -16,7 +16,7 @@ use crate::memory::Tensor;
 use crate::models::resnet::{ResnetBlock, ResnetSaved};
 use crate::ops::conv2d::Pad;
 use crate::ops::{check_shape, resample};
-use crate::params::{Grads, Registry};
+use crate::params::{Grads, Init, Registry};
 
 /// Sizes of a VAE.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -32,6 +32,10 @@ pub struct VaeConfig {
     pub norm_num_groups: usize,
     /// Latents are multiplied by this.
     pub scaling_factor: f64,
+    /// First value of the bias of the log variances. Well below 0, a VAE from nothing begins with latents that say something; at 0 they are mostly noise
+    /// until it has learned to be sure.
+    #[serde(default)]
+    pub logvar_init: f64,
 }
 
 const EPS: f64 = 1e-6;
@@ -169,6 +173,10 @@ impl Vae {
             GroupNorm::new(reg, &format!("{prefix}encoder.conv_norm_out"), widths[last], groups, EPS, true);
         let encoder_out = Conv::same3(reg, &format!("{prefix}encoder.conv_out"), widths[last], 2 * z);
         let quant = Conv::pointwise(reg, &format!("{prefix}quant_conv"), 2 * z, 2 * z);
+        if let Some(bias) = quant.bias.filter(|_| config.logvar_init != 0.0) {
+            let first = (0..2 * z).map(|i| if i < z { 0.0 } else { config.logvar_init }).collect();
+            reg.begin_with(bias, Init::Table(first));
+        }
         let post_quant = Conv::pointwise(reg, &format!("{prefix}post_quant_conv"), z, z);
         let decoder_in = Conv::same3(reg, &format!("{prefix}decoder.conv_in"), z, widths[last]);
         let decoder_mid = Mid::new(reg, &format!("{prefix}decoder.mid_block"), widths[last], groups);

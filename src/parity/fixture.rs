@@ -499,6 +499,7 @@ impl Fixture {
                 latent_channels: self.size("vae.latent_channels")?,
                 norm_num_groups: self.size("vae.norm_num_groups")?,
                 scaling_factor: self.number("vae.scaling_factor")?,
+                logvar_init: 0.0,
             },
             schedule: ScheduleConfig {
                 num_train_timesteps: self.size("scheduler.num_train_timesteps")?,

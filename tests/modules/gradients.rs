@@ -87,6 +87,7 @@ fn vae() {
         latent_channels: 2,
         norm_num_groups: 2,
         scaling_factor: 0.5,
+        logvar_init: 0.0,
     };
     let build = |reg: &mut Registry| Vae::new(reg, "", &config);
     check(build, |model, pass, grads| {

@@ -16,6 +16,7 @@ fn vae<E: Element>() {
         latent_channels: 4,
         norm_num_groups: 4,
         scaling_factor: 0.18215,
+        logvar_init: 0.0,
     };
     let model = Vae::new(&mut registry, "", &config);
     let case = Case::<E>::with("vae", 64.0, "", &[], registry);

@@ -105,6 +105,7 @@ pub fn config() -> DeemConfig {
                 latent_channels: 4,
                 norm_num_groups: 4,
                 scaling_factor: 0.18215,
+                logvar_init: 0.0,
             },
             schedule: ScheduleConfig::default(),
             qformer: qformer(5, 12, 24, false),
