@@ -36,7 +36,7 @@ fn commands_on_a_trained_folder() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let said = train(at);
-    assert!(said.out.contains("30 steps") && said.out.ends_with('\n'), "{}", said.out);
+    assert!(said.out.contains("35 steps") && said.out.ends_with('\n'), "{}", said.out);
     for file in ["final.png", "step-00000016.png", "step-00000024.png"] {
         let sheet = image::open(at.join("run/samples").join(file)).unwrap();
         assert!(sheet.width() > 300 && sheet.height() > 300, "{file}");

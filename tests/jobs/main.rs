@@ -14,3 +14,4 @@ mod pictures;
 mod program;
 #[cfg(feature = "cli")]
 mod resume;
+mod stages;
