@@ -82,13 +82,27 @@ struct Patches<'a, E> {
     taps: (usize, usize),
 }
 
-/// N numbers at a time, the last ones once more where the length is no multiple: without a call, which costs more than so few numbers.
+impl<E> Patches<'_, E> {
+    /// Image, line and column of the patch behind this one.
+    #[inline(always)]
+    fn next(&self, b: usize, i: usize, j: usize) -> (usize, usize, usize) {
+        match (i + 1 == self.grid.0, j + 1 == self.grid.1) {
+            (_, false) => (b, i, j + 1),
+            (false, true) => (b, i + 1, 0),
+            (true, true) => (b + 1, 0, 0),
+        }
+    }
+}
+
+/// Copies at least N numbers, N at a time; the last N overlap those before them. So few numbers cost less than a call would.
 #[inline(always)]
 fn copy_pieces<E: Element, const N: usize>(to: &mut [E::Acc], from: &[E]) {
-    let last = to.len() - N;
-    for at in (0..last).step_by(N).chain([last]) {
-        let piece: [E::Acc; N] = std::array::from_fn(|i| from[at..at + N][i].to_acc());
-        to[at..at + N].copy_from_slice(&piece);
+    let widened = |from: &[E; N]| -> [E::Acc; N] { std::array::from_fn(|i| from[i].to_acc()) };
+    for (to, from) in to.as_chunks_mut::<N>().0.iter_mut().zip(from.as_chunks::<N>().0) {
+        *to = widened(from);
+    }
+    if let (Some(to), Some(from)) = (to.last_chunk_mut::<N>(), from.last_chunk::<N>()) {
+        *to = widened(from);
     }
 }
 
@@ -106,9 +120,20 @@ simd_fn! {
     fn gather<E: Element>(p: Patches<'_, E>, rows: Range<usize>, cols: Range<usize>, dst: &mut [E::Acc], ld: usize) {
         let per_line = p.taps.1 * p.c;
         let lines = cols.start / per_line..cols.end.div_ceil(per_line);
+        let whole = cols.start == 0 && cols.end == p.taps.0 * per_line;
         let (mut b, mut i, mut j) = (rows.start / (p.grid.0 * p.grid.1), rows.start / p.grid.1 % p.grid.0, rows.start % p.grid.1);
         for dst in dst.chunks_mut(ld).take(rows.len()) {
             let (y, x) = ((i * p.step) as isize + p.origin.0, (j * p.step) as isize + p.origin.1);
+            let fits = |at: isize, taps: usize, size: usize| at >= 0 && at as usize + taps <= size;
+            if whole && fits(y, p.taps.0, p.h) && fits(x, p.taps.1, p.w) {
+                // Most pixels: nothing hangs over the edge.
+                let image = &p.data[((b * p.h + y as usize) * p.w + x as usize) * p.c..];
+                for (line, dst) in dst.chunks_exact_mut(per_line).take(p.taps.0).enumerate() {
+                    copy_line(dst, &image[line * p.w * p.c..][..per_line]);
+                }
+                (b, i, j) = p.next(b, i, j);
+                continue;
+            }
             // The part of a line that lies inside the image, in numbers.
             let inside = ((-x).clamp(0, p.taps.1 as isize) as usize * p.c, (p.w as isize - x).clamp(0, p.taps.1 as isize) as usize * p.c);
             for line in lines.clone() {
@@ -125,15 +150,9 @@ simd_fn! {
                 dst[..start - first].fill(E::Acc::default());
                 dst[end - first..].fill(E::Acc::default());
                 let at = (((b * p.h) as isize + row) * p.w as isize + x) * p.c as isize + start as isize;
-                copy_line(&mut dst[start - first..end - first], &p.data[at as usize..]);
+                copy_line(&mut dst[start - first..end - first], &p.data[at as usize..][..end - start]);
             }
-            j += 1;
-            if j == p.grid.1 {
-                (i, j) = (i + 1, 0);
-                if i == p.grid.0 {
-                    (b, i) = (b + 1, 0);
-                }
-            }
+            (b, i, j) = p.next(b, i, j);
         }
     }
 }
