@@ -7,17 +7,21 @@
 use crate::dtype::{Element, Real};
 use crate::simd_fn;
 
-/// Where one head of one batch entry lies in `[B, I*S, N*D]`.
+/// Where one head of one batch entry lies in pictures `[.., S, N*D]`.
 #[derive(Clone, Copy)]
 pub(super) struct Head<'a> {
-    /// Index of its first number.
+    /// Index of its first number in a row.
     pub start: usize,
     /// Numbers between its rows.
     pub stride: usize,
     /// Numbers of a row: the head size.
     pub size: usize,
-    /// Images I, one after the other.
+    /// Images I.
     pub images: usize,
+    /// The first of them among the pictures; they follow each other unless `pictures` says where each is.
+    pub first: usize,
+    /// Where each image is among the pictures, if it is there.
+    pub pictures: Option<&'a [Option<usize>]>,
     /// `(H, W)` of the levels of each image.
     pub levels: &'a [(usize, usize)],
     /// `[T, I]`: zeros for images that a query does not see. If it is empty, all are seen.
@@ -49,15 +53,21 @@ impl Head<'_> {
         self.relative.is_empty() || self.relative.iter().skip(image).step_by(self.images).any(|&r| r > 0)
     }
 
-    /// Rows of an image.
-    fn image_rows(&self) -> usize {
-        self.levels.iter().map(|(h, w)| h * w).sum()
+    /// Row with which an image begins among those of all pictures.
+    pub(super) fn first_row(&self, image: usize) -> Option<usize> {
+        let rows: usize = self.levels.iter().map(|(h, w)| h * w).sum();
+        let picture = match self.pictures {
+            Some(pictures) => pictures[image]?,
+            None => self.first + image,
+        };
+        Some(picture * rows)
     }
 
     /// Calls `f(padded row, row, W)` with where each line of each map of an image begins.
     #[inline(always)]
     fn lines(&self, image: usize, mut f: impl FnMut(usize, usize, usize)) {
-        let (mut padded, mut row) = (image * image_rows(self.levels), image * self.image_rows());
+        let Some(mut row) = self.first_row(image) else { return };
+        let mut padded = image * image_rows(self.levels);
         for &(h, w) in self.levels {
             for y in 0..h {
                 f(padded + (y + 2) * (w + 2) + 2, row, w);

@@ -9,7 +9,7 @@ use super::{BLOCK, store, walk};
 use crate::device::{Context, SendPtr};
 use crate::dtype::{Element, Real};
 use crate::host::parallel::with_scratch;
-use crate::ops::deform_attention::{Mmfs, MmfsGradients, MmfsInputs, Sizes};
+use crate::ops::deform_attention::{Mmfs, MmfsInputs, Sizes};
 use crate::simd_fn;
 
 /// Heads of one entry that follow each other in a job, so that they find in the cache what lies between each other's numbers. There are still enough
@@ -20,72 +20,83 @@ fn heads_per_job(spec: &Mmfs<'_>, sizes: Sizes) -> usize {
 }
 
 /// Number of jobs. Jobs on the same heads of different entries follow each other, so that threads seldom write to the same cache line.
-fn jobs(spec: &Mmfs<'_>, sizes: Sizes) -> usize {
+pub(super) fn jobs(spec: &Mmfs<'_>, sizes: Sizes) -> usize {
     sizes.batch * spec.heads.div_ceil(heads_per_job(spec, sizes))
 }
 
 /// The call, and one of its heads of one entry.
-struct Chunk<'a, E> {
-    x: &'a MmfsInputs<'a, E>,
-    spec: &'a Mmfs<'a>,
-    sizes: Sizes,
-    b: usize,
-    n: usize,
+pub(super) struct Chunk<'a, E> {
+    pub x: &'a MmfsInputs<'a, E>,
+    pub spec: &'a Mmfs<'a>,
+    pub sizes: Sizes,
+    pub b: usize,
+    pub n: usize,
 }
 
 impl<'a, E: Element> Chunk<'a, E> {
     /// The heads of one job.
-    fn of(x: &'a MmfsInputs<'a, E>, spec: &'a Mmfs<'a>, sizes: Sizes, job: usize) -> impl Iterator<Item = Self> {
+    pub(super) fn of(
+        x: &'a MmfsInputs<'a, E>,
+        spec: &'a Mmfs<'a>,
+        sizes: Sizes,
+        job: usize,
+    ) -> impl Iterator<Item = Self> {
         let each = heads_per_job(spec, sizes);
         let (b, first) = (job % sizes.batch, job / sizes.batch * each);
         (first..(first + each).min(spec.heads)).map(move |n| Chunk { x, spec, sizes, b, n })
     }
 
     /// Most points of a query.
-    fn most(&self) -> usize {
+    pub(super) fn most(&self) -> usize {
         self.sizes.images * self.spec.levels.len() * self.spec.points
     }
 
     /// Queries of a block, at most.
-    fn block(&self) -> usize {
+    pub(super) fn block(&self) -> usize {
         BLOCK.min(self.sizes.queries)
     }
 
     /// Numbers that [`look`] needs: offsets and logits of the queries of a block, and offsets once more.
-    fn inputs(&self) -> usize {
+    pub(super) fn inputs(&self) -> usize {
         let per_offset = 2 * self.spec.points;
         per_offset + self.block() * (per_offset + self.spec.levels.len() * (self.spec.points + 1))
     }
 
     /// Blocks of queries.
-    fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<E> {
+    pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<E> {
         let queries = self.sizes.queries;
         (0..queries).step_by(BLOCK).map(move |t| t..(t + BLOCK).min(queries))
     }
 
     /// Where query `t` of this head lies in a tensor `[B, T, N, ..]`.
-    fn at(&self, t: usize) -> usize {
+    pub(super) fn at(&self, t: usize) -> usize {
         (self.b * self.sizes.queries + t) * self.spec.heads + self.n
     }
 
-    fn head(&self) -> Head<'a> {
-        let (size, stride) = (self.sizes.head_size, self.spec.heads * self.sizes.head_size);
-        let rows = self.sizes.images * self.sizes.positions;
-        let start = self.b * rows * stride + self.n * size;
-        let seen = self.sizes.queries * self.sizes.images;
-        let relative = &self.spec.relative[self.b * seen..][..seen];
-        Head { start, stride, size, images: self.sizes.images, levels: self.spec.levels, relative }
+    pub(super) fn head(&self) -> Head<'a> {
+        let (size, images) = (self.sizes.head_size, self.sizes.images);
+        let seen = self.sizes.queries * images;
+        Head {
+            start: self.n * size,
+            stride: self.spec.heads * size,
+            size,
+            images,
+            first: self.b * images,
+            pictures: self.spec.pictures.map(|pictures| &pictures[self.b * images..][..images]),
+            levels: self.spec.levels,
+            relative: &self.spec.relative[self.b * seen..][..seen],
+        }
     }
 
     /// (image, relative index) of the images that query `t` sees.
     #[inline(always)]
-    fn seen(&self, t: usize) -> impl Iterator<Item = (usize, usize)> + use<'a, E> {
+    pub(super) fn seen(&self, t: usize) -> impl Iterator<Item = (usize, usize)> + use<'a, E> {
         let images = self.sizes.images;
         let relative = &self.spec.relative[(self.b * self.sizes.queries + t) * images..][..images];
         relative.iter().enumerate().filter(|(_, r)| **r > 0).map(|(image, &r)| (image, r as usize))
     }
 
-    fn write_levels(&self, to: &mut [E::Acc]) {
+    pub(super) fn write_levels(&self, to: &mut [E::Acc]) {
         Level::write(to, self.spec.levels, |l| Some(self.spec.ratios[l]));
     }
 }
@@ -103,6 +114,7 @@ macro_rules! with_group {
         }
     };
 }
+pub(super) use with_group;
 
 #[inline(always)]
 fn widen<E: Element>(to: &mut [E::Acc], from: &[E]) {
@@ -113,14 +125,14 @@ fn widen<E: Element>(to: &mut [E::Acc], from: &[E]) {
 
 /// G numbers from `at` on, widened.
 #[inline(always)]
-fn take<E: Element, const G: usize>(x: &[E], at: usize) -> [E::Acc; G] {
+pub(super) fn take<E: Element, const G: usize>(x: &[E], at: usize) -> [E::Acc; G] {
     let x = &x[at..at + G];
     from_fn(|i| x[i].to_acc())
 }
 
 /// `x[at..] += y`.
 #[inline(always)]
-fn add_at<A: Real, const G: usize>(x: &mut [A], at: usize, y: &[A; G]) {
+pub(super) fn add_at<A: Real, const G: usize>(x: &mut [A], at: usize, y: &[A; G]) {
     let x = &mut x[at..at + G];
     let sums: [A; G] = from_fn(|i| x[i] + y[i]);
     x.copy_from_slice(&sums);
@@ -194,7 +206,7 @@ simd_fn! {
 }
 
 /// Everything about the points of some queries but what their values are: [`look`], softmax, factors. Returns their number.
-fn prepare<E: Element>(
+pub(super) fn prepare<E: Element>(
     chunk: &Chunk<'_, E>,
     queries: Range<usize>,
     levels: &[E::Acc],
@@ -224,7 +236,10 @@ fn copy_corners<E: Element>(
     let mut k = 0;
     for t in queries {
         for (image, _) in chunk.seen(t) {
-            let (mut padded, mut first) = (image * maps::image_rows(chunk.spec.levels), image * chunk.sizes.positions);
+            let mut padded = image * maps::image_rows(chunk.spec.levels);
+            let Some(mut first) = head.first_row(image) else {
+                unreachable!("the op checked that seen images are there")
+            };
             for &(h, w) in chunk.spec.levels {
                 for _ in 0..chunk.spec.points {
                     let at = points.row[k] as usize - padded;
@@ -251,7 +266,7 @@ fn copy_corners<E: Element>(
 }
 
 /// Cuts the next `len` numbers off the front of `space`.
-fn cut<'a, A>(space: &mut &'a mut [A], len: usize) -> &'a mut [A] {
+pub(super) fn cut<'a, A>(space: &mut &'a mut [A], len: usize) -> &'a mut [A] {
     let (front, rest) = std::mem::take(space).split_at_mut(len);
     *space = rest;
     front
@@ -318,248 +333,5 @@ unsafe fn head_forward<E: Element>(chunk: &Chunk<'_, E>, out: &SendPtr<E>) {
                 }
             }
         });
-    });
-}
-
-/// Gradients of one entry and head that are summed over its queries; those of x and y stand in blocks of P each.
-struct Tables<'a, A> {
-    /// `[R, 2, P]`.
-    offset: &'a mut [A],
-    /// `[R, L, P]`.
-    logit: &'a mut [A],
-    /// `[D]`.
-    ignore: &'a mut [A],
-}
-
-impl<'a, A> Tables<'a, A> {
-    /// Numbers of the tables of one head.
-    fn len(spec: &Mmfs<'_>, sizes: Sizes) -> usize {
-        sizes.rows * spec.points * (2 + spec.levels.len()) + sizes.head_size
-    }
-
-    fn new(numbers: &'a mut [A], spec: &Mmfs<'_>, sizes: Sizes) -> Self {
-        let (offset, rest) = numbers.split_at_mut(sizes.rows * spec.points * 2);
-        let (logit, rest) = rest.split_at_mut(sizes.rows * spec.points * spec.levels.len());
-        Tables { offset, logit, ignore: &mut rest[..sizes.head_size] }
-    }
-}
-
-/// What the gradients of a query's points are, each field `[K]`.
-struct Slopes<'a, A> {
-    weight: &'a [A],
-    d_weight: &'a [A],
-    dx: &'a [A],
-    dy: &'a [A],
-}
-
-fn add<A: Real>(sums: &mut [A], x: &[A]) {
-    for (sum, &x) in sums.iter_mut().zip(x) {
-        *sum += x;
-    }
-}
-
-#[inline(always)]
-fn sum_query_sized<E: Element, const G: usize, const ONE: bool>(
-    chunk: &Chunk<'_, E>,
-    t: usize,
-    levels: &[E::Acc],
-    slopes: &Slopes<'_, E::Acc>,
-    mean: E::Acc,
-    tables: &mut Tables<'_, E::Acc>,
-    offset: &mut [E::Acc],
-    logit: &mut [E::Acc],
-) {
-    let (p, l_all) = (if ONE { G } else { chunk.spec.points }, chunk.spec.levels.len());
-    offset[..2 * p].fill(E::Acc::ZERO);
-    logit.fill(E::Acc::ZERO);
-    for ((_, r), k) in chunk.seen(t).zip((0..).step_by(l_all * p)) {
-        for g in (0..p).step_by(G) {
-            let (mut x, mut y) = ([E::Acc::ZERO; G], [E::Acc::ZERO; G]);
-            for (l, level) in Level::read(levels).enumerate() {
-                let at = l * p + g;
-                let weight = take::<_, G>(slopes.weight, k + at);
-                let (dx, dy) = (take::<_, G>(slopes.dx, k + at), take::<_, G>(slopes.dy, k + at));
-                // d position / d offset = ratio: the map size cancels.
-                x = from_fn(|i| x[i] + level.ratio * weight[i] * dx[i]);
-                y = from_fn(|i| y[i] + level.ratio * weight[i] * dy[i]);
-                let d_weight = take::<_, G>(slopes.d_weight, k + at);
-                let d: [E::Acc; G] = from_fn(|i| weight[i] * (d_weight[i] - mean));
-                add_at(logit, at, &d);
-                add_at(tables.logit, r * l_all * p + at, &d);
-            }
-            add_at(offset, g, &x);
-            add_at(offset, p + g, &y);
-            add_at(tables.offset, 2 * r * p + g, &x);
-            add_at(tables.offset, (2 * r + 1) * p + g, &y);
-        }
-    }
-}
-
-simd_fn! {
-    /// From the gradients of its points those of query `t`: of x, y in `offset` (`[2, P]`), of logits in `logit` (`[L, P]`).
-    fn sum_query<E: Element>(chunk: &Chunk<'_, E>, t: usize, levels: &[E::Acc], slopes: &Slopes<'_, E::Acc>, mean: E::Acc, tables: &mut Tables<'_, E::Acc>, offset: &mut [E::Acc], logit: &mut [E::Acc]) {
-        with_group!(chunk.spec.points, sum_query_sized(chunk, t, levels, slopes, mean, tables, offset, logit))
-    }
-}
-
-/// Rounds `[2, P]` into `[P, 2]` at `to`.
-///
-/// # Safety
-/// `to` must be valid for `from.len()` elements that nobody else accesses.
-unsafe fn store_pairs<E: Element>(to: *mut E, from: &[E::Acc]) {
-    let (x, y) = from.split_at(from.len() / 2);
-    for (i, (&x, &y)) in x.iter().zip(y).enumerate() {
-        // SAFETY: the caller's promise.
-        unsafe { store(to.add(2 * i), &[x, y]) };
-    }
-}
-
-/// Rounds `[L, P]` into `[L, P + 1]` at `to`; the ignore logit of each level has no effect and so no gradient.
-///
-/// # Safety
-/// `to` must be valid for `from.len() / p * (p + 1)` elements that nobody else accesses.
-unsafe fn store_logits<E: Element>(to: *mut E, from: &[E::Acc], p: usize) {
-    for (l, from) in from.chunks_exact(p).enumerate() {
-        // SAFETY: the caller's promise.
-        unsafe {
-            store(to.add(l * (p + 1)), from);
-            store(to.add(l * (p + 1) + p), &[E::Acc::ZERO]);
-        }
-    }
-}
-
-/// See [`crate::ops::deform_attention::mmfs_backward`].
-pub(crate) fn mmfs_backward<E: Element>(
-    cx: &Context,
-    x: &MmfsInputs<'_, E>,
-    d_out: &[E],
-    gradients: MmfsGradients<'_, E>,
-    spec: &Mmfs<'_>,
-    sizes: Sizes,
-) {
-    let one = Tables::<E::Acc>::len(spec, sizes);
-    with_scratch(sizes.batch * spec.heads * one, |partial: &mut [E::Acc]| {
-        let MmfsGradients { value, offsets, logits, offset_table, logit_table, ignore_token } = gradients;
-        let to = [value, offsets, logits].map(|gradient| SendPtr(gradient.data().as_mut_ptr()));
-        let shared = SendPtr(partial.as_mut_ptr());
-        cx.pool().run(jobs(spec, sizes), |job| {
-            for chunk in Chunk::of(x, spec, sizes, job) {
-                let part = (chunk.b * spec.heads + chunk.n) * one;
-                // SAFETY: heads have disjoint parts of `partial`, which is borrowed until `run` returns.
-                let tables = unsafe { std::slice::from_raw_parts_mut(shared.get().add(part), one) };
-                tables.fill(E::Acc::ZERO);
-                // SAFETY: every chunk writes the numbers of its own entry and head.
-                unsafe { head_backward(&chunk, d_out, Tables::new(tables, spec, sizes), &to) };
-            }
-        });
-        // Sums over the entries, in order; the first one collects them.
-        let (sums, rest) = partial.split_at_mut(spec.heads * one);
-        for entry in rest.chunks_exact(spec.heads * one) {
-            add(sums, entry);
-        }
-        if sizes.batch == 0 {
-            sums.fill(E::Acc::ZERO);
-        }
-        let (offset_table, logit_table) = (offset_table.data(), logit_table.data());
-        let mut ignore_token = ignore_token.map(|gradient| gradient.data());
-        let (p, l) = (spec.points, spec.levels.len());
-        for (n, sums) in sums.chunks_exact_mut(one).enumerate() {
-            let tables = Tables::new(sums, spec, sizes);
-            for r in 0..sizes.rows {
-                let at = r * spec.heads + n;
-                let (offset, logit) =
-                    (&mut offset_table[at * p * 2..][..p * 2], &mut logit_table[at * l * (p + 1)..][..l * (p + 1)]);
-                // SAFETY: both are as long as the functions write.
-                unsafe {
-                    store_pairs(offset.as_mut_ptr(), &tables.offset[r * p * 2..][..p * 2]);
-                    store_logits(logit.as_mut_ptr(), &tables.logit[r * p * l..][..p * l], p);
-                }
-            }
-            if let Some(gradient) = &mut ignore_token {
-                add(&mut gradient[n * sizes.head_size..][..sizes.head_size], tables.ignore);
-            }
-        }
-    });
-}
-
-/// All gradients of one head of one entry; `to` are those of values, offsets and logits.
-///
-/// # Safety
-/// Nobody else accesses the numbers of this entry and head in them.
-unsafe fn head_backward<E: Element>(
-    chunk: &Chunk<'_, E>,
-    d_out: &[E],
-    mut tables: Tables<'_, E::Acc>,
-    to: &[SendPtr<E>; 3],
-) {
-    let Chunk { x, spec, sizes, n, .. } = *chunk;
-    let (d, l, p) = (sizes.head_size, spec.levels.len(), spec.points);
-    let width = maps::width(d);
-    let (block, all) = (chunk.block(), chunk.block() * chunk.most());
-    let numbers = sizes.images * maps::image_rows(spec.levels) * width;
-    let token = &x.ignore_token.data()[n * d..(n + 1) * d];
-    let len = 2 * numbers
-        + l * LEVEL
-        + (FIELDS + 7) * all
-        + 16 * chunk.most()
-        + block * (1 + width)
-        + 2 * p
-        + l * p
-        + chunk.inputs();
-    with_scratch(len, |mut space: &mut [E::Acc]| {
-        let (values, gradient) = (cut(&mut space, numbers), cut(&mut space, numbers));
-        let levels = cut(&mut space, l * LEVEL);
-        let fields = cut(&mut space, FIELDS * all);
-        let [d_weight, dx, dy] = [(); 3].map(|()| cut(&mut space, all));
-        let dots = cut(&mut space, 4 * all);
-        let products = cut(&mut space, 16 * chunk.most());
-        let ignored = cut(&mut space, block);
-        let offset = cut(&mut space, 2 * p);
-        let logit = cut(&mut space, l * p);
-        let inputs = cut(&mut space, chunk.inputs());
-        let g = cut(&mut space, block * width);
-        chunk.write_levels(levels);
-        chunk.head().clear(gradient);
-        g.fill(E::Acc::ZERO);
-        maps::fill(chunk.head(), x.value.data(), values);
-        with_scratch(ROWS * all, |indices| {
-            let mut points = Points::new(fields, indices, all);
-            for queries in chunk.blocks() {
-                let mut ends = [0; BLOCK];
-                let (ends, ignored) = (&mut ends[..queries.len()], &mut ignored[..queries.len()]);
-                let count = prepare(chunk, queries.clone(), levels, inputs, &mut points, ends, ignored);
-                for (t, g) in queries.clone().zip(g.chunks_exact_mut(width)) {
-                    let from = &d_out[chunk.at(t) * d..][..d];
-                    g.iter_mut().zip(from).for_each(|(g, from)| *g = from.to_acc());
-                }
-                walk::dots(values, width, &points, ends, g, products, dots);
-                walk::scatter(gradient, width, &points, ends, g);
-                points::slopes(points.right, points.down, dots, d_weight, dx, dy, count);
-                let mut begin = 0;
-                for ((t, &end), &ignored) in queries.zip(&*ends).zip(&*ignored) {
-                    let mut d_ignored = E::Acc::ZERO;
-                    let from = &d_out[chunk.at(t) * d..][..d];
-                    for ((sum, from), token) in tables.ignore.iter_mut().zip(from).zip(token) {
-                        d_ignored += from.to_acc() * token.to_acc();
-                        *sum += ignored * from.to_acc();
-                    }
-                    let slopes = Slopes {
-                        weight: &points.weight[begin..end],
-                        d_weight: &d_weight[begin..end],
-                        dx: &dx[begin..end],
-                        dy: &dy[begin..end],
-                    };
-                    let mean = ignored * d_ignored + points::dot(slopes.weight, slopes.d_weight);
-                    sum_query(chunk, t, levels, &slopes, mean, &mut tables, offset, logit);
-                    // SAFETY: the caller's promise.
-                    unsafe {
-                        store_pairs(to[1].get().add(chunk.at(t) * 2 * p), &offset[..2 * p]);
-                        store_logits(to[2].get().add(chunk.at(t) * l * (p + 1)), logit, p);
-                    }
-                    begin = end;
-                }
-            }
-        });
-        maps::drain(chunk.head(), gradient, to[0].get());
     });
 }

@@ -1,7 +1,8 @@
 //! Deformable attention on the CPU: see [`crate::ops::deform_attention`] for the formulas.
 //!
-//! A chunk is one head of one batch entry. It copies the head's values into [`maps`] that zeros surround, so that no corner of a sample needs a test,
-//! and the two corners of a line lie side by side. Blocks of queries then go through flat sweeps, each of which vectorises:
+//! A chunk is one head of one batch entry; a job is a few of them. A chunk copies the head's values into `maps` that zeros surround, so that no
+//! corner of a sample needs a test, and the two corners of a line lie side by side. Blocks of queries then go through flat sweeps, each of which
+//! vectorises:
 //!
 //! ```text
 //! place       positions of all points: distances from the upper left corner, and its row          (points)
@@ -13,16 +14,19 @@
 //! scatter     gradient of the values, in maps of the same layout                                  (walk)
 //! ```
 //!
-//! Chunks with the same head of different entries follow each other, so that threads seldom write to the same cache line. Sums that cross
-//! entries (the tables, the ignore token) are kept per entry and added in order at the end.
+//! With few queries forward copies the corners of their points instead of whole maps. Jobs on the same heads of different entries follow each other, so
+//! that threads seldom write to the same cache line. Sums that cross entries (the tables, the ignore token) are kept per entry and added in order at
+//! the end.
 
 mod maps;
 mod mmfs;
+mod mmfs_backward;
 mod points;
 mod sample;
 mod walk;
 
-pub(crate) use mmfs::{mmfs_backward, mmfs_forward};
+pub(crate) use mmfs::mmfs_forward;
+pub(crate) use mmfs_backward::mmfs_backward;
 pub(crate) use sample::{SampleInputs, locate_backward, locate_forward, sample_backward, sample_forward};
 
 /// Queries that go through the sweeps together.

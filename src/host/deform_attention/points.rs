@@ -171,7 +171,7 @@ simd_fn! {
         for (&end, ignored) in ends.iter().zip(&mut *ignored) {
             let weight = &mut weight[begin..end];
             let largest = reduce(weight, ignore, |a, b| a.max(b));
-            weight.iter_mut().for_each(|w| *w = *w - largest);
+            weight.iter_mut().for_each(|w| *w -= largest);
             *ignored = ignore - largest;
             begin = end;
         }

@@ -48,9 +48,17 @@ impl<'a, E: Element> Chunk<'a, E> {
     }
 
     fn head(&self) -> Head<'a> {
-        let (size, stride) = (self.sizes.head_size, self.spec.heads * self.sizes.head_size);
-        let start = self.b * self.sizes.positions * stride + self.n * size;
-        Head { start, stride, size, images: 1, levels: self.spec.levels, relative: &[] }
+        let size = self.sizes.head_size;
+        Head {
+            start: self.n * size,
+            stride: self.spec.heads * size,
+            size,
+            images: 1,
+            first: self.b,
+            pictures: None,
+            levels: self.spec.levels,
+            relative: &[],
+        }
     }
 
     fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<E> {

@@ -1,8 +1,8 @@
 //! Matrix products on the processor.
 //!
 //! A product is a grid of blocks of C (at most `BLOCK_ROWS` rows). For each panel of 32 columns the block's rows are taken through
-//! `kernels::block`, in slices of K that keep the panel in the first-level cache, and then through the epilogue while they are
-//! still there. The first operand is read where it lies if it is stored in the accumulation type (any strides will do), otherwise it is
+//! `kernels::block`, in slices of K that keep the panel in the first-level cache. The kernels add a bias and a residual themselves; other epilogues
+//! are a pass over the sums while they are still in the cache (`output`). The first operand is read where it lies if it is stored in the accumulation type (any strides will do), otherwise it is
 //! widened, a block at a time, into the thread's scratch; convolutions gather their pixels in the same place (`Rows`). The second
 //! operand is transposed or widened into panels (`Cols`) once, for all blocks.
 //!
