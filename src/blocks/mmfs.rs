@@ -10,7 +10,8 @@
 
 use std::sync::Arc;
 
-use crate::blocks::{Linear, LinearSaved, Pass};
+use crate::blocks::folded::Folded;
+use crate::blocks::{LayerNorm, Linear, LinearSaved, Pass};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::memory::Tensor;
@@ -45,6 +46,8 @@ pub struct MmfsConfig {
 pub struct Sight {
     /// `[B, T, I]`: relative index of each image, 0 if the query does not see it.
     pub relative: Arc<[i32]>,
+    /// `[B, I]`: where each image is among the values, if these hold only the images that are there.
+    pub pictures: Option<Arc<[Option<usize>]>>,
     /// `[T, 2]`: reference points (x, y).
     pub reference: Arc<[f64]>,
     /// `(H, W)` of the levels.
@@ -90,14 +93,20 @@ pub struct Mmfs {
 #[must_use]
 pub struct MmfsSaved<E> {
     dynamic: LinearSaved<E>,
-    offset_layer: LinearSaved<E>,
-    logit_layer: LinearSaved<E>,
     out: LinearSaved<E>,
     value: Tensor<E>,
-    offsets: Tensor<E>,
-    logits: Tensor<E>,
-    tables: (Tensor<E>, Tensor<E>),
+    looks: Looks<E>,
     sight: Sight,
+}
+
+/// What follows from the output of `dynamic_offset_mask`.
+struct Looks<E> {
+    offsets: Tensor<E>,
+    offset_layer: LinearSaved<E>,
+    logits: Tensor<E>,
+    logit_layer: LinearSaved<E>,
+    /// Of offsets and logits.
+    tables: (Tensor<E>, Tensor<E>),
 }
 
 impl Mmfs {
@@ -155,6 +164,11 @@ impl Mmfs {
         self.value_proj.backward(pass, grads, saved, d_value)
     }
 
+    /// The projection of [`Mmfs::values`] with a layer norm before it, for features whose norm other blocks share.
+    pub fn folded_values<'a>(&'a self, norm: &'a LayerNorm) -> Folded<'a> {
+        Folded { norm, linear: &self.value_proj }
+    }
+
     /// Attention of (normalised) queries `[B, T, C]` over values `[B, I*S, N*D]`: `[B, T, C]`.
     ///
     /// # Errors
@@ -167,29 +181,23 @@ impl Mmfs {
         sight: Sight,
     ) -> Result<(Tensor<E>, MmfsSaved<E>)> {
         let (dynamic_value, dynamic) = self.dynamic_offset_mask.forward(pass, query)?;
-        let (offsets, offset_layer) = self.sampling_offsets.forward(pass, &dynamic_value)?;
-        let (logits, logit_layer) = self.attention_weights.forward(pass, &dynamic_value)?;
+        let shape = query.shape();
+        let mut sampled = pass.uninit([shape[0], shape[1], value.shape().last()])?;
+        let looks = self.looks(pass, &dynamic_value, &sight)?;
+        op::mmfs_forward(pass.cx, self.inputs(pass, &value, &looks), sampled.view_mut(), &self.spec(&sight))?;
+        let (y, out) = self.output_proj.forward(pass, &sampled)?;
+        Ok((y, MmfsSaved { dynamic, out, value, looks, sight }))
+    }
+
+    fn looks<E: Element>(&self, pass: &Pass<'_, E>, dynamic_value: &Tensor<E>, sight: &Sight) -> Result<Looks<E>> {
+        let (offsets, offset_layer) = self.sampling_offsets.forward(pass, dynamic_value)?;
+        let (logits, logit_layer) = self.attention_weights.forward(pass, dynamic_value)?;
         let all = pass.param(self.query_relpos);
         let rows = (sight.relative.iter().copied().max().unwrap_or(0) as usize + 1).min(all.shape()[0]);
         let relpos = all.first(rows);
         let table = |layer: &Linear| pass.product(Form::Nt, relpos, pass.param(layer.weight), [rows, layer.output]);
         let tables = (table(&self.sampling_offsets)?, table(&self.attention_weights)?);
-        let shape = query.shape();
-        let mut sampled = pass.uninit([shape[0], shape[1], value.shape().last()])?;
-        let saved = MmfsSaved {
-            dynamic,
-            offset_layer,
-            logit_layer,
-            out: LinearSaved::none(),
-            value,
-            offsets,
-            logits,
-            tables,
-            sight,
-        };
-        op::mmfs_forward(pass.cx, self.inputs(pass, &saved), sampled.view_mut(), &self.spec(&saved.sight))?;
-        let (y, out) = self.output_proj.forward(pass, &sampled)?;
-        Ok((y, MmfsSaved { out, ..saved }))
+        Ok(Looks { offsets, offset_layer, logits, logit_layer, tables })
     }
 
     fn spec<'a>(&self, sight: &'a Sight) -> op::Mmfs<'a> {
@@ -199,17 +207,23 @@ impl Mmfs {
             levels: &sight.levels,
             ratios: &sight.ratios,
             relative: &sight.relative,
+            pictures: sight.pictures.as_deref(),
             reference: &sight.reference,
         }
     }
 
-    fn inputs<'a, E: Element>(&self, pass: &Pass<'a, E>, saved: &'a MmfsSaved<E>) -> MmfsInputs<'a, E> {
+    fn inputs<'a, E: Element>(
+        &self,
+        pass: &Pass<'a, E>,
+        value: &'a Tensor<E>,
+        looks: &'a Looks<E>,
+    ) -> MmfsInputs<'a, E> {
         MmfsInputs {
-            value: saved.value.view(),
-            offsets: saved.offsets.view(),
-            logits: saved.logits.view(),
-            offset_table: saved.tables.0.view(),
-            logit_table: saved.tables.1.view(),
+            value: value.view(),
+            offsets: looks.offsets.view(),
+            logits: looks.logits.view(),
+            offset_table: looks.tables.0.view(),
+            logit_table: looks.tables.1.view(),
             ignore_token: pass.param(self.ignore_token),
         }
     }
@@ -222,15 +236,15 @@ impl Mmfs {
         &self,
         pass: &Pass<'_, E>,
         grads: &mut Grads<E::Acc>,
-        mut saved: MmfsSaved<E>,
+        saved: MmfsSaved<E>,
         dy: &Tensor<E>,
     ) -> Result<(Tensor<E>, Tensor<E>)> {
-        let out = std::mem::replace(&mut saved.out, LinearSaved::none());
+        let MmfsSaved { dynamic, out, value, looks, sight } = saved;
         let d_sampled = self.output_proj.backward(pass, grads, out, dy)?;
-        let mut d_value = pass.uninit(saved.value.shape())?;
-        let mut d_offsets = pass.uninit(saved.offsets.shape())?;
-        let mut d_logits = pass.uninit(saved.logits.shape())?;
-        let mut d_tables = (pass.uninit(saved.tables.0.shape())?, pass.uninit(saved.tables.1.shape())?);
+        let mut d_value = pass.uninit(value.shape())?;
+        let mut d_offsets = pass.uninit(looks.offsets.shape())?;
+        let mut d_logits = pass.uninit(looks.logits.shape())?;
+        let mut d_tables = (pass.uninit(looks.tables.0.shape())?, pass.uninit(looks.tables.1.shape())?);
         let gradients = MmfsGradients {
             value: d_value.view_mut(),
             offsets: d_offsets.view_mut(),
@@ -239,14 +253,15 @@ impl Mmfs {
             logit_table: d_tables.1.view_mut(),
             ignore_token: grads.get(self.ignore_token),
         };
-        let spec = self.spec(&saved.sight);
-        op::mmfs_backward(pass.cx, self.inputs(pass, &saved), d_sampled.view(), gradients, &spec)?;
+        let inputs = self.inputs(pass, &value, &looks);
+        op::mmfs_backward(pass.cx, inputs, d_sampled.view(), gradients, &self.spec(&sight))?;
+        let Looks { offset_layer, logit_layer, .. } = looks;
         for (layer, d_table) in [(&self.sampling_offsets, &d_tables.0), (&self.attention_weights, &d_tables.1)] {
             self.table_backward(pass, grads, layer, d_table)?;
         }
-        let mut d_dynamic = self.sampling_offsets.backward(pass, grads, saved.offset_layer, &d_offsets)?;
-        self.attention_weights.backward_add(pass, grads, saved.logit_layer, &d_logits, &mut d_dynamic)?;
-        let d_query = self.dynamic_offset_mask.backward(pass, grads, saved.dynamic, &d_dynamic)?;
+        let mut d_dynamic = self.sampling_offsets.backward(pass, grads, offset_layer, &d_offsets)?;
+        self.attention_weights.backward_add(pass, grads, logit_layer, &d_logits, &mut d_dynamic)?;
+        let d_query = self.dynamic_offset_mask.backward(pass, grads, dynamic, &d_dynamic)?;
         Ok((d_query, d_value))
     }
 

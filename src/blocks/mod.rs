@@ -13,6 +13,7 @@
 
 pub mod attention;
 mod conv;
+pub mod folded;
 mod linear;
 pub mod mlp;
 pub mod mmfs;

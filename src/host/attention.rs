@@ -24,7 +24,7 @@ use std::ops::Range;
 
 use crate::device::{Context, SendPtr};
 use crate::dtype::{Element, Real};
-use crate::host::gemm::kernels::{self, PANEL, Strided};
+use crate::host::gemm::kernels::{self, Finish, PANEL, Strided};
 use crate::host::gemm::{self, Slot, dots_block, scratch, store_row, widen};
 use crate::simd_fn;
 
@@ -134,7 +134,7 @@ unsafe fn multiply<R: Real>(
 ) {
     for j in (0..n).step_by(PANEL) {
         // SAFETY: columns j .. of the caller's operands.
-        unsafe { kernels::block(m, (n - j).min(PANEL), k, a, b.add(j), ldb, c.add(j), ldc, add) };
+        unsafe { kernels::block(m, (n - j).min(PANEL), k, a, b.add(j), ldb, c.add(j), ldc, add, Finish::none()) };
     }
 }
 
@@ -145,7 +145,9 @@ unsafe fn multiply<R: Real>(
 unsafe fn multiply_panels<R: Real>((m, n, k): (usize, usize, usize), a: Strided<R>, b: &[R], c: *mut R) {
     for (j, b) in (0..n).step_by(PANEL).zip(b.chunks_exact(k * PANEL)) {
         // SAFETY: columns j .. of the caller's operands.
-        unsafe { kernels::block(m, (n - j).min(PANEL), k, a, b.as_ptr(), PANEL, c.add(j), KEYS, false) };
+        unsafe {
+            kernels::block(m, (n - j).min(PANEL), k, a, b.as_ptr(), PANEL, c.add(j), KEYS, false, Finish::none())
+        };
     }
 }
 

@@ -25,8 +25,8 @@ use std::ops::Range;
 
 use crate::device::{Context, SendPtr};
 use crate::dtype::Element;
-use crate::host::gemm::kernels::{PANEL, Strided};
-use crate::host::gemm::{self, Cols, Matrix, Panels, Rows, Second, Sink, add_row, store_row};
+use crate::host::gemm::kernels::{Finish, PANEL, Strided};
+use crate::host::gemm::{self, Cols, Direct, Matrix, Output, Panels, Rows, Second, Sink, store_row};
 use crate::ops::conv2d::ConvEpilogue;
 use crate::simd_fn;
 
@@ -82,14 +82,58 @@ struct Patches<'a, E> {
     taps: (usize, usize),
 }
 
+impl<E> Patches<'_, E> {
+    /// Image, line and column of the patch behind this one.
+    #[inline(always)]
+    fn next(&self, b: usize, i: usize, j: usize) -> (usize, usize, usize) {
+        match (i + 1 == self.grid.0, j + 1 == self.grid.1) {
+            (_, false) => (b, i, j + 1),
+            (false, true) => (b, i + 1, 0),
+            (true, true) => (b + 1, 0, 0),
+        }
+    }
+}
+
+/// Copies at least N numbers, N at a time; the last N overlap those before them. So few numbers cost less than a call would.
+#[inline(always)]
+fn copy_pieces<E: Element, const N: usize>(to: &mut [E::Acc], from: &[E]) {
+    let widened = |from: &[E; N]| -> [E::Acc; N] { std::array::from_fn(|i| from[i].to_acc()) };
+    for (to, from) in to.as_chunks_mut::<N>().0.iter_mut().zip(from.as_chunks::<N>().0) {
+        *to = widened(from);
+    }
+    if let (Some(to), Some(from)) = (to.last_chunk_mut::<N>(), from.last_chunk::<N>()) {
+        *to = widened(from);
+    }
+}
+
+#[inline(always)]
+fn copy_line<E: Element>(to: &mut [E::Acc], from: &[E]) {
+    match to.len() {
+        16.. => copy_pieces::<E, 16>(to, from),
+        4.. => copy_pieces::<E, 4>(to, from),
+        _ => to.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_acc()),
+    }
+}
+
 simd_fn! {
     /// Columns `cols` of the patches `rows`, each patch at a multiple of `ld`.
     fn gather<E: Element>(p: Patches<'_, E>, rows: Range<usize>, cols: Range<usize>, dst: &mut [E::Acc], ld: usize) {
         let per_line = p.taps.1 * p.c;
         let lines = cols.start / per_line..cols.end.div_ceil(per_line);
+        let whole = cols.start == 0 && cols.end == p.taps.0 * per_line;
         let (mut b, mut i, mut j) = (rows.start / (p.grid.0 * p.grid.1), rows.start / p.grid.1 % p.grid.0, rows.start % p.grid.1);
         for dst in dst.chunks_mut(ld).take(rows.len()) {
             let (y, x) = ((i * p.step) as isize + p.origin.0, (j * p.step) as isize + p.origin.1);
+            let fits = |at: isize, taps: usize, size: usize| at >= 0 && at as usize + taps <= size;
+            if whole && fits(y, p.taps.0, p.h) && fits(x, p.taps.1, p.w) {
+                // Most pixels: nothing hangs over the edge.
+                let image = &p.data[((b * p.h + y as usize) * p.w + x as usize) * p.c..];
+                for (line, dst) in dst.chunks_exact_mut(per_line).take(p.taps.0).enumerate() {
+                    copy_line(dst, &image[line * p.w * p.c..][..per_line]);
+                }
+                (b, i, j) = p.next(b, i, j);
+                continue;
+            }
             // The part of a line that lies inside the image, in numbers.
             let inside = ((-x).clamp(0, p.taps.1 as isize) as usize * p.c, (p.w as isize - x).clamp(0, p.taps.1 as isize) as usize * p.c);
             for line in lines.clone() {
@@ -106,17 +150,9 @@ simd_fn! {
                 dst[..start - first].fill(E::Acc::default());
                 dst[end - first..].fill(E::Acc::default());
                 let at = (((b * p.h) as isize + row) * p.w as isize + x) * p.c as isize + start as isize;
-                for (d, s) in dst[start - first..end - first].iter_mut().zip(&p.data[at as usize..]) {
-                    *d = s.to_acc();
-                }
+                copy_line(&mut dst[start - first..end - first], &p.data[at as usize..][..end - start]);
             }
-            j += 1;
-            if j == p.grid.1 {
-                (i, j) = (i + 1, 0);
-                if i == p.grid.0 {
-                    (b, i) = (b + 1, 0);
-                }
-            }
+            (b, i, j) = p.next(b, i, j);
         }
     }
 }
@@ -147,54 +183,14 @@ impl<E: Element> Cols<E::Acc> for Patches<'_, E> {
 
 // ---------------------------------------------------------------- forward
 
-struct Output<'a, E> {
-    y: SendPtr<E>,
-    o: usize,
-    pixels: usize,
-    bias: Option<&'a [E]>,
-    per_image: Option<&'a [E]>,
-    residual: Option<&'a [E]>,
-}
-
-impl<E: Element> Sink<E::Acc> for Output<'_, E> {
-    fn direct(&self) -> Option<(SendPtr<E::Acc>, usize, bool)> {
-        let plain = self.bias.is_none() && self.per_image.is_none() && self.residual.is_none();
-        (plain && E::DTYPE == E::Acc::DTYPE).then(|| (SendPtr(self.y.get().cast()), self.o, false))
-    }
-
-    unsafe fn store(&self, rows: Range<usize>, cols: Range<usize>, sums: *mut E::Acc, ld: usize) {
-        let n = cols.len();
-        for (r, i) in rows.enumerate() {
-            let at = i * self.o + cols.start;
-            // SAFETY: the caller's promise.
-            let (sums, y) = unsafe {
-                let y = std::slice::from_raw_parts_mut(self.y.get().add(at), n);
-                (std::slice::from_raw_parts_mut(sums.add(r * ld), n), y)
-            };
-            if let Some(bias) = self.bias {
-                add_row(sums, &bias[cols.clone()]);
-            }
-            if let Some(per_image) = self.per_image {
-                add_row(sums, &per_image[i / self.pixels * self.o + cols.start..][..n]);
-            }
-            if let Some(residual) = self.residual {
-                add_row(sums, &residual[at..at + n]);
-            }
-            store_row(y, sums);
-        }
-    }
-}
-
 /// See [`crate::ops::conv2d::forward`].
 pub fn forward<E: Element>(cx: &Context, g: &Geometry, x: &[E], w: &[E], y: &mut [E], epilogue: &ConvEpilogue<'_, E>) {
     let k = g.kh * g.kw * g.i;
     let sink = Output {
-        y: SendPtr(y.as_mut_ptr()),
-        o: g.o,
-        pixels: g.oh * g.ow,
         bias: epilogue.bias.map(|x| x.data()),
-        per_image: epilogue.per_image.map(|x| x.data()),
+        shift: epilogue.per_image.map(|x| (x.data(), g.oh * g.ow)),
         residual: epilogue.residual.map(|x| x.data()),
+        ..Output::plain(y.as_mut_ptr(), g.o)
     };
     let size = (g.batch * g.oh * g.ow, g.o, k);
     let weights = Second { data: w, ld: k, transposed: true, reused: true };
@@ -240,8 +236,13 @@ struct Phase<E> {
 }
 
 impl<E: Element> Sink<E::Acc> for Phase<E> {
-    fn direct(&self) -> Option<(SendPtr<E::Acc>, usize, bool)> {
-        (self.g.stride == 1 && E::DTYPE == E::Acc::DTYPE).then(|| (SendPtr(self.dx.get().cast()), self.g.i, false))
+    fn direct(&self) -> Option<Direct<E::Acc>> {
+        (self.g.stride == 1 && E::DTYPE == E::Acc::DTYPE).then(|| Direct {
+            c: SendPtr(self.dx.get().cast()),
+            ld: self.g.i,
+            add: false,
+            finish: Finish::none(),
+        })
     }
 
     unsafe fn store(&self, rows: Range<usize>, cols: Range<usize>, sums: *mut E::Acc, ld: usize) {
@@ -302,7 +303,7 @@ pub fn backward_input<E: Element>(cx: &Context, g: &Geometry, dy: &[E], w: &[E],
 pub fn backward_weight<E: Element>(cx: &Context, g: &Geometry, dy: &[E], x: &[E], dw: &mut [E::Acc]) {
     let n = g.kh * g.kw * g.i;
     let size = (g.o, n, g.batch * g.oh * g.ow);
-    let sink = gemm::Output::<E::Acc, E::Acc>::adding(SendPtr(dw.as_mut_ptr()), n);
+    let sink = Output::<E::Acc, E::Acc> { add: true, ..Output::plain(dw.as_mut_ptr(), n) };
     let dy = Matrix { data: dy, row: 1, col: g.o };
     if g.is_pointwise() {
         let x = Second { data: x, ld: g.i, transposed: false, reused: false };

@@ -14,6 +14,7 @@ pub mod cross_attention;
 pub mod cross_entropy;
 pub mod deform_attention;
 pub mod embedding;
+pub mod fold;
 pub mod gemm;
 pub mod glu;
 pub mod groupnorm;

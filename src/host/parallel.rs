@@ -76,7 +76,7 @@ thread_local! {
 /// Calls `f` with `len` numbers of per-thread scratch, whose contents are whatever the last user left.
 ///
 /// The buffers stay with the thread and grow to the largest size ever asked for, so the steady state allocates nothing. Calls may nest.
-pub fn with_scratch<A: Real, R>(len: usize, f: impl FnOnce(&mut [A]) -> R) -> R {
+pub fn with_scratch<A: bytemuck::Pod, R>(len: usize, f: impl FnOnce(&mut [A]) -> R) -> R {
     let mut buffer = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
     let words = (len * size_of::<A>()).div_ceil(size_of::<u64>());
     if buffer.len() < words {

@@ -18,8 +18,9 @@ use std::sync::{Arc, Mutex};
 
 /// Blocks begin at multiples of this many bytes: a cache line, and the width of the widest vector.
 pub const ALIGN: usize = 64;
-/// The smallest reservation that an arena makes when it grows beyond its plan.
-const MIN_RESERVATION: usize = 16 << 20;
+/// The smallest reservation that an arena makes when it grows beyond its plan. It costs only what is used of it, and blocks lie closer in one large
+/// reservation than in several small ones.
+const MIN_RESERVATION: usize = 256 << 20;
 
 /// What an arena did so far; see [`Arena::stats`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,23 +38,29 @@ pub struct Stats {
 }
 
 struct Reservation {
+    /// First byte, at a multiple of [`ALIGN`].
     base: Option<NonNull<u8>>,
-    bytes: usize,
+    /// What the operating system gave.
+    memory: Option<(NonNull<u8>, Layout)>,
     /// Free ranges by offset; neighbours are always merged.
     free: BTreeMap<usize, usize>,
 }
 
 impl Reservation {
     fn new(bytes: usize, counting: bool) -> Option<Self> {
-        let base = if counting || bytes == 0 {
+        let memory = if counting || bytes == 0 {
             None
         } else {
-            let layout = Layout::from_size_align(bytes, ALIGN).ok()?;
+            // Zeroed memory of an alignment that the allocator has anyway comes straight from the operating system, page by page when it is touched;
+            // for a larger alignment all of it would be written now.
+            let layout = Layout::from_size_align(bytes.checked_add(ALIGN)?, align_of::<u64>()).ok()?;
             // SAFETY: the layout has a non-zero size.
-            Some(NonNull::new(unsafe { alloc_zeroed(layout) })?)
+            Some((NonNull::new(unsafe { alloc_zeroed(layout) })?, layout))
         };
+        // SAFETY: the offset is below ALIGN, which the layout has beyond `bytes`.
+        let base = memory.map(|(start, _)| unsafe { start.add(start.align_offset(ALIGN)) });
         let free = if bytes > 0 { BTreeMap::from([(0, bytes)]) } else { BTreeMap::new() };
-        Some(Reservation { base, bytes, free })
+        Some(Reservation { base, memory, free })
     }
 
     /// Best fit, lowest offset among equals: deterministic, and tight for the nested life times of a network.
@@ -84,9 +91,9 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if let (Some(base), Ok(layout)) = (self.base, Layout::from_size_align(self.bytes, ALIGN)) {
-            // SAFETY: `base` came from `alloc_zeroed` with this very layout, and no block outlives the arena's inner state.
-            unsafe { dealloc(base.as_ptr(), layout) };
+        if let Some((start, layout)) = self.memory {
+            // SAFETY: `start` came from `alloc_zeroed` with this very layout, and no block outlives the arena's inner state.
+            unsafe { dealloc(start.as_ptr(), layout) };
         }
     }
 }

@@ -344,6 +344,7 @@ impl Deem {
         let len = document.visible.len() / (rows * most).max(1);
         let sight = Sight {
             relative: Sight::relative(&document.visible, most),
+            pictures: None,
             reference: vec![0.5; 2 * len].into(),
             levels: chosen.into(),
             ratios,

@@ -8,14 +8,15 @@
 
 use std::sync::Arc;
 
+use crate::blocks::folded::{FoldedSaved, Normalised};
 use crate::blocks::mmfs::{Mmfs, MmfsConfig, MmfsSaved, Sight};
-use crate::blocks::{Conv, ConvAdd, ConvSaved, LayerNorm, LayerNormSaved, LinearSaved, Pass};
+use crate::blocks::{Conv, ConvAdd, ConvSaved, LayerNorm, LayerNormSaved, Pass};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::memory::Tensor;
 use crate::models::tables;
 use crate::ops::resample::{self, Resize};
-use crate::ops::{add, copy};
+use crate::ops::{add, copy, embedding};
 use crate::params::{Grads, Init, ParamId, Registry};
 
 /// Sizes of an MMFSNet.
@@ -52,6 +53,72 @@ pub struct Conditioning<E> {
     pub present: Vec<u8>,
 }
 
+/// The features of the images that are there, normalised, and where they are: what the blocks share.
+#[derive(Clone)]
+struct Shared<E: Element> {
+    /// `[P, S, F]` or, if all images are there, `[B, I*S, F]`.
+    features: Normalised<E>,
+    seen: Pictures,
+}
+
+/// Which images are there, and where.
+#[derive(Clone)]
+struct Pictures {
+    /// `(H, W)` of the levels.
+    levels: Arc<[(usize, usize)]>,
+    /// `[B, I]`.
+    present: Arc<[u8]>,
+    /// `[B, I]`: see [`Sight::pictures`].
+    places: Option<Arc<[Option<usize>]>>,
+    /// Entries B.
+    entries: usize,
+}
+
+impl Pictures {
+    fn new<E>(seen: &Conditioning<E>, entries: usize) -> Self {
+        let mut next = 0..;
+        let absent = seen.present.contains(&0);
+        let places = absent.then(|| seen.present.iter().map(|&x| if x > 0 { next.next() } else { None }).collect());
+        Pictures { levels: seen.levels.clone(), present: seen.present.as_slice().into(), places, entries }
+    }
+
+    /// Indices of the images that are there among all `[B, I]`, if some are not.
+    fn rows(&self) -> Option<Vec<usize>> {
+        self.places.as_ref().map(|places| (0..places.len()).filter(|&i| places[i].is_some()).collect())
+    }
+}
+
+impl<E: Element> Shared<E> {
+    /// Normalises the features of the images that are there; absent ones would cost as much as those.
+    fn new(pass: &Pass<'_, E>, seen: &Conditioning<E>, eps: f64) -> Result<Self> {
+        let s = seen.features.shape();
+        let pictures = Pictures::new(seen, s[0]);
+        let features = match pictures.rows() {
+            None => Normalised::new(pass, &seen.features, eps)?,
+            Some(rows) => {
+                let count = seen.present.len();
+                let one = seen.features.len() / count;
+                let mut packed = pass.uninit([rows.len(), one])?;
+                embedding::gather_rows(pass.cx, seen.features.view().reshape([count, one]), &rows, packed.view_mut())?;
+                Normalised::new(pass, &packed.reshape([rows.len(), one / s[2], s[2]]), eps)?
+            }
+        };
+        Ok(Shared { features, seen: pictures })
+    }
+
+    /// Gradient of the features `[B, I*S, F]` from that of the normalised ones.
+    fn backward(self, pass: &Pass<'_, E>, d_rows: &Tensor<E>) -> Result<Tensor<E>> {
+        let Shared { features, seen } = self;
+        let d_packed = features.backward(pass, d_rows)?;
+        let Some(rows) = seen.rows() else { return Ok(d_packed) };
+        let (count, s) = (seen.present.len(), d_packed.shape());
+        let one = s[1] * s[2];
+        let mut d_features = pass.cx.zeros([count, one])?;
+        embedding::scatter_rows(pass.cx, d_packed.view().reshape([rows.len(), one]), &rows, d_features.view_mut())?;
+        Ok(d_features.reshape([seen.entries, count / seen.entries * s[1], s[2]]))
+    }
+}
+
 /// One correction.
 #[derive(Clone, Debug)]
 pub struct MmfsBlock {
@@ -65,14 +132,12 @@ pub struct MmfsBlock {
     width: usize,
 }
 
-/// What the gradient of [`MmfsBlock::values`] needs: of the norm and of the projection.
-type ValuesSaved<E> = (LayerNormSaved<E>, LinearSaved<E>);
-
 /// What [`MmfsBlock::backward`] needs.
 #[must_use]
 pub struct MmfsBlockSaved<E: Element> {
     query_norm: LayerNormSaved<E>,
-    feat_norm: Option<ValuesSaved<E>>,
+    /// What the blocks share, and what the projection of its features saved; none for values from a cache.
+    values: Option<(Shared<E>, FoldedSaved<E>)>,
     mmfs: MmfsSaved<E>,
     conv: ConvSaved<E>,
 }
@@ -101,24 +166,24 @@ impl MmfsBlock {
         MmfsBlock { pos_embed, query_norm, feat_norm, mmfs, conv, ratios, grid, width }
     }
 
-    /// Values of the features `[B, I*S, F]`.
-    fn values<E: Element>(&self, pass: &Pass<'_, E>, features: &Tensor<E>) -> Result<(Tensor<E>, ValuesSaved<E>)> {
-        let (normed, norm) = self.feat_norm.forward(pass, features)?;
-        let (value, proj) = self.mmfs.values(pass, &normed)?;
-        Ok((value, (norm, proj)))
+    /// Values of the normalised features `[B, I*S, F]`. The norm's weight and bias are this block's own.
+    fn values<E: Element>(&self, pass: &Pass<'_, E>, shared: &Shared<E>) -> Result<(Tensor<E>, FoldedSaved<E>)> {
+        self.mmfs.folded_values(&self.feat_norm).forward(pass, &shared.features.rows)
     }
 
-    fn sight(&self, shape: [usize; 3], levels: &Arc<[(usize, usize)]>, present: &[u8]) -> Sight {
+    fn sight(&self, shape: [usize; 3], seen: &Pictures) -> Sight {
         let [batch, h, w] = shape;
-        let images = present.len() / batch.max(1);
-        let mask: Vec<u8> = present
+        let images = seen.present.len() / batch.max(1);
+        let mask: Vec<u8> = seen
+            .present
             .chunks(images.max(1))
             .flat_map(|row| std::iter::repeat_n(row, h * w).flatten().copied().collect::<Vec<_>>())
             .collect();
         let centre = |i: usize, n: usize| (i as f64 + 0.5) / n as f64;
         let reference = (0..h * w).flat_map(|i| [centre(i % w, w), centre(i / w, h)]).collect();
         let relative = Sight::relative(&mask, images);
-        Sight { relative, reference, levels: levels.clone(), ratios: self.ratios.clone() }
+        let (pictures, levels) = (seen.places.clone(), seen.levels.clone());
+        Sight { relative, pictures, reference, levels, ratios: self.ratios.clone() }
     }
 
     /// `x + conv(MMFS(LN(x) + pos, values))` for x `[B, H, W, C]`.
@@ -128,8 +193,7 @@ impl MmfsBlock {
         name: &str,
         x: &Tensor<E>,
         value: Tensor<E>,
-        levels: &Arc<[(usize, usize)]>,
-        present: &[u8],
+        seen: &Pictures,
     ) -> Result<(Tensor<E>, MmfsBlockSaved<E>)> {
         let s = x.shape();
         let tokens = [s[0], s[1] * s[2], s[3]];
@@ -139,14 +203,14 @@ impl MmfsBlock {
         resample::resize(pass.cx, table, pos.view_mut(), Resize::BICUBIC)?;
         let mut query = pass.uninit(tokens)?;
         add::forward_broadcast(pass.cx, normed.view(), pos.view().reshape([tokens[1], s[3]]), query.view_mut())?;
-        let sight = self.sight([s[0], s[1], s[2]], levels, present);
+        let sight = self.sight([s[0], s[1], s[2]], seen);
         let (y, mmfs) = self.mmfs.forward(pass, &query, value, sight)?;
         let y = y.reshape(s);
         if pass.trace.is_some() {
             pass.tap(name, &self.conv.forward(pass, &y)?.0);
         }
         let (out, conv) = self.conv.forward_add(pass, &y, ConvAdd { per_image: None, residual: Some(x) })?;
-        Ok((out, MmfsBlockSaved { query_norm, feat_norm: None, mmfs, conv }))
+        Ok((out, MmfsBlockSaved { query_norm, values: None, mmfs, conv }))
     }
 
     /// `x + correction`; x `[B, H, W, C]`.
@@ -160,9 +224,19 @@ impl MmfsBlock {
         x: &Tensor<E>,
         seen: &Conditioning<E>,
     ) -> Result<(Tensor<E>, MmfsBlockSaved<E>)> {
-        let (value, feat_norm) = self.values(pass, &seen.features)?;
-        let (y, saved) = self.forward_values(pass, name, x, value, &seen.levels, &seen.present)?;
-        Ok((y, MmfsBlockSaved { feat_norm: Some(feat_norm), ..saved }))
+        self.forward_shared(pass, name, x, &Shared::new(pass, seen, self.feat_norm.eps)?)
+    }
+
+    fn forward_shared<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        name: &str,
+        x: &Tensor<E>,
+        shared: &Shared<E>,
+    ) -> Result<(Tensor<E>, MmfsBlockSaved<E>)> {
+        let (value, proj) = self.values(pass, shared)?;
+        let (y, saved) = self.forward_values(pass, name, x, value, &shared.seen)?;
+        Ok((y, MmfsBlockSaved { values: Some((shared.clone(), proj)), ..saved }))
     }
 
     /// Parameter gradients, and the gradients of `x` and of the features.
@@ -176,18 +250,34 @@ impl MmfsBlock {
         saved: MmfsBlockSaved<E>,
         dy: &Tensor<E>,
     ) -> Result<(Tensor<E>, Option<Tensor<E>>)> {
+        let shared = saved.values.as_ref().map(|(shared, _)| shared.clone());
+        let mut d_rows = None;
+        let dx = self.backward_shared(pass, grads, saved, dy, &mut d_rows)?;
+        let d_features = match (shared, d_rows) {
+            (Some(shared), Some(d_rows)) => Some(shared.backward(pass, &d_rows)?),
+            _ => None,
+        };
+        Ok((dx, d_features))
+    }
+
+    /// Parameter gradients and the gradient of `x`; that of the normalised features is added to `d_rows`.
+    fn backward_shared<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        grads: &mut Grads<E::Acc>,
+        saved: MmfsBlockSaved<E>,
+        dy: &Tensor<E>,
+        d_rows: &mut Option<Tensor<E>>,
+    ) -> Result<Tensor<E>> {
         let s = dy.shape();
         let d_attended = self.conv.backward(pass, grads, saved.conv, dy)?.reshape([s[0], s[1] * s[2], s[3]]);
         let (d_query, d_value) = self.mmfs.backward(pass, grads, saved.mmfs, &d_attended)?;
         let dx = self.query_norm.backward(pass, grads, saved.query_norm, &d_query)?;
-        let d_features = match saved.feat_norm {
-            Some((norm, proj)) => {
-                let d_normed = self.mmfs.values_backward(pass, grads, proj, &d_value)?;
-                Some(self.feat_norm.backward(pass, grads, norm, &d_normed)?)
-            }
-            None => None,
-        };
-        Ok((pass.add(&dx.reshape(s), dy)?, d_features))
+        if let Some((shared, proj)) = saved.values {
+            let folded = self.mmfs.folded_values(&self.feat_norm);
+            folded.backward(pass, grads, proj, &shared.features.rows, &d_value, d_rows)?;
+        }
+        pass.add(&dx.reshape(s), dy)
     }
 }
 
@@ -201,6 +291,7 @@ pub struct MmfsNet {
 /// What [`MmfsNet::backward`] needs.
 #[must_use]
 pub struct MmfsNetSaved<E: Element> {
+    shared: Shared<E>,
     skips: Vec<MmfsBlockSaved<E>>,
     mid: MmfsBlockSaved<E>,
 }
@@ -208,8 +299,7 @@ pub struct MmfsNetSaved<E: Element> {
 /// Values of the features for every block; they do not depend on the timestep.
 pub struct MmfsNetValues<E> {
     values: Vec<Tensor<E>>,
-    levels: Arc<[(usize, usize)]>,
-    present: Vec<u8>,
+    seen: Pictures,
 }
 
 impl MmfsNet {
@@ -243,14 +333,15 @@ impl MmfsNet {
         mid: Tensor<E>,
         seen: &Conditioning<E>,
     ) -> Result<(Tensor<E>, MmfsNetSaved<E>)> {
+        let shared = self.share(pass, seen)?;
         let mut saved = Vec::with_capacity(skips.len());
         for (i, (block, skip)) in self.skips.iter().zip(skips).enumerate() {
-            let (y, s) = block.forward(pass, &format!("mmfs.down.{i}"), skip, seen)?;
+            let (y, s) = block.forward_shared(pass, &format!("mmfs.down.{i}"), skip, &shared)?;
             *skip = y;
             saved.push(s);
         }
-        let (y, mid) = self.mid.forward(pass, "mmfs.mid", &mid, seen)?;
-        Ok((y, MmfsNetSaved { skips: saved, mid }))
+        let (y, mid) = self.mid.forward_shared(pass, "mmfs.mid", &mid, &shared)?;
+        Ok((y, MmfsNetSaved { shared, skips: saved, mid }))
     }
 
     /// Gradient of the mid output and of the features; those of the skips are corrected in place.
@@ -265,18 +356,20 @@ impl MmfsNet {
         d_skips: &mut [Tensor<E>],
         d_mid: Tensor<E>,
     ) -> Result<(Tensor<E>, Tensor<E>)> {
-        let (d_mid, mut d_features) = self.mid.backward(pass, grads, saved.mid, &d_mid)?;
+        let mut d_rows = None;
+        let d_mid = self.mid.backward_shared(pass, grads, saved.mid, &d_mid, &mut d_rows)?;
         for ((block, saved), d_skip) in self.skips.iter().zip(saved.skips).zip(d_skips) {
-            let (dx, d) = block.backward(pass, grads, saved, d_skip)?;
-            *d_skip = dx;
-            if let Some(d) = d {
-                d_features = Some(pass.accumulate(d_features, d)?);
-            }
+            *d_skip = block.backward_shared(pass, grads, saved, d_skip, &mut d_rows)?;
         }
-        match d_features {
-            Some(d) => Ok((d_mid, d)),
+        match d_rows {
+            Some(d_rows) => Ok((d_mid, saved.shared.backward(pass, &d_rows)?)),
             None => unreachable!("forward computed the values of every block"),
         }
+    }
+
+    /// What all blocks share: every norm adds the same number to the variance.
+    fn share<E: Element>(&self, pass: &Pass<'_, E>, seen: &Conditioning<E>) -> Result<Shared<E>> {
+        Shared::new(pass, seen, self.mid.feat_norm.eps)
     }
 
     /// Values of the features for every block.
@@ -284,9 +377,10 @@ impl MmfsNet {
     /// # Errors
     /// [`crate::Error::Shape`].
     pub fn prepare<E: Element>(&self, pass: &Pass<'_, E>, seen: &Conditioning<E>) -> Result<MmfsNetValues<E>> {
+        let shared = self.share(pass, seen)?;
         let blocks = self.skips.iter().chain([&self.mid]);
-        let values = blocks.map(|b| Ok(b.values(pass, &seen.features)?.0)).collect::<Result<_>>()?;
-        Ok(MmfsNetValues { values, levels: seen.levels.clone(), present: seen.present.clone() })
+        let values = blocks.map(|b| Ok(b.values(pass, &shared)?.0)).collect::<Result<_>>()?;
+        Ok(MmfsNetValues { values, seen: shared.seen })
     }
 
     /// As [`MmfsNet::forward`] from prepared values. With twice as many samples as values, both halves (guidance) use the same.
@@ -305,13 +399,12 @@ impl MmfsNet {
         let maps = skips.iter().chain([&mid]);
         for (((block, value), x), name) in self.skips.iter().chain([&self.mid]).zip(&values.values).zip(maps).zip(names)
         {
-            let (samples, rows) = (x.shape()[0], value.shape()[0]);
+            let (samples, rows) = (x.shape()[0], values.seen.entries);
             // The query side differs between the halves; the value side is the same tensor.
             let mut parts = Vec::new();
             for start in (0..samples).step_by(rows.max(1)) {
                 let part = x.narrow(start, rows);
-                let (y, _) =
-                    block.forward_values(pass, &name, &part, value.clone(), &values.levels, &values.present)?;
+                let (y, _) = block.forward_values(pass, &name, &part, value.clone(), &values.seen)?;
                 parts.push(y);
             }
             out.push(join(pass, parts)?);

@@ -19,15 +19,15 @@
 //! The tables hold what the linear layers make of the relative-index embedding, so the layers run once per query and not once per
 //! query and image: `lin(q + e_r) = lin(q) + lin'(e_r)`, exact but for rounding.
 //!
-//! Backward is deterministic: one chunk owns one head, so no two chunks add to the same number. `d_value` is gathered in a per-head
-//! scratch in the accumulation type. Nothing is saved by forward; weights are computed again.
+//! Backward is deterministic: one chunk owns one head of one entry, so no two chunks add to the same number, and sums over entries are made in
+//! order. `d_value` is gathered in a per-head scratch in the accumulation type. Nothing is saved by forward; weights are computed again.
 
 use super::{check, check_shape};
 use crate::device::Context;
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::host::deform_attention as host;
-use crate::memory::{View, ViewMut};
+use crate::memory::{Shape, View, ViewMut};
 
 /// Sizes and constants of one [`mmfs_forward`] call.
 #[derive(Clone, Copy)]
@@ -42,6 +42,9 @@ pub struct Mmfs<'a> {
     pub ratios: &'a [f64],
     /// Relative index of each image for each query `[B, T, I]`: 1 for the most recent visible image, 2 for the one before, 0 if invisible.
     pub relative: &'a [i32],
+    /// Where the pictures of `value` are if it holds only those that are there, `[P, S / I, N*D]`: for each image `[B, I]` its own entry of the first
+    /// axis, or none if no query sees it.
+    pub pictures: Option<&'a [Option<usize>]>,
     /// Where a query looks when its offset is zero: `[T, 2]` as (x, y) in `[0, 1]`.
     pub reference: &'a [f64],
 }
@@ -49,7 +52,7 @@ pub struct Mmfs<'a> {
 /// The tensors that an MMFS call reads.
 #[derive(Clone, Copy)]
 pub struct MmfsInputs<'a, E> {
-    /// `[B, S, N*D]`.
+    /// `[B, S, N*D]`, or packed: see [`Mmfs::pictures`].
     pub value: View<'a, E>,
     /// `[B, T, N*P*2]`.
     pub offsets: View<'a, E>,
@@ -65,7 +68,7 @@ pub struct MmfsInputs<'a, E> {
 
 /// The gradients that [`mmfs_backward`] computes.
 pub struct MmfsGradients<'a, E: Element> {
-    /// `[B, S, N*D]`, overwritten.
+    /// As the values, overwritten.
     pub value: ViewMut<'a, E>,
     /// `[B, T, N*P*2]`, overwritten.
     pub offsets: ViewMut<'a, E>,
@@ -123,7 +126,12 @@ fn mmfs_sizes<E: Element>(op: &'static str, x: &MmfsInputs<'_, E>, spec: &Mmfs<'
     check(op, (largest as usize) < rows && spec.relative.iter().all(|r| *r >= 0), || {
         format!("relative image index {largest}, but the table has {rows} rows: too many images in one document")
     })?;
-    check_shape(op, "value", x.value.shape(), [batch, images * positions, width])?;
+    match spec.pictures {
+        Some(pictures) => {
+            check_pictures(op, pictures, x.value.shape(), [batch, images, positions, width], spec.relative)?
+        }
+        None => check_shape(op, "value", x.value.shape(), [batch, images * positions, width])?,
+    }
     check_shape(op, "offsets", x.offsets.shape(), [batch, queries, n * p * 2])?;
     check_shape(op, "logits", x.logits.shape(), [batch, queries, n * l * (p + 1)])?;
     check_shape(op, "offset_table", x.offset_table.shape(), [rows, n * p * 2])?;
@@ -132,6 +140,35 @@ fn mmfs_sizes<E: Element>(op: &'static str, x: &MmfsInputs<'_, E>, spec: &Mmfs<'
         format!("`ignore_token` has {} elements, expected {width}", x.ignore_token.shape().len())
     })?;
     Ok(Sizes { batch, queries, images, positions, head_size: width / n, rows })
+}
+
+/// Checks that packed values have the right shape, that no two images share a picture (their gradients would meet), and that every image which is
+/// seen has one.
+fn check_pictures(
+    op: &'static str,
+    pictures: &[Option<usize>],
+    value: Shape,
+    [batch, images, positions, width]: [usize; 4],
+    relative: &[i32],
+) -> Result<()> {
+    check_shape(op, "value", value, [value[0], positions, width])?;
+    check(op, pictures.len() == batch * images, || {
+        format!("{} places of pictures for {batch} x {images} images", pictures.len())
+    })?;
+    for (i, picture) in pictures.iter().enumerate().filter(|(_, p)| p.is_some()) {
+        check(op, picture.is_some_and(|p| p < value[0]) && !pictures[..i].contains(picture), || {
+            format!("image {i} has place {picture:?} of {} pictures: out of range, or another image's", value[0])
+        })?;
+    }
+    let rows = relative.chunks_exact(images.max(1)).enumerate();
+    let per_entry = relative.len() / (batch * images).max(1);
+    for (row, seen) in rows {
+        let entry = &pictures[row / per_entry * images..][..images];
+        check(op, seen.iter().zip(entry).all(|(&r, picture)| r == 0 || picture.is_some()), || {
+            format!("row {row} of `relative` sees an image without a place")
+        })?;
+    }
+    Ok(())
 }
 
 /// MMFS: `out` `[B, T, N*D]`.

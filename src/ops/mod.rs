@@ -24,6 +24,7 @@ pub mod cross_entropy;
 pub mod deform_attention;
 pub mod diffusion;
 pub mod embedding;
+pub mod fold;
 pub mod gemm;
 pub mod glu;
 pub mod groupnorm;

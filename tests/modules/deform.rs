@@ -20,6 +20,7 @@ pub fn sight(relative: Arc<[i32]>, queries: usize) -> Sight {
     let sides = [16usize, 8, 4];
     Sight {
         relative,
+        pictures: None,
         reference: vec![0.5; 2 * queries].into(),
         levels: sides.iter().map(|&s| (s, s)).collect(),
         ratios: sides.iter().map(|&s| s as f64 / 16.0).collect(),

@@ -38,6 +38,8 @@ struct Case {
     ratios: Vec<f64>,
     relative: Vec<i32>,
     reference: Vec<f64>,
+    /// Where each image is among packed pictures, whose number comes first.
+    pictures: Option<(usize, Vec<Option<usize>>)>,
 }
 
 /// Rows of the tables.
@@ -63,6 +65,7 @@ impl Case {
             ratios: (0..levels.len()).map(|l| 1.0 / (1 + l) as f64).collect(),
             relative: all.map(|(b, t, i)| see(b, t, i)).collect(),
             reference: reference(queries),
+            pictures: None,
         }
     }
 
@@ -73,6 +76,7 @@ impl Case {
             levels: &self.levels,
             ratios: &self.ratios,
             relative: &self.relative,
+            pictures: self.pictures.as_ref().map(|(_, places)| &places[..]),
             reference: &self.reference,
         }
     }
@@ -85,8 +89,12 @@ impl Case {
     fn shapes(&self) -> [Vec<usize>; 7] {
         let (b, t, width) = (self.batch, self.queries, self.heads * self.size);
         let (offsets, logits) = (self.heads * self.points * 2, self.heads * self.levels.len() * (self.points + 1));
+        let value = match &self.pictures {
+            Some((count, _)) => vec![*count, self.positions(), width],
+            None => vec![b, self.images * self.positions(), width],
+        };
         [
-            vec![b, self.images * self.positions(), width],
+            value,
             vec![b, t, offsets],
             vec![b, t, logits],
             vec![ROWS, offsets],
@@ -203,7 +211,39 @@ fn cases() -> Vec<Case> {
         // A head size that has no unrolled loop, more queries than a chunk, nothing seen at all.
         Case::new([1, 20, 2], [2, 5, 3], &[(3, 7)], |_, _, _| 0),
         Case::new([1, 20, 2], [2, 16, 3], &[(6, 3)], |_, t, i| i32::from((t + i) % 3 != 0)),
+        // Points in groups of eight and four, a head of two blocks, fewer corners than pixels.
+        Case::new([2, 18, 2], [2, 4, 8], &[(4, 4), (3, 2)], |_, t, i| (t % 2 + i) as i32),
+        Case::new([1, 3, 1], [1, 20, 12], &[(5, 4)], |_, _, _| 1),
+        Case::new([2, 2, 2], [2, 3, 4], &[(9, 8), (4, 4)], |_, t, i| (t + i) as i32),
     ]
+}
+
+#[test]
+fn packed_pictures_change_nothing() {
+    let cx = Context::host(2);
+    for case in [&cases()[1], &cases()[7]] {
+        let data = case.data();
+        let whole = case.run::<f32>(&cx, &data);
+        // Images that nobody sees have no picture, the others stand in reverse order, and one picture belongs to nobody.
+        let seen = |b: usize, image: usize| {
+            (0..case.queries).any(|t| case.relative[(b * case.queries + t) * case.images + image] > 0)
+        };
+        let all: Vec<(usize, usize)> = (0..case.batch).flat_map(|b| (0..case.images).map(move |i| (b, i))).collect();
+        let kept: Vec<usize> = (0..all.len()).rev().filter(|&k| seen(all[k].0, all[k].1)).collect();
+        let places = (0..all.len()).map(|k| kept.iter().position(|&x| x == k)).collect();
+        let one = case.positions() * case.heads * case.size;
+        let pack = |x: &[f64]| -> Vec<f64> {
+            kept.iter().flat_map(|k| &x[k * one..(k + 1) * one]).copied().chain(vec![0.0; one]).collect()
+        };
+        let packed_case = Case { pictures: Some((kept.len() + 1, places)), ..case.clone() };
+        let mut packed_data = data.clone();
+        packed_data[0] = pack(&data[0]);
+        let packed = packed_case.run::<f32>(&cx, &packed_data);
+        assert_eq!(packed[1], pack(&whole[1]));
+        for i in [0, 2, 3, 4, 5, 6] {
+            assert_eq!(packed[i], whole[i], "output {i}");
+        }
+    }
 }
 
 #[test]
@@ -280,6 +320,18 @@ fn mmfs_errors() {
     let short = MmfsInputs { value: v(&data[0][..6], [1, 1, 6]), ..inputs };
     let error = message(deform_attention::mmfs_forward(&cx, short, vm(&mut out, &shapes[6][..]), &case.spec()));
     assert!(error.contains("`value`") || error.contains("value"), "{error}");
+    // Two images in one place: their gradients would meet. A seen image without a place.
+    let packed = MmfsInputs { value: v(&data[0], [6, 26, 6]), ..inputs };
+    for (second, text) in [
+        (Some(0), "image 1 has place Some(0)"),
+        (Some(6), "place Some(6) of 6 pictures"),
+        (None, "sees an image without a place"),
+    ] {
+        let places = [Some(0), second, Some(2), Some(3), Some(4), Some(5)];
+        let spec = Mmfs { pictures: Some(&places), ..case.spec() };
+        let error = message(deform_attention::mmfs_forward(&cx, packed, vm(&mut out, &shapes[6][..]), &spec));
+        assert!(error.contains(text), "{error}");
+    }
 }
 
 const LEVELS: [(usize, usize); 3] = [(5, 4), (2, 3), (1, 1)];

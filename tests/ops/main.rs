@@ -15,6 +15,7 @@ mod cross_entropy;
 mod deform_attention;
 mod diffusion;
 mod embedding;
+mod fold;
 mod gemm;
 mod glu;
 mod groupnorm;

@@ -44,11 +44,36 @@ impl<R> Strided<R> {
     }
 }
 
+/// What is added to sums when they are stored, after what C holds: `bias[j]` to column j, and the residual, laid out as C. Null for nothing.
+#[derive(Clone, Copy)]
+pub(crate) struct Finish<R> {
+    pub(crate) bias: *const R,
+    pub(crate) residual: *const R,
+}
+
+// SAFETY: two pointers; whoever reads through them says why that is sound.
+unsafe impl<R> Send for Finish<R> {}
+// SAFETY: as above.
+unsafe impl<R> Sync for Finish<R> {}
+
+impl<R> Finish<R> {
+    /// Nothing is added.
+    pub(crate) fn none() -> Self {
+        Finish { bias: std::ptr::null(), residual: std::ptr::null() }
+    }
+
+    /// The same `i` rows and `j` columns further on.
+    fn at(self, i: usize, j: usize, ldc: usize) -> Self {
+        let moved = |x: *const R, by: usize| if x.is_null() { x } else { x.wrapping_add(by) };
+        Finish { bias: moved(self.bias, j), residual: moved(self.residual, i * ldc + j) }
+    }
+}
+
 /// `c (+)= a b` for `m` rows (any number) and `n <= PANEL` columns; rows are cut evenly into tiles.
 ///
 /// # Safety
 /// `a` is readable at `m x k` elements, `b` at `k` rows of `n` with stride `ldb`, `c` writable (with `add`, readable) at `m` rows of `n` with
-/// stride `ldc`, and `c` overlaps neither.
+/// stride `ldc`, and `c` overlaps neither; what `finish` points to is readable for `n` columns and as `c`.
 #[allow(clippy::too_many_arguments)]
 pub(crate) unsafe fn block<R: Real>(
     m: usize,
@@ -60,6 +85,7 @@ pub(crate) unsafe fn block<R: Real>(
     c: *mut R,
     ldc: usize,
     add: bool,
+    finish: Finish<R>,
 ) {
     debug_assert!(n <= PANEL);
     let tiles = m.div_ceil(tile_rows::<R>()).max(1);
@@ -68,7 +94,7 @@ pub(crate) unsafe fn block<R: Real>(
     for t in 0..tiles {
         let mr = rows + usize::from(t < longer);
         // SAFETY: rows i .. i + mr of the caller's block.
-        unsafe { tile(mr, n, k, a.at(i, 0), b, ldb, c.add(i * ldc), ldc, add) };
+        unsafe { tile(mr, n, k, a.at(i, 0), b, ldb, c.add(i * ldc), ldc, add, finish.at(i, 0, ldc)) };
         i += mr;
     }
 }
@@ -85,6 +111,7 @@ unsafe fn tile<R: Real>(
     c: *mut R,
     ldc: usize,
     add: bool,
+    finish: Finish<R>,
 ) {
     if m == 0 || n == 0 {
         return;
@@ -93,20 +120,21 @@ unsafe fn tile<R: Real>(
     if R::DTYPE == DType::F32 {
         let a = Strided { data: a.data.cast::<f32>(), row: a.row, col: a.col };
         let (b, c) = (b.cast::<f32>(), c.cast::<f32>());
+        let finish = Finish { bias: finish.bias.cast::<f32>(), residual: finish.residual.cast::<f32>() };
         match level() {
             // SAFETY: R is f32, the level says that the features are there, and the caller vouches for the operands.
-            Level::Avx512 => return unsafe { x86::tile512(m, n, k, a, b, ldb, c, ldc, add) },
+            Level::Avx512 => return unsafe { x86::tile512(m, n, k, a, b, ldb, c, ldc, add, finish) },
             // SAFETY: as above.
-            Level::Avx2 => return unsafe { x86::tile256(m, n, k, a, b, ldb, c, ldc, add) },
+            Level::Avx2 => return unsafe { x86::tile256(m, n, k, a, b, ldb, c, ldc, add, finish) },
             Level::Portable => {}
         }
     }
-    plain(m, n, k, a, b, ldb, c, ldc, add);
+    plain(m, n, k, a, b, ldb, c, ldc, add, finish);
 }
 
 simd_fn! {
     /// The tile of every other type and machine: 4 x 8 sums that the compiler keeps in registers. The caller vouches as in [`block`].
-    fn plain<R: Real>(m: usize, n: usize, k: usize, a: Strided<R>, b: *const R, ldb: usize, c: *mut R, ldc: usize, add: bool) {
+    fn plain<R: Real>(m: usize, n: usize, k: usize, a: Strided<R>, b: *const R, ldb: usize, c: *mut R, ldc: usize, add: bool, finish: Finish<R>) {
         const M: usize = 4;
         const N: usize = 8;
         for j in (0..n).step_by(N) {
@@ -139,6 +167,15 @@ simd_fn! {
                                     row[q] = old[q] + row[q];
                                 }
                             }
+                            let finish = finish.at(i + r, j, ldc);
+                            for more in [finish.bias, finish.residual] {
+                                if !more.is_null() {
+                                    let more = more.cast::<[R; N]>().read_unaligned();
+                                    for q in 0..N {
+                                        row[q] += more[q];
+                                    }
+                                }
+                            }
                             c.write_unaligned(row);
                         }
                     }
@@ -154,7 +191,13 @@ simd_fn! {
                         }
                         // SAFETY: inside c.
                         let c = unsafe { &mut *c.add((i + r) * ldc + j + q) };
-                        *c = if add { *c + sum } else { sum };
+                        sum = if add { *c + sum } else { sum };
+                        let finish = finish.at(i + r, j + q, ldc);
+                        for more in [finish.bias, finish.residual] {
+                            // SAFETY: as the caller vouches.
+                            sum += if more.is_null() { R::ZERO } else { unsafe { *more } };
+                        }
+                        *c = sum;
                     }
                 }
             }
@@ -164,7 +207,7 @@ simd_fn! {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::Strided;
+    use super::{Finish, Strided};
     use std::arch::x86_64::*;
 
     macro_rules! choose {
@@ -190,14 +233,15 @@ mod x86 {
         c: *mut f32,
         ldc: usize,
         add: bool,
+        finish: Finish<f32>,
     ) {
         let mask = u16::MAX >> ((16 - n % 16) % 16);
         // SAFETY: the caller's promise, handed on.
         unsafe {
             if n > 16 {
-                choose!(kernel512, m, 2, (k, a, b, ldb, c, ldc, mask, add), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+                choose!(kernel512, m, 2, (k, a, b, ldb, c, ldc, mask, add, finish), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
             } else {
-                choose!(kernel512, m, 1, (k, a, b, ldb, c, ldc, mask, add), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+                choose!(kernel512, m, 1, (k, a, b, ldb, c, ldc, mask, add, finish), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
             }
         }
     }
@@ -214,6 +258,7 @@ mod x86 {
         ldc: usize,
         mask: __mmask16,
         add: bool,
+        finish: Finish<f32>,
     ) {
         // SAFETY: all addresses lie inside the operands that the caller vouches for; masked lanes are not touched.
         unsafe {
@@ -236,13 +281,36 @@ mod x86 {
                 x = x.map(|x| x.wrapping_add(a.col));
                 y = y.wrapping_add(ldb);
             }
+            let lanes = |v: usize| if v + 1 == V { mask } else { u16::MAX };
+            // Of a matrix laid out as c.
+            let vector = |from: *const f32, i: usize, v: usize| {
+                _mm512_maskz_loadu_ps(lanes(v), from.wrapping_add(i * ldc + 16 * v))
+            };
+            if add {
+                for i in 0..M {
+                    for v in 0..V {
+                        sums[i][v] = _mm512_add_ps(vector(c, i, v), sums[i][v]);
+                    }
+                }
+            }
+            if !finish.bias.is_null() {
+                for v in 0..V {
+                    let bias = vector(finish.bias, 0, v);
+                    for i in 0..M {
+                        sums[i][v] = _mm512_add_ps(sums[i][v], bias);
+                    }
+                }
+            }
+            if !finish.residual.is_null() {
+                for i in 0..M {
+                    for v in 0..V {
+                        sums[i][v] = _mm512_add_ps(sums[i][v], vector(finish.residual, i, v));
+                    }
+                }
+            }
             for i in 0..M {
                 for v in 0..V {
-                    let to = c.add(i * ldc + 16 * v);
-                    let lanes = if v + 1 == V { mask } else { u16::MAX };
-                    let sum =
-                        if add { _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, to), sums[i][v]) } else { sums[i][v] };
-                    _mm512_mask_storeu_ps(to, lanes, sum);
+                    _mm512_mask_storeu_ps(c.add(i * ldc + 16 * v), lanes(v), sums[i][v]);
                 }
             }
         }
@@ -262,6 +330,7 @@ mod x86 {
         c: *mut f32,
         ldc: usize,
         add: bool,
+        finish: Finish<f32>,
     ) {
         for j in (0..n).step_by(16) {
             let nr = (n - j).min(16);
@@ -269,11 +338,11 @@ mod x86 {
             // SAFETY: the caller's promise for columns j .. j + nr.
             unsafe {
                 let mask = _mm256_loadu_si256(lanes.as_ptr().cast());
-                let (b, c) = (b.add(j), c.add(j));
+                let (b, c, finish) = (b.add(j), c.add(j), finish.at(0, j, ldc));
                 if nr > 8 {
-                    choose!(kernel256, m, 2, (k, a, b, ldb, c, ldc, mask, add), [1 2 3 4 5 6]);
+                    choose!(kernel256, m, 2, (k, a, b, ldb, c, ldc, mask, add, finish), [1 2 3 4 5 6]);
                 } else {
-                    choose!(kernel256, m, 1, (k, a, b, ldb, c, ldc, mask, add), [1 2 3 4 5 6]);
+                    choose!(kernel256, m, 1, (k, a, b, ldb, c, ldc, mask, add, finish), [1 2 3 4 5 6]);
                 }
             }
         }
@@ -291,6 +360,7 @@ mod x86 {
         ldc: usize,
         mask: __m256i,
         add: bool,
+        finish: Finish<f32>,
     ) {
         // SAFETY: as in `kernel512`.
         unsafe {
@@ -315,10 +385,18 @@ mod x86 {
                 for v in 0..V {
                     let to = c.add(i * ldc + 8 * v);
                     let last = v + 1 == V;
+                    let vector = |from: *const f32| {
+                        if last { _mm256_maskload_ps(from, mask) } else { _mm256_loadu_ps(from) }
+                    };
                     let mut sum = sums[i][v];
                     if add {
-                        let old = if last { _mm256_maskload_ps(to, mask) } else { _mm256_loadu_ps(to) };
-                        sum = _mm256_add_ps(old, sum);
+                        sum = _mm256_add_ps(vector(to), sum);
+                    }
+                    if !finish.bias.is_null() {
+                        sum = _mm256_add_ps(sum, vector(finish.bias.wrapping_add(8 * v)));
+                    }
+                    if !finish.residual.is_null() {
+                        sum = _mm256_add_ps(sum, vector(finish.residual.wrapping_add(i * ldc + 8 * v)));
                     }
                     if last { _mm256_maskstore_ps(to, mask, sum) } else { _mm256_storeu_ps(to, sum) }
                 }
