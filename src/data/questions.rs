@@ -183,7 +183,7 @@ impl World {
     /// A question for training, about the whole picture. Yes and no are equally frequent in every kind that has them; one count
     /// question in six is about an absent concept.
     pub fn ask(&self, scene: &Scene, rng: &mut Rng) -> Question {
-        let kind = rng.weighted(&[0.45, 0.25, 0.15, 0.1, 0.05]).unwrap_or(0);
+        let kind = rng.weighted(&[0.35, 0.25, 0.15, 0.2, 0.05]).unwrap_or(0);
         let yes = rng.chance(0.5);
         let found = match kind {
             0 => {

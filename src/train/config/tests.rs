@@ -90,10 +90,10 @@ fn overrides_reach_every_kind_of_key() {
     assert_eq!((config.run.seed, config.run.dtype), (7, DType::Bf16));
     assert_eq!(config.run.out, Path::new("somewhere/else"));
     assert_eq!(config.stages[0].steps, 5);
-    let pretrain = &config.stages[3];
+    let pretrain = config.stages.iter().find(|s| s.name == "pretrain").unwrap();
     assert_eq!((pretrain.lr, pretrain.parts[1].weight, pretrain.loss.txt), (1e-4, 2.0, Some(0.5)));
     assert_eq!(pretrain.loss(&config.model.loss), LossWeights { csr: 0.0, txt: 0.5, img: 5.0 });
-    assert_eq!(config.stages[1].weight_decay, Some(0.1));
+    assert_eq!(config.stages.iter().find(|s| s.name == "vae").unwrap().weight_decay, Some(0.1));
     assert_eq!(config.model.llm.spatial_shapes, [16, 8]);
     assert!(config.optimiser.groups.is_empty() && !config.log.tensorboard);
     assert_eq!(config.samples.sampler, Sampler::Ddim);
