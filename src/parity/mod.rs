@@ -213,7 +213,7 @@ fn compare_output(table: &mut Table, found: &Found, name: &str, recorded: &Recor
         return table.fail(name, format!("shape {shape:?}, recorded {:?} (channels last)", recorded.shape));
     }
     if recorded.step > 1 {
-        if let &[b, h, w, c] = &shape[..] {
+        if let (&[b, h, w, c], 4) = (&shape[..], recorded.shape.len()) {
             // Channels and pixels change places.
             data = Recorded { shape: vec![b, h * w, c, 1], data, step: 1, ..recorded.clone() }.channels_last().data;
         }
