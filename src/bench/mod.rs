@@ -59,7 +59,7 @@ pub fn step(cx: &Context, dir: &Path, repeats: usize) -> Result<StepTimes> {
     let fixture = Fixture::open(dir)?;
     let Loaded { model, mut params } = parity::load::<f32>(&fixture)?;
     let (inputs, _) = parity::inputs(&fixture, &model.config)?;
-    let draws = parity::draws(&fixture, "draw");
+    let draws = parity::draws(&fixture, &model.config, inputs.num_images(), "draw")?;
     drop(fixture);
     let mut grads = Grads::new(params.table());
     let mut optimizer = Optimizer::new(&params, AdamW { beta1: 0.9, beta2: 0.995, eps: 1e-6 }, 1.0);

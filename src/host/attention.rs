@@ -541,6 +541,10 @@ unsafe fn key_head<E: Element>(
                     } else {
                         gradients(&mut probs[..m * KEYS], grads, count, scale, lse, delta);
                     }
+                    // The only key has weight 1 whatever its score is.
+                    if p.s == 1 {
+                        grads.fill(E::Acc::ZERO);
+                    }
                     let turned = |data: &[E::Acc]| Strided { data: data.as_ptr(), row: 1, col: KEYS };
                     // SAFETY: as above.
                     unsafe {

@@ -46,13 +46,15 @@ pub fn grey(config: &DeemConfig) -> Vec<f32> {
 /// Prompts as one batch, filled up with padding tokens that nobody sees.
 ///
 /// # Errors
-/// [`Error::Shape`] if a picture or mask has another size than the model's; [`Error::Domain`] for an empty prompt, or masks for some of a
+/// [`Error::Shape`] if a picture has another size than the model's, or masks differ in size; [`Error::Domain`] for an empty prompt, or masks for some of a
 /// prompt's pictures only.
 pub fn batch(config: &DeemConfig, prompts: &[Prompt], padding: Padding) -> Result<Inputs> {
     let op = "infer::prompt::batch";
     let len = prompts.iter().map(|p| p.ids.len()).max().unwrap_or(0);
     let pixels = config.tokenizer.image_size * config.tokenizer.image_size;
-    let regions = prompts.iter().any(|p| !p.masks.is_empty());
+    // Masks have any side of their own, one for all.
+    let mask = prompts.iter().flat_map(|p| &p.masks).map(Vec::len).next();
+    let (regions, area) = (mask.is_some(), mask.unwrap_or(pixels));
     let mut inputs = Inputs { rows: prompts.len(), ..Inputs::default() };
     let mut masks = Vec::new();
     for (i, prompt) in prompts.iter().enumerate() {
@@ -65,7 +67,7 @@ pub fn batch(config: &DeemConfig, prompts: &[Prompt], padding: Padding) -> Resul
             Err(Error::Shape { op, what, expected: text(expected), found: text(found) })
         };
         prompt.pictures.iter().try_for_each(|p| size("picture", p.len(), 3 * pixels))?;
-        prompt.masks.iter().try_for_each(|m| size("mask", m.len(), pixels))?;
+        prompt.masks.iter().try_for_each(|m| size("mask", m.len(), area))?;
         let (pictures, given) = (prompt.pictures.len(), prompt.masks.len());
         crate::ops::check(op, given == 0 || given == pictures, || {
             format!("prompt {i} has {pictures} pictures and {given} masks; expected one for each, or none")
@@ -82,7 +84,7 @@ pub fn batch(config: &DeemConfig, prompts: &[Prompt], padding: Padding) -> Resul
         prompt.pictures.iter().for_each(|p| inputs.images.extend(p));
         if regions {
             prompt.masks.iter().for_each(|m| masks.extend(m));
-            masks.extend(std::iter::repeat_n(1.0, (pictures - given) * pixels));
+            masks.extend(std::iter::repeat_n(1.0, (pictures - given) * area));
         }
     }
     inputs.image_masks = regions.then_some(masks);

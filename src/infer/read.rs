@@ -81,13 +81,10 @@ pub fn read<E: Element>(
     size("attention_mask", inputs.attention_mask.len(), rows * len)?;
     size("num_image_per_seq", inputs.num_image_per_seq.len(), rows)?;
     size("images", inputs.images.len(), images * side * side * 3)?;
-    if let Some(masks) = &inputs.image_masks {
-        size("image_masks", masks.len(), images * side * side)?;
-    }
     let document = model.document(inputs)?;
     let mut seen = None;
     if images > 0 {
-        let masks = inputs.image_masks.as_ref().map(|m| Masks::new(m.clone(), images, side));
+        let masks = inputs.image_masks.as_ref().map(|m| Masks::square(m.clone(), images)).transpose()?;
         seen = Some(model.see(pass, &inputs.images, images, masks.as_ref())?);
     }
     let x = model.embed(pass, &inputs.text_ids, rows, &document, seen.as_ref().map(|s| &s.vis_embed))?;

@@ -209,7 +209,7 @@ impl ClipVit {
         let (batch, width, grids) = (images.shape()[0], self.config.hidden_size, self.grids());
         let (maps, spm) = self.spm.forward(pass, &self.resized(pass, images, self.config.adapter_size)?)?;
         for (i, map) in maps.iter().enumerate() {
-            pass.tap(format!("spm.{i}"), map);
+            pass.tap(format!("sniffer.spm.{i}"), map);
         }
         let [c1, c2, c3, c4] = maps;
         let levels = pass.param(self.level_embed);
@@ -234,7 +234,7 @@ impl ClipVit {
         let mut h = pass.uninit(joined.shape())?;
         add::forward_broadcast(pass.cx, joined.view(), pass.param(self.position_embedding), h.view_mut())?;
         let (mut h, pre_norm) = self.pre_norm.forward(pass, &h)?;
-        pass.tap("pre_layrnorm", &h);
+        pass.tap("sniffer.pre_layrnorm", &h);
 
         let mut interactions = Vec::new();
         let mut xs = Vec::new();
@@ -262,9 +262,9 @@ impl ClipVit {
                 c = y;
                 extractors.push(saved);
             }
-            pass.tap(format!("interaction.{i}.x"), &x);
-            pass.tap(format!("interaction.{i}.c"), &c);
-            pass.tap(format!("interaction.{i}.cls"), &class);
+            pass.tap(format!("sniffer.interaction.{i}.x"), &x);
+            pass.tap(format!("sniffer.interaction.{i}.c"), &c);
+            pass.tap(format!("sniffer.interaction.{i}.cls"), &class);
             xs.push(x);
             interactions.push(InteractionSaved { injector, layers, extractors });
         }

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::memory::Tensor;
 use crate::models::config::{DeemConfig, LossWeights};
 use crate::models::image_decoder::{
-    ContextPlan, Diffusion, DiffusionDraws, DiffusionSaved, ImageDecoder, ImageDecoderSaved, tap_numbers,
+    ContextPlan, Diffusion, DiffusionDraws, DiffusionSaved, ImageDecoder, ImageDecoderSaved, tap_levels, tap_numbers,
 };
 use crate::models::llama::{Llama, LlamaSaved, Positions};
 use crate::models::masks::{Masks, counts};
@@ -45,8 +45,10 @@ pub struct Inputs {
     pub images: Vec<f32>,
     /// `[I, Rd, Rd, 3]` in [0, 1]; empty if no diffusion loss is wanted.
     pub images_dec: Vec<f32>,
-    /// `[I, R, R]`, 0 or 1; none means everything.
+    /// `[I, Rm, Rm]` for any side Rm, 0 or 1 (above 0 counts as 1 but for the shape token); none means everything.
     pub image_masks: Option<Vec<f32>>,
+    /// `[I]`: weight of each picture's next-image error; none means 1.
+    pub image_loss_weights: Option<Vec<f32>>,
     /// Pictures of each row.
     pub num_image_per_seq: Vec<usize>,
     /// Index of the document's bos in the row of each picture; none means 0 for all.
@@ -213,7 +215,7 @@ impl Deem {
         let mut reg = Registry::new();
         let width = config.llm.hidden_size;
         let soi_token = reg.add("soi_token", [1, width], Init::ZEROS);
-        let context = config.diffusion.as_ref().map_or(width, |d| d.unet.cross_attention_dim);
+        let context = config.diffusion.as_ref().map_or(config.tokenizer.embed_dim, |d| d.unet.cross_attention_dim);
         let tokenizer = VisualTokenizer::new(&mut reg, "visual_tokenizer", &config.tokenizer, width, context);
         let diffusion = config.diffusion.as_ref().map(|d| Diffusion::new(&mut reg, "visual_tokenizer.encoder", d));
         let llm = Llama::new(&mut reg, "mm_decoder", &config.llm, config.tokenizer.embed_dim);
@@ -411,8 +413,7 @@ impl Deem {
         // Pictures to tokens, and the consistency loss.
         let (mut vision, mut seen, mut moments) = (None, None, None);
         if images > 0 && !inputs.pictures_unseen {
-            let side = config.tokenizer.image_size;
-            let masks = inputs.image_masks.as_ref().map(|m| Masks::new(m.clone(), images, side));
+            let masks = inputs.image_masks.as_ref().map(|m| Masks::square(m.clone(), images)).transpose()?;
             let drop_path = draws.drop_path.filter(|_| mode == Mode::Train);
             let want = csr_wanted && self.diffusion.is_some();
             let (tokens, tokenizer) =
@@ -590,7 +591,10 @@ impl Deem {
         let (plan, previous) = self.spans(inputs, document)?;
         let uncond = self.config.diffusion.as_ref().map_or(0.0, |d| d.uncond_prob);
         let dropped = (0..images).map(|i| draws.uncond.get(i).is_some_and(|&u| f64::from(u) < uncond)).collect();
-        let long = plan.lengths.iter().map(|&n| f32::from(n > 2)).collect::<Vec<_>>();
+        let mut long = plan.lengths.iter().map(|&n| f32::from(n > 2)).collect::<Vec<_>>();
+        for (weight, more) in long.iter_mut().zip(inputs.image_loss_weights.iter().flatten()) {
+            *weight *= more;
+        }
         let earlier = match seen {
             Some(seen) => Some(self.earlier(pass, seen, &previous, images)?),
             None => None,
@@ -598,6 +602,7 @@ impl Deem {
         if let Some(earlier) = &earlier {
             let present = earlier.present.iter().map(|&x| f64::from(x));
             tap_numbers(pass, "image_decoder.in.mmfs_mask", &[images, 1], present)?;
+            tap_levels(pass, "image_decoder.in.mmfs_features", earlier)?;
         }
         let (context, decoder) = decoder.forward(pass, hidden, plan, dropped)?;
         let scope = format!("{}image/sd.", pass.scope);

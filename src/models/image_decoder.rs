@@ -21,7 +21,7 @@ use crate::models::tables;
 use crate::models::unet::{Unet, UnetSaved};
 use crate::models::vae::Vae;
 use crate::ops::diffusion::{self, Schedule};
-use crate::ops::{add, embedding, mse};
+use crate::ops::{add, copy, embedding, mse};
 use crate::params::{Grads, Init, ParamId, Registry};
 
 /// The random numbers of one diffusion loss for I pictures with latents `[h, w, z]`.
@@ -107,7 +107,10 @@ impl Diffusion {
         times: usize,
     ) -> Result<Tensor<E>> {
         let pictures = self.pictures(pass, pixels, images, times)?;
-        pass.tap("in.image_normalized", &pictures);
+        if pass.trace.is_some() {
+            pass.tap("in.image_before_inplace", &self.pictures(pass, pixels, images, times.max(1) - 1)?);
+        }
+        pass.tap("in.image_after_inplace", &pictures);
         Ok(self.vae.encode(pass, &pictures)?.0)
     }
 
@@ -142,6 +145,7 @@ impl Diffusion {
                 &[seen.present.len(), 1],
                 seen.present.iter().map(|&x| f64::from(x)),
             )?;
+            tap_levels(pass, "unet.in.mmfs_features", seen)?;
         }
         tap_numbers(pass, "unet.in.timesteps", &[steps.len()], steps.iter().map(|&t| t as f64))?;
         let (prediction, unet) = self.unet.forward(pass, &noisy, steps, context, features)?;
@@ -198,6 +202,22 @@ pub fn tap_numbers<E: Element>(
     if pass.trace.is_some() {
         let values: Vec<E> = values.map(E::from_f64).collect();
         pass.tap(name, &pass.cx.tensor(shape, &values)?);
+    }
+    Ok(())
+}
+
+/// The features of one image per sample, a map `[B, H, W, F]` per level, for a trace.
+///
+/// # Errors
+/// [`crate::Error::OutOfMemory`].
+pub fn tap_levels<E: Element>(pass: &Pass<'_, E>, name: &str, seen: &Conditioning<E>) -> Result<()> {
+    let (batch, width) = (seen.features.shape()[0], seen.features.shape()[2]);
+    let mut start = 0;
+    for (i, &(h, w)) in seen.levels.iter().enumerate().filter(|_| pass.trace.is_some()) {
+        let mut map = pass.uninit([batch, h * w, width])?;
+        copy::slice_rows(pass.cx, seen.features.view(), start, map.view_mut())?;
+        pass.tap(format!("{name}.{i}"), &map.reshape([batch, h, w, width]));
+        start += h * w;
     }
     Ok(())
 }

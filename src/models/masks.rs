@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::error::Result;
 use crate::ops::resample::Resize;
 
 /// Masks of I square pictures, 0 or 1 per pixel.
@@ -16,6 +17,19 @@ impl Masks {
     /// From `[I, R, R]`.
     pub fn new(values: impl Into<Arc<[f32]>>, images: usize, side: usize) -> Self {
         Masks { values: values.into(), images, side }
+    }
+
+    /// From `[I, R, R]`, whatever the side R is.
+    ///
+    /// # Errors
+    /// [`crate::Error::Domain`] if the elements do not make that many squares.
+    pub fn square(values: impl Into<Arc<[f32]>>, images: usize) -> Result<Self> {
+        let values = values.into();
+        let side = (values.len() / images.max(1)).isqrt();
+        crate::ops::check("masks", side > 0 && images * side * side == values.len(), || {
+            format!("{} elements do not make {images} square masks, one per picture", values.len())
+        })?;
+        Ok(Masks::new(values, images, side))
     }
 
     /// Number of pictures.

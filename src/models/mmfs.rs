@@ -3,8 +3,8 @@
 //! ```text
 //! block   x += conv1x1(MMFS(LN(x) + pos, LN(features)))         x: a skip of the UNet, or its mid output
 //! ```
-//! Queries stand at pixel centres. Offsets are counted in pixels of a base map, `spatial_shapes[i / (layers + 1)] / downsample_factor` for
-//! skip i; the ratios use the nominal sides `spatial_shapes`, not those of the actual maps (spec 13.1, item 7).
+//! Queries stand at pixel centres. Offsets are counted in pixels of a base map, `spatial_shapes[i / n] / downsample_factor` for skip i, n skips to a
+//! base; the ratios use the nominal sides `spatial_shapes`, not those of the actual maps (spec 13.1, item 7).
 
 use std::sync::Arc;
 
@@ -41,6 +41,9 @@ pub struct MmfsNetConfig {
     pub max_num_image_per_seq: usize,
     /// Added to the variance in the norms; 1e-6 in the official model.
     pub norm_eps: f64,
+    /// Skips that share a base map. None: those of one level. The official code always takes 3, which is that of the official UNet.
+    #[serde(default)]
+    pub skips_per_base: Option<usize>,
 }
 
 /// Image features that condition a UNet.
@@ -303,7 +306,8 @@ pub struct MmfsNetValues<E> {
 }
 
 impl MmfsNet {
-    /// Corrections under `path` for skips of these widths and a mid output of width `mid`; `per_level` skips share a base.
+    /// Corrections under `path` for skips of these widths and a mid output of width `mid`; a level of the UNet has
+    /// `per_level` skips.
     pub fn new(
         reg: &mut Registry,
         path: &str,
@@ -313,7 +317,8 @@ impl MmfsNet {
         per_level: usize,
     ) -> Self {
         let sides = &config.spatial_shapes;
-        let base = |i: usize| sides[(i / per_level).min(sides.len() - 1)] as f64 / config.downsample_factor;
+        let shared = config.skips_per_base.unwrap_or(per_level).max(1);
+        let base = |i: usize| sides[(i / shared).min(sides.len() - 1)] as f64 / config.downsample_factor;
         let block = |(i, &width): (usize, &usize)| {
             MmfsBlock::new(reg, &format!("{path}.mmfs_down_blocks.{i}"), config, width, base(i))
         };

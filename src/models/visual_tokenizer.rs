@@ -165,6 +165,14 @@ impl VisualTokenizer {
         let mut table = pass.cx.zeros([1, count, embed])?;
         let cells = self.positions(pass, side)?.reshape([1, side * side, embed]);
         copy::put_rows(pass.cx, cells.view(), 1, table.view_mut())?;
+        if pass.trace.is_some() {
+            // The official tokenizer returns the patches with their places, and nobody uses them.
+            let mut all = pass.uninit(tokens.shape())?;
+            add::forward_broadcast(pass.cx, tokens.view(), table.view(), all.view_mut())?;
+            let mut patches = pass.uninit([images, count - 1, embed])?;
+            copy::slice_rows(pass.cx, all.view(), 1, patches.view_mut())?;
+            pass.tap("visual.out.image_embeds", &patches);
+        }
         let mut placed = pass.uninit(q.shape())?;
         add::forward_broadcast(pass.cx, q.view(), table.view(), placed.view_mut())?;
         let keep = masks.map(|masks| {
@@ -191,6 +199,7 @@ impl VisualTokenizer {
                 }
             };
             let (region, saved) = block.forward(pass, &maps, masks)?;
+            pass.tap("visual.mask_embed", &region);
             let mut joined = pass.uninit([images, count + region.shape()[1], embed])?;
             copy::concat_rows(pass.cx, &[region.view(), q.view()], joined.view_mut())?;
             q = joined;
@@ -198,7 +207,9 @@ impl VisualTokenizer {
         }
         let (vis, qformer) = self.qformer.forward(pass, "visual.qformer", &q, Mask::default())?;
         let (vis_embed, proj_t) = self.proj_t.forward(pass, &vis)?;
-        pass.tap("visual.vis_embed", &vis_embed);
+        for name in ["visual.vis_embed", "visual.out.vis_embed"] {
+            pass.tap(name, &vis_embed);
+        }
         let (mut dif_embed, mut proj_i) = (None, None);
         if want_context {
             let (y, saved) = self.proj_i.forward(pass, &vis)?;

@@ -1,12 +1,11 @@
 //! Reads a directory of recorded tensors: configuration, weights, inputs, draws. Sizes come from the tensors wherever these say them; `config.json`
 //! adds what shapes cannot (heads, epsilons, flags).
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, SafeTensors};
 use serde_json::Value;
 
+use super::tensors::{Recorded, Tensors, index_of, read_tensors};
 use crate::error::{Error, Result};
 use crate::models::clip_vit::ClipVitConfig;
 use crate::models::config::{
@@ -21,148 +20,6 @@ use crate::models::qformer::QFormerConfig;
 use crate::models::unet::UnetConfig;
 use crate::models::vae::VaeConfig;
 use crate::ops::diffusion::Prediction;
-
-/// A recorded tensor, in the order of the file.
-#[derive(Clone, Debug)]
-pub struct Recorded {
-    /// Sizes of the whole tensor.
-    pub shape: Vec<usize>,
-    /// All elements, or every `step`-th.
-    pub data: Vec<f64>,
-    /// 1 if the whole tensor is there.
-    pub step: usize,
-}
-
-impl Recorded {
-    /// As f32.
-    pub fn f32(&self) -> Vec<f32> {
-        self.data.iter().map(|&x| x as f32).collect()
-    }
-
-    /// As counts or indices.
-    pub fn usize(&self) -> Vec<usize> {
-        self.data.iter().map(|&x| x.max(0.0) as usize).collect()
-    }
-
-    /// As token ids.
-    pub fn i32(&self) -> Vec<i32> {
-        self.data.iter().map(|&x| x as i32).collect()
-    }
-
-    /// `[B, C, H, W]` as `[B, H, W, C]`; other ranks as they are.
-    pub fn channels_last(&self) -> Recorded {
-        let &[b, c, h, w] = &self.shape[..] else { return self.clone() };
-        let mut data = Vec::with_capacity(self.data.len());
-        for image in self.data.chunks_exact((c * h * w).max(1)) {
-            for pixel in 0..h * w {
-                data.extend((0..c).map(|ch| image[ch * h * w + pixel]));
-            }
-        }
-        Recorded { shape: vec![b, h, w, c], data, step: self.step }
-    }
-
-    /// Rows `index` of the first axis.
-    pub fn rows(&self, index: &[usize]) -> Recorded {
-        let len = self.data.len() / self.shape[0].max(1);
-        let data = index.iter().flat_map(|&i| self.data[i * len..(i + 1) * len].iter().copied()).collect();
-        let mut shape = self.shape.clone();
-        shape[0] = index.len();
-        Recorded { shape, data, step: self.step }
-    }
-}
-
-/// The tensors of one file by name.
-pub type Tensors = BTreeMap<String, Recorded>;
-
-/// `NAME.safetensors.index.json`, which lists the parts of a file that is stored in several.
-fn index_of(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".index.json");
-    name.into()
-}
-
-/// Reads all tensors of a safetensors file; bool, integer and float types become numbers.
-///
-/// Of a large result every k-th element may be stored, in the order of the file: metadata `step NAME` = `k:SHAPE`. In place of `NAME.safetensors` there may be parts and an index of them, as the Hugging Face libraries write: `NAME.safetensors.index.json` with the
-/// file of every tensor under `weight_map`.
-///
-/// # Errors
-/// [`Error::Io`] and [`Error::Format`] naming the file.
-pub fn read_tensors(path: &Path) -> Result<Tensors> {
-    let index = index_of(path);
-    if path.exists() || !index.exists() {
-        return read_file(path);
-    }
-    let text = std::fs::read_to_string(&index).map_err(|e| Error::io(&index, e))?;
-    let list: Value = serde_json::from_str(&text).map_err(|e| Error::format(&index, format!("not JSON: {e}")))?;
-    let Some(map) = list.get("weight_map").and_then(Value::as_object) else {
-        return Err(Error::format(&index, "no `weight_map`".to_string()));
-    };
-    let parts: BTreeSet<&str> = map.values().filter_map(Value::as_str).collect();
-    let mut all = Tensors::new();
-    for part in parts {
-        // A part lies beside its index: nothing is read from elsewhere.
-        if part.contains(['/', '\\']) {
-            return Err(Error::format(&index, format!("`{part}` is no file name")));
-        }
-        all.extend(read_file(&path.with_file_name(part))?);
-    }
-    match map.keys().find(|name| !all.contains_key(*name)) {
-        Some(name) => Err(Error::format(&index, format!("the tensor `{name}` is in none of the parts"))),
-        None => Ok(all),
-    }
-}
-
-fn read_file(path: &Path) -> Result<Tensors> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    let file =
-        SafeTensors::deserialize(&bytes).map_err(|e| Error::format(path, format!("not a safetensors file: {e}")))?;
-    let mut all = Tensors::new();
-    for (name, view) in file.tensors() {
-        let raw = view.data();
-        macro_rules! numbers {
-            ($t:ty) => {
-                raw.chunks_exact(size_of::<$t>())
-                    .map(|b| f64::from(<$t>::from_le_bytes(b.try_into().unwrap_or_default())))
-                    .collect()
-            };
-        }
-        let data: Vec<f64> = match view.dtype() {
-            Dtype::F32 => numbers!(f32),
-            Dtype::F64 => numbers!(f64),
-            Dtype::I64 => {
-                raw.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap_or_default()) as f64).collect()
-            }
-            Dtype::I32 => numbers!(i32),
-            Dtype::U8 | Dtype::BOOL => raw.iter().map(|&b| f64::from(b)).collect(),
-            Dtype::F16 => raw.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f64()).collect(),
-            Dtype::BF16 => raw.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f64()).collect(),
-            other => return Err(Error::format(path, format!("tensor `{name}` has the unexpected type {other:?}"))),
-        };
-        all.insert(name, Recorded { shape: view.shape().to_vec(), data, step: 1 });
-    }
-    // What was thinned says so in the metadata: `step NAME` = `k:SHAPE`.
-    let header = SafeTensors::read_metadata(&bytes).ok().and_then(|(_, header)| header.metadata().clone());
-    for (key, value) in header.iter().flatten() {
-        let Some(tensor) = key.strip_prefix("step ").and_then(|name| all.get_mut(name)) else { continue };
-        let parsed = value.split_once(':').and_then(|(step, shape)| {
-            let shape: Option<Vec<usize>> = shape.split(',').map(|n| n.parse().ok()).collect();
-            Some((step.parse().ok().filter(|step| *step > 0)?, shape?))
-        });
-        let fits = |(step, shape): &(usize, Vec<usize>)| {
-            shape.iter().try_fold(1usize, |n, s| n.checked_mul(*s)).map(|n| n.div_ceil(*step))
-                == Some(tensor.data.len())
-        };
-        let Some((step, shape)) = parsed.filter(fits) else {
-            return Err(Error::format(
-                path,
-                format!("the metadata `{key}` is `{value}`, which does not fit its tensor"),
-            ));
-        };
-        (tensor.step, tensor.shape) = (step, shape);
-    }
-    Ok(all)
-}
 
 /// A directory of recorded tensors.
 pub struct Fixture {
@@ -252,8 +109,8 @@ impl Fixture {
         Ok(self.number(path)? as usize)
     }
 
-    fn flag(&self, path: &str) -> bool {
-        self.value(path).ok().and_then(Value::as_bool).unwrap_or(false)
+    fn flag(&self, path: &str, default: bool) -> bool {
+        self.value(path).ok().and_then(Value::as_bool).unwrap_or(default)
     }
 
     fn sizes(&self, path: &str) -> Result<Vec<usize>> {
@@ -261,8 +118,13 @@ impl Fixture {
         Ok(list.iter().filter_map(Value::as_u64).map(|x| x as usize).collect())
     }
 
-    fn shape(&self, name: &str) -> Result<&[usize]> {
-        Ok(&self.weights.get(name).ok_or_else(|| self.missing(name, "model.safetensors"))?.shape)
+    /// One size of a weight.
+    fn axis(&self, name: &str, axis: usize) -> Result<usize> {
+        let shape = &self.weights.get(name).ok_or_else(|| self.missing(name, "model.safetensors"))?.shape;
+        shape.get(axis).copied().ok_or_else(|| {
+            let reason = format!("tensor `{name}` has shape {shape:?}, expected more than {axis} axes");
+            Error::format(self.dir.join("model.safetensors"), reason)
+        })
     }
 
     /// Number of consecutive indices i for which some weight starts with `before{i}.`.
@@ -291,8 +153,8 @@ impl Fixture {
     pub fn model(&self) -> Result<DeemConfig> {
         let token =
             |name: &str| -> Result<i32> { Ok(self.number(&format!("model.special_token_dict.{name}"))? as i32) };
-        let vocab = self.shape("mm_decoder.embed_tokens.weight")?[0];
-        let new = self.shape("text_decoder.head_new.weight")?[0];
+        let vocab = self.axis("mm_decoder.embed_tokens.weight", 0)?;
+        let new = self.axis("text_decoder.head_new.weight", 0)?;
         let weight = |name: &str, default: f64| {
             let path = format!("train.loss_weights.{name}");
             self.number(&path).or_else(|_| self.number(&format!("model.loss_{name}_weight"))).unwrap_or(default)
@@ -301,7 +163,7 @@ impl Fixture {
         let diffusion = self.weights.contains_key("visual_tokenizer.encoder.unet.conv_in.weight");
         Ok(DeemConfig {
             seq_len: self.size("model.seq_len")?,
-            base_vocab: vocab - new,
+            base_vocab: vocab.saturating_sub(new),
             special: SpecialTokens {
                 bos: token("bos_token_id")?,
                 eos: token("eos_token_id")?,
@@ -312,9 +174,9 @@ impl Fixture {
             num_img_token: self.size("model.num_img_token")?,
             loss: LossWeights { csr: weight("sniffer", 5.0), txt: weight("txt", 1.0), img: weight("img", 5.0) },
             freeze: Freeze {
-                llm: self.flag("model.freeze_llm"),
-                vfm: self.flag("model.freeze_vfm"),
-                dm: self.flag("model.freeze_dm"),
+                llm: self.flag("model.freeze_llm", true),
+                vfm: self.flag("model.freeze_vfm", false),
+                dm: self.flag("model.freeze_dm", true),
             },
             switches: Switches::official(),
             ignore_noimage_datasets: self
@@ -330,45 +192,52 @@ impl Fixture {
     }
 
     fn llm(&self) -> Result<LlamaConfig> {
-        let heads = self.size("llm.num_attention_heads")?;
+        let (heads, hidden) = (self.size("llm.num_attention_heads")?, self.size("llm.hidden_size")?);
+        // The official attention has as many keys as queries, whatever the configuration says: the weights know.
+        let keys = self.axis("mm_decoder.layers.0.self_attn.k_proj.weight", 0)?;
         Ok(LlamaConfig {
-            vocab_size: self.shape("mm_decoder.embed_tokens.weight")?[0],
-            hidden_size: self.size("llm.hidden_size")?,
+            vocab_size: self.axis("mm_decoder.embed_tokens.weight", 0)?,
+            hidden_size: hidden,
             intermediate_size: self.size("llm.intermediate_size")?,
             num_hidden_layers: self.count("mm_decoder.layers."),
             num_attention_heads: heads,
-            num_key_value_heads: self.size("llm.num_key_value_heads").unwrap_or(heads),
+            num_key_value_heads: keys * heads / hidden.max(1),
             rms_norm_eps: self.number("llm.rms_norm_eps")?,
             rope_theta: self.number("llm.rope_theta").unwrap_or(10000.0),
             max_position_embeddings: self.size("llm.max_position_embeddings")?,
             cross_attention_frequency: self.size("model.cross_attention_frequency")?,
             spatial_shapes: self.sizes("model.spatial_shapes")?,
-            mmfs_base: self.size("mmfs_llm.base_spatial_shape")?,
-            mmfs_heads: self.size("mmfs_llm.n_heads")?,
-            mmfs_points: self.size("mmfs_llm.n_points")?,
-            mmfs_max_images: self.size("mmfs_llm.max_num_image_per_seq")?,
+            mmfs_base: self.size("mmfs_llm.base_spatial_shape").unwrap_or(16),
+            mmfs_heads: self.size("mmfs_llm.n_heads").unwrap_or(16),
+            mmfs_points: self.size("mmfs_llm.n_points").unwrap_or(8),
+            mmfs_max_images: self.size("mmfs_llm.max_num_image_per_seq").unwrap_or(50),
             initializer_range: self.number("llm.initializer_range").unwrap_or(0.02),
         })
     }
 
-    fn qformer(&self, section: &str, path: &str) -> Result<QFormerConfig> {
-        let queries = self.shape(&format!("{path}.queries"))?;
+    /// A resampler: all sizes are those of its weights, but the number of heads, which one of these sections says.
+    fn qformer(&self, sections: [&str; 2], path: &str) -> Result<QFormerConfig> {
+        let queries = format!("{path}.queries");
+        let layer = |i: usize| format!("{path}.blip2qformer.encoder.layer.{i}");
+        let layers = self.count(&format!("{path}.blip2qformer.encoder.layer."));
+        let crosses = |i: &usize| self.weights.keys().any(|k| k.starts_with(&format!("{}.crossattention.", layer(*i))));
+        let [first, second] = sections.map(|section| self.size(&format!("{section}.num_attention_heads")));
         Ok(QFormerConfig {
-            num_queries: queries[1],
-            hidden_size: queries[2],
-            num_attention_heads: self.size(&format!("{section}.num_attention_heads"))?,
-            intermediate_size: self.size(&format!("{section}.intermediate_size"))?,
-            num_hidden_layers: self.count(&format!("{path}.blip2qformer.encoder.layer.")),
-            cross_attention_frequency: self.size(&format!("{section}.cross_attention_frequency"))?,
-            encoder_hidden_size: self.size(&format!("{section}.encoder_hidden_size"))?,
-            qk_normalization: self.flag(&format!("{section}.qk_normalization")),
+            num_queries: self.axis(&queries, 1)?,
+            hidden_size: self.axis(&queries, 2)?,
+            num_attention_heads: first.or_else(|error| second.map_err(|_| error))?,
+            intermediate_size: self.axis(&format!("{}.intermediate_query.dense.weight", layer(0)), 0)?,
+            num_hidden_layers: layers,
+            cross_attention_frequency: (1..layers).find(crosses).unwrap_or(layers.max(1)),
+            encoder_hidden_size: self.axis(&format!("{}.crossattention.attention.key.weight", layer(0)), 1)?,
+            qk_normalization: self.weights.contains_key(&format!("{}.attention.attention.q_norm.weight", layer(0))),
             initializer_range: 0.02,
         })
     }
 
     fn tokenizer(&self, drop_path: f64) -> Result<TokenizerConfig> {
-        let table = self.shape("visual_tokenizer.pos_embed")?;
-        let (rows, embed_dim) = (table[0], table[1]);
+        let table = "visual_tokenizer.pos_embed";
+        let (rows, embed_dim) = (self.axis(table, 0)?, self.axis(table, 1)?);
         let image = self.inputs.get("image_tensors").or_else(|| self.inputs.get("image_tensors_unique"));
         let image_size = match image.and_then(|t| t.shape.get(2)) {
             Some(&side) => side,
@@ -377,28 +246,37 @@ impl Fixture {
         let colours = |name: &str| -> Result<[f64; 3]> {
             let name = format!("visual_tokenizer.{name}");
             let values = &self.weights.get(&name).ok_or_else(|| self.missing(&name, "model.safetensors"))?.data;
-            Ok([values[0], values[1], values[2]])
+            values.as_slice().try_into().map_err(|_| {
+                let reason = format!("`{name}` has {} elements, expected one per colour", values.len());
+                Error::format(self.dir.join("model.safetensors"), reason)
+            })
         };
         let mask = "visual_tokenizer.feature_extractor.mask_linear.layers.0.weight";
-        let mask_align = self.weights.get(mask).map(|w| MaskAlignConfig { mask_shape: w.shape[1].isqrt() });
-        let on = self.flag("model.mask_align");
+        // The weights are there if and only if mask alignment is on.
+        let mask_align = match self.weights.contains_key(mask) {
+            true => Some(MaskAlignConfig { mask_shape: self.axis(mask, 1)?.isqrt() }),
+            false => None,
+        };
         Ok(TokenizerConfig {
             image_size,
             embed_dim,
-            grid_size: (rows - 1).isqrt(),
+            grid_size: rows.saturating_sub(1).isqrt(),
             encoder: self.encoder(drop_path)?,
-            qformer: self.qformer("visual_qformer", "visual_tokenizer.perceiver_resampler")?,
+            qformer: self.qformer(
+                ["visual_qformer", "visual_tokenizer.perceiver_config"],
+                "visual_tokenizer.perceiver_resampler",
+            )?,
             mean: colours("clip_mean")?,
             std: colours("clip_std")?,
             projection_init: 1e-3,
             content_init: 1.0,
-            mask_align: mask_align.filter(|_| on),
+            mask_align,
         })
     }
 
     fn encoder(&self, drop_path: f64) -> Result<EncoderConfig> {
         let path = "visual_tokenizer.sniffer.vision_model";
-        let width = |name: &str, axis: usize| -> Result<usize> { Ok(self.shape(&format!("{path}.{name}"))?[axis]) };
+        let width = |name: &str, axis: usize| self.axis(&format!("{path}.{name}"), axis);
         if self.weights.contains_key(&format!("{path}.visual.trunk.stem.0.weight")) {
             let trunk = format!("{path}.visual.trunk");
             let depths = [0, 1, 2, 3].map(|i| self.count(&format!("{trunk}.stages.{i}.blocks.")));
@@ -406,9 +284,11 @@ impl Fixture {
             for (i, dim) in dims.iter_mut().enumerate() {
                 *dim = width(&format!("adapter_c{}.weight", i + 2), 1)?;
             }
-            let head = |name: &str| self.weights.get(&format!("{path}.visual.head.mlp.{name}.weight"));
+            let head = |name: &str| self.weights.contains_key(&format!("{path}.visual.head.mlp.{name}.weight"));
             let unused_head = match (head("fc1"), head("fc2")) {
-                (Some(fc1), Some(fc2)) => Some([fc1.shape[0], fc2.shape[0]]),
+                (true, true) => {
+                    Some([width("visual.head.mlp.fc1.weight", 0)?, width("visual.head.mlp.fc2.weight", 0)?])
+                }
                 _ => None,
             };
             return Ok(EncoderConfig::Convnext(ConvNextConfig {
@@ -422,9 +302,9 @@ impl Fixture {
         }
         let hidden = width("embeddings.class_embedding", 0)?;
         let patch = width("embeddings.patch_embedding.weight", 2)?;
-        let side = (width("embeddings.position_embedding.weight", 0)? - 1).isqrt();
+        let side = width("embeddings.position_embedding.weight", 0)?.saturating_sub(1).isqrt();
         let heads = ["num_attention_heads", "heads", "num_heads"].iter().find_map(|key| self.search("sniffer", key));
-        let points = self.search("sniffer", "n_points").unwrap_or(4.0) as usize;
+        let points = self.search("sniffer", "n_points").map_or(4, |x| (x as usize).max(1));
         let samples = width("adapter_interactions.0.extractor.attn.attention_weights.weight", 0)?;
         let deform_num_heads = self.search("sniffer", "deform_num_heads").map_or(samples / points, |x| x as usize);
         let ratio = |name: &str| -> Result<f64> { Ok(width(name, 0)? as f64 / hidden as f64) };
@@ -464,12 +344,17 @@ impl Fixture {
                 return Err(self.bad(format!("scheduler.prediction_type `{other}` is not epsilon or v_prediction")));
             }
         };
+        let betas = self.value("scheduler.beta_schedule").ok().and_then(Value::as_str).unwrap_or("scaled_linear");
+        if betas != "scaled_linear" {
+            return Err(self.bad(format!("scheduler.beta_schedule `{betas}` is not scaled_linear")));
+        }
         let image = self.inputs.get("image_tensors_dec").or_else(|| self.inputs.get("image_tensors_dec_unique"));
+        let image_size = match image.and_then(|t| t.shape.get(2)) {
+            Some(&side) => side,
+            None => self.size("image_decoder.image_size")?,
+        };
         Ok(DiffusionConfig {
-            image_size: match image.and_then(|t| t.shape.get(2)) {
-                Some(&side) => side,
-                None => self.size("image_decoder.image_size")?,
-            },
+            image_size,
             unet: UnetConfig {
                 sample_size: self.size("unet.sample_size")?,
                 in_channels: self.size("unet.in_channels")?,
@@ -483,15 +368,18 @@ impl Fixture {
                 norm_eps: self.number("unet.norm_eps")?,
             },
             mmfs: MmfsNetConfig {
-                feature: self.shape(&format!("{mmfs_path}.feat_norm.weight"))?[0],
-                attn_dim: self.shape(&format!("{mmfs_path}.mmfs.value_proj.weight"))?[0],
-                n_heads: self.size("mmfs_unet.n_heads")?,
-                n_points: self.size("mmfs_unet.n_points")?,
-                spatial_shapes: self.sizes("mmfs_unet.spatial_shapes")?,
-                downsample_factor: self.number("mmfs_unet.downsample_factor").unwrap_or(1.0),
-                grid_size: self.shape(&format!("{mmfs_path}.pos_embed"))?[0].isqrt(),
-                max_num_image_per_seq: self.size("mmfs_unet.max_num_image_per_seq")?,
+                feature: self.axis(&format!("{mmfs_path}.feat_norm.weight"), 0)?,
+                attn_dim: self.axis(&format!("{mmfs_path}.mmfs.value_proj.weight"), 0)?,
+                n_heads: self.size("mmfs_unet.n_heads").unwrap_or(16),
+                n_points: self.size("mmfs_unet.n_points").unwrap_or(8),
+                spatial_shapes: self.sizes("mmfs_unet.spatial_shapes").unwrap_or(vec![64, 32, 16, 8]),
+                downsample_factor: self
+                    .number("mmfs_unet.downsample_factor")
+                    .unwrap_or((512 / image_size.max(1)) as f64),
+                grid_size: self.axis(&format!("{mmfs_path}.pos_embed"), 0)?.isqrt(),
+                max_num_image_per_seq: self.size("mmfs_unet.max_num_image_per_seq").unwrap_or(10),
                 norm_eps: self.number("mmfs_unet.norm_eps").unwrap_or(1e-6),
+                skips_per_base: Some(3),
             },
             vae: VaeConfig {
                 block_out_channels: self.sizes("vae.block_out_channels")?,
@@ -508,8 +396,9 @@ impl Fixture {
                 prediction_type,
                 steps_offset: self.size("scheduler.steps_offset").unwrap_or(1),
             },
-            qformer: self.qformer("image_qformer", "image_decoder.perceiver_resampler")?,
-            uncond_prob: self.number("image_decoder.uncond_prob")?,
+            qformer: self
+                .qformer(["image_qformer", "image_decoder.perceiver_config"], "image_decoder.perceiver_resampler")?,
+            uncond_prob: self.number("image_decoder.uncond_prob").unwrap_or(0.1),
         })
     }
 }

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::compare::Table;
-use super::fixture::{Fixture, Recorded, Tensors};
+use super::fixture::Fixture;
+use super::tensors::{Recorded, Tensors};
 use crate::blocks::{Pass, Trace};
 use crate::device::Context;
 use crate::dtype::Element;
@@ -18,6 +19,7 @@ use crate::infer::score::score;
 use crate::infer::text::{Decoding, TextOptions, generate};
 use crate::memory::Tensor;
 use crate::models::deem::{Deem, Inputs};
+use crate::models::masks::Masks;
 use crate::ops::diffusion::Sampler;
 use crate::params::Params;
 
@@ -45,6 +47,8 @@ struct Source<'a> {
     config: &'a Value,
     recorded: &'a Tensors,
     batch: &'a Inputs,
+    /// The batch's region masks, if generation was shown them.
+    masks: Option<&'a [f32]>,
 }
 
 /// Runs and compares what the directory records of generation.
@@ -66,9 +70,12 @@ pub(super) fn compare<E: Element>(
         table.skip("generation: config.json has no section `generation`");
         return Ok(());
     };
-    let source = Source { config, recorded: &inputs, batch };
     let trace = Firsts::default();
     let pass = Pass { cx, params, trace: Some(&trace), scope: "" };
+    let mut source = Source { config, recorded: &inputs, batch, masks: batch.image_masks.as_deref() };
+    if !source.saw_masks(&Pass { trace: None, ..pass }, model, &outputs)? {
+        source.masks = None;
+    }
     let mut found = Found::new();
     for section in ["text/", "scores/", "image/"] {
         if !outputs.keys().any(|k| k.starts_with(section)) {
@@ -115,18 +122,49 @@ impl Source<'_> {
     }
 
     /// Pictures (or masks) of the recorded batch.
-    fn pick(values: &[f32], count: usize, index: &[usize]) -> Vec<f32> {
+    fn pick(&self, values: &[f32], index: &[usize]) -> Result<Vec<f32>> {
+        let count = self.batch.num_images();
         let one = values.len() / count.max(1);
-        index.iter().flat_map(|&i| values[i * one..(i + 1) * one].iter().copied()).collect()
+        crate::ops::check("parity: image_index", index.iter().all(|&i| i < count), || {
+            format!("{index:?} are rows of a batch of {count} pictures")
+        })?;
+        Ok(index.iter().flat_map(|&i| values[i * one..(i + 1) * one].iter().copied()).collect())
+    }
+
+    /// Rows of the batch whose pictures a section shows.
+    fn image_index(&self, section: &str) -> Vec<usize> {
+        self.recorded.get(&format!("{section}/image_index")).map_or(Vec::new(), Recorded::usize)
+    }
+
+    /// A recorded table `[rows, columns]`.
+    fn table(&self, name: &str) -> Result<(&Recorded, usize, usize)> {
+        let found = self.get(name)?;
+        match found.shape[..] {
+            [rows, columns] => Ok((found, rows, columns)),
+            _ => Err(Error::format(
+                "gen_inputs.safetensors",
+                format!("`{name}` has shape {:?}, expected two axes", found.shape),
+            )),
+        }
+    }
+
+    /// Whether generation was shown the batch's masks. The format does not say so: what the model made of the pictures is nearer with them or
+    /// without.
+    fn saw_masks<E: Element>(&self, pass: &Pass<'_, E>, model: &Deem, outputs: &Tensors) -> Result<bool> {
+        let (Some(masks), Some(recorded)) = (self.masks, outputs.get("text/visual.vis_embed")) else { return Ok(true) };
+        let index = self.image_index("text");
+        let pixels = self.pick(&self.batch.images, &index)?;
+        let distance = |masks: Option<Masks>| -> Result<f64> {
+            let seen = model.see(pass, &pixels, index.len(), masks.as_ref())?.vis_embed.to_f64();
+            Ok(seen.iter().zip(&recorded.data).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max))
+        };
+        let with = Masks::square(self.pick(masks, &index)?, index.len())?;
+        Ok(distance(Some(with))? <= distance(None)?)
     }
 
     fn inputs(&self, section: &str) -> Result<Inputs> {
-        let ids = self.get(&format!("{section}/text_ids"))?;
-        let index = match self.recorded.get(&format!("{section}/image_index")) {
-            Some(index) => index.usize(),
-            None => Vec::new(),
-        };
-        let count = self.batch.num_images();
+        let (ids, rows, _) = self.table(&format!("{section}/text_ids"))?;
+        let index = self.image_index(section);
         Ok(Inputs {
             text_ids: ids.i32(),
             attention_mask: self
@@ -135,12 +173,12 @@ impl Source<'_> {
                 .iter()
                 .map(|&x| u8::from(x != 0.0))
                 .collect(),
-            rows: ids.shape[0],
-            images: Self::pick(&self.batch.images, count, &index),
-            image_masks: self.batch.image_masks.as_ref().map(|m| Self::pick(m, count, &index)),
+            rows,
+            images: self.pick(&self.batch.images, &index)?,
+            image_masks: self.masks.map(|m| self.pick(m, &index)).transpose()?,
             num_image_per_seq: match self.recorded.get(&format!("{section}/num_image_per_seq")) {
                 Some(n) => n.usize(),
-                None => vec![0; ids.shape[0]],
+                None => vec![0; rows],
             },
             ..Inputs::default()
         })
@@ -154,7 +192,8 @@ impl Source<'_> {
             // Drawn tokens depend on torch's generator: nothing to compare.
             let Some(options) = options(settings) else { continue };
             let texts = generate(pass, model, &prompts, &options)?;
-            let width = recorded.shape[1].max(texts.iter().map(|t| t.ids.len()).max().unwrap_or(0));
+            let width =
+                recorded.shape.get(1).copied().unwrap_or(0).max(texts.iter().map(|t| t.ids.len()).max().unwrap_or(0));
             let pad = model.config.special.pad;
             let ids = texts.iter().flat_map(|t| {
                 t.ids.iter().copied().chain(std::iter::repeat_n(pad, width - t.ids.len())).map(f64::from)
@@ -176,24 +215,21 @@ impl Source<'_> {
     }
 
     fn scores<E: Element>(&self, pass: &Pass<'_, E>, model: &Deem, found: &mut Found) -> Result<()> {
-        let index = self.recorded.get("scores/image_index").map_or(Vec::new(), Recorded::usize);
+        let index = self.image_index("scores");
         let at_once = self.config.pointer("/scores/mini_bs").and_then(Value::as_u64).unwrap_or(4) as usize;
-        let (mut scores, mut next, count) = (Vec::new(), 0, self.batch.num_images());
+        let (mut scores, mut next) = (Vec::new(), 0);
         for i in 0.. {
             let Some(ids) = self.recorded.get(&format!("scores/text_ids.{i}")) else { break };
             let ids = ids.i32();
             let pictures = ids.iter().filter(|&&id| id == model.config.special.soi).count();
             let picks = index.get(next..next + pictures).unwrap_or(&[]);
             next += pictures;
-            let each = |values: &[f32]| picks.iter().map(|&j| Self::pick(values, count, &[j])).collect();
-            let prompt = Prompt {
-                ids,
-                pictures: each(&self.batch.images),
-                masks: self.batch.image_masks.as_ref().map_or(Vec::new(), |m| each(m)),
-            };
-            let (all, masks) =
-                (self.get(&format!("scores/options_ids.{i}"))?, self.get(&format!("scores/options_attn_masks.{i}"))?);
-            let width = all.shape[1].max(1);
+            let each = |values: &[f32]| picks.iter().map(|&j| self.pick(values, &[j])).collect::<Result<Vec<_>>>();
+            let prompt =
+                Prompt { ids, pictures: each(&self.batch.images)?, masks: self.masks.map_or(Ok(Vec::new()), each)? };
+            let (all, _, width) = self.table(&format!("scores/options_ids.{i}"))?;
+            let (masks, _, _) = self.table(&format!("scores/options_attn_masks.{i}"))?;
+            let width = width.max(1);
             let options: Vec<Vec<i32>> = all
                 .data
                 .chunks_exact(width)
@@ -263,7 +299,7 @@ fn options(settings: &Value) -> Option<TextOptions> {
 
 /// Logits of every step while the recorded ids are fed, also to rows that have ended: `[B, steps, V]`.
 fn replay<E: Element>(pass: &Pass<'_, E>, model: &Deem, prompts: &Inputs, ids: &Recorded) -> Result<Vec<f64>> {
-    let (rows, width) = (ids.shape[0], ids.shape[1]);
+    let &[rows, width] = &ids.shape[..] else { return Ok(Vec::new()) };
     let (mut reading, _) = read(pass, model, prompts, Places::Masked, width)?;
     let mut steps = vec![Vec::new(); rows];
     for k in 1..width {

@@ -7,12 +7,17 @@
 mod compare;
 mod fixture;
 mod generation;
+mod gradients;
+mod inputs;
+mod tensors;
 
 pub use compare::{Row, Table, Verdict, allowance};
-pub use fixture::{Fixture, Recorded, Tensors, read_tensors};
+pub use fixture::Fixture;
+pub use inputs::{draws, inputs};
+pub use tensors::{Recorded, Tensors, read_tensors};
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::blocks::{Pass, Trace};
 use crate::data::{Batch, SpecialIds};
@@ -20,9 +25,7 @@ use crate::device::Context;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::memory::Tensor;
-use crate::models::config::DeemConfig;
-use crate::models::deem::{Deem, Draws, Inputs, Losses, Mode};
-use crate::models::image_decoder::DiffusionDraws;
+use crate::models::deem::{Deem, Losses, Mode};
 use crate::params::{Grads, Params};
 
 /// Shape and elements by name.
@@ -64,7 +67,7 @@ pub fn load<E: Element>(fixture: &Fixture) -> Result<Loaded<E>> {
         let Some(found) = names.filter_map(|name| fixture.weights.get(name)).next() else {
             return Err(Error::MissingTensor { name: spec.name.clone(), path, expected: expected.to_string() });
         };
-        if expected != crate::memory::Shape::new(&found.shape) {
+        if expected.dims() != found.shape {
             let reason = format!("tensor `{}` has shape {:?}, expected {expected}", spec.name, found.shape);
             return Err(Error::format(path, reason));
         }
@@ -73,128 +76,99 @@ pub fn load<E: Element>(fixture: &Fixture) -> Result<Loaded<E>> {
     Ok(Loaded { model, params })
 }
 
-/// The recorded batch, its labels, and the draws of a scope (`draw` or `draw_eval`).
-///
-/// # Errors
-/// [`Error::MissingTensor`].
-pub fn inputs(fixture: &Fixture, config: &DeemConfig) -> Result<(Inputs, Batch)> {
-    let ids = fixture.input("text_ids")?;
-    let (rows, len) = (ids.shape[0], ids.shape[1]);
-    let images = |name: &str| -> Option<Recorded> {
-        let whole = fixture.inputs.get(name).cloned();
-        whole.or_else(|| {
-            let unique = fixture.inputs.get(&format!("{name}_unique"))?;
-            Some(unique.rows(&fixture.inputs.get("image_repeat_index")?.usize()))
-        })
-    };
-    let pixels = |name: &str| images(name).map_or(Vec::new(), |t| t.channels_last().f32());
-    let offsets = match fixture.config.pointer("/train/ignore_prompt_token_offset") {
-        Some(serde_json::Value::Array(list)) => list.iter().filter_map(|x| x.as_u64()).map(|x| x as usize).collect(),
-        Some(value) => vec![value.as_u64().unwrap_or(0) as usize; rows],
-        None => vec![0; rows],
-    };
-    let dataset = match fixture.config.pointer("/train/meta/dataset_name") {
-        Some(serde_json::Value::String(name)) => name.clone(),
-        Some(serde_json::Value::Array(list)) => list.first().and_then(|x| x.as_str()).unwrap_or("").into(),
-        _ => String::new(),
-    };
-    let batch = Batch {
-        rows,
-        len,
-        text_ids: ids.i32(),
-        attention_mask: fixture.input("attention_mask")?.data.iter().map(|&x| u8::from(x != 0.0)).collect(),
-        images: pixels("image_tensors"),
-        images_dec: pixels("image_tensors_dec"),
-        image_masks: images("image_tensors_mask").map(|t| t.f32()),
-        num_image_per_seq: fixture.input("num_image_per_seq")?.usize(),
-        nearest_bos: fixture.inputs.get("nearest_bos_idxs").map(|t| t.usize()),
-        gt_text_ids: fixture.inputs.get("gt_text_ids").map(|t| t.i32()),
-        prompt_offset: offsets,
-        dataset,
-        ..Batch::default()
-    };
-    let only_after_image = config.ignore_noimage_datasets.contains(&batch.dataset);
-    let inputs = Inputs {
-        text_ids: batch.text_ids.clone(),
-        attention_mask: batch.attention_mask.clone(),
-        rows,
-        images: batch.images.clone(),
-        images_dec: batch.images_dec.clone(),
-        image_masks: batch.image_masks.clone(),
-        num_image_per_seq: batch.num_image_per_seq.clone(),
-        nearest_bos: batch.nearest_bos.clone(),
-        labels: batch.labels_where(&special_ids(config), only_after_image),
-        weights: None,
-        pictures_unseen: false,
-    };
-    Ok((inputs, batch))
-}
-
-fn special_ids(config: &DeemConfig) -> SpecialIds {
-    let s = config.special;
-    SpecialIds { bos: s.bos, eos: s.eos, pad: s.pad, soi: s.soi, image: s.image, ..SpecialIds::OFFICIAL }
-}
-
-/// The recorded draws of a scope (`draw` or `draw_eval`).
-pub fn draws(fixture: &Fixture, scope: &str) -> Draws {
-    let get = |name: &str| fixture.inputs.get(&format!("{scope}/{name}"));
-    let numbers = |name: &str| get(name).map_or(Vec::new(), |t| t.channels_last().f32());
-    let part = |part: &str| DiffusionDraws {
-        posterior: numbers(&format!("{part}/randn_tensor")),
-        noise: numbers(&format!("{part}/randn_like")),
-        timesteps: get(&format!("{part}/randint")).map_or(Vec::new(), Recorded::usize),
-    };
-    Draws { csr: part("sniffer"), nip: part("image"), uncond: numbers("rand_like"), drop_path: None }
-}
-
 /// Runs everything that the directory records and compares.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::Format`], [`Error::MissingTensor`] if the directory cannot be read or the model cannot run at all; differences are rows
 /// of the table.
 pub fn run<E: Element>(cx: &Context, fixture: &Fixture) -> Result<Table> {
-    let Loaded { model, params } = load::<E>(fixture)?;
+    let Loaded { model, mut params } = load::<E>(fixture)?;
     let (inputs, batch) = inputs(fixture, &model.config)?;
+    let images = inputs.num_images();
     let recorder = Recorder::default();
     let mut table = Table::default();
+    list_unread(fixture, &params, &mut table);
 
     let pass = Pass { cx, params: &params, trace: Some(&recorder), scope: "" };
-    let train = model.forward(&pass, &inputs, &draws(fixture, "draw"), Mode::Train)?;
+    let drawn = draws(fixture, &model.config, images, "draw")?;
+    let train = model.forward(&pass, &inputs, &drawn, Mode::Train)?;
     let mut grads = Grads::new(params.table());
     model.backward(&pass, &mut grads, train.saved)?;
-    let eval_pass = pass.scoped("eval/");
-    let eval = model.forward(&eval_pass, &inputs, &draws(fixture, "draw_eval"), Mode::Eval)?;
+    let mut eval = None;
+    if model.config.diffusion.is_none() || fixture.inputs.keys().any(|name| name.starts_with("draw_eval/")) {
+        let drawn = draws(fixture, &model.config, images, "draw_eval")?;
+        eval = Some(model.forward(&pass.scoped("eval/"), &inputs, &drawn, Mode::Eval)?.losses);
+    } else {
+        table.skip("eval: inputs.safetensors has no draws under draw_eval/");
+    }
 
     let mut found = recorder.seen.into_inner();
     insert_losses(&mut found, "", &train.losses);
-    insert_losses(&mut found, "eval/", &eval.losses);
-    if let Some(outputs) = fixture.optional("outputs.safetensors")? {
-        let labels = |ids: &[i32]| -> Vec<f64> {
+    if let Some(losses) = &eval {
+        insert_losses(&mut found, "eval/", losses);
+    }
+    // The official code normalises the pictures in place: this is what its caller is left with.
+    if let Some(pictures) = found.get("image/sd.in.image_after_inplace").cloned() {
+        found.insert("image_tensors_dec_after_forward".into(), pictures);
+    }
+    match fixture.optional("outputs.safetensors")? {
+        Some(outputs) => {
             let len = inputs.text_ids.len() / inputs.rows.max(1);
-            ids.chunks_exact(len.max(1)).flat_map(|row| row[1..].iter().map(|&x| f64::from(x))).collect()
-        };
-        for (name, recorded) in &outputs {
-            if name == "text_decoder.gt_text_ids" {
-                table.compare(name, &labels(&inputs.labels), &recorded.data, 0.0);
-            } else if let Some(rest) = name.strip_prefix("aux/gt_text_ids.") {
-                let special = special_ids(&model.config);
-                table.compare(name, &labels(&aux_labels(&batch, rest, &special)), &recorded.data, 0.0);
-            } else {
-                compare_output(&mut table, &found, name, recorded, fixture.noise("outputs", name));
+            let labels = |ids: &[i32]| -> Vec<f64> {
+                ids.chunks_exact(len.max(1)).flat_map(|row| row[1..].iter().map(|&x| f64::from(x))).collect()
+            };
+            for (name, recorded) in &outputs {
+                if name == "text_decoder.gt_text_ids" {
+                    table.compare(name, &labels(&inputs.labels), &recorded.data, 0.0);
+                } else if let Some(rest) = name.strip_prefix("aux/gt_text_ids.") {
+                    let special = inputs::special_ids(&model.config);
+                    table.compare(name, &labels(&aux_labels(&batch, rest, &special)), &recorded.data, 0.0);
+                } else if eval.is_some() || !name.starts_with("eval/") {
+                    compare_output(&mut table, &found, name, recorded, fixture);
+                }
             }
         }
+        None => table.skip("results: no outputs.safetensors"),
     }
-    if let Some(recorded) = fixture.optional("grads.safetensors")? {
-        compare_gradients::<E>(&mut table, fixture, &grads, &recorded);
+    match fixture.optional("grads.safetensors")? {
+        Some(recorded) => {
+            let retry = |params: &Params<E>| {
+                let pass = Pass { cx, params, trace: None, scope: "" };
+                let mut grads = Grads::new(params.table());
+                let train = model.forward(&pass, &inputs, &drawn, Mode::Train)?;
+                model.backward(&pass, &mut grads, train.saved)?;
+                Ok(grads)
+            };
+            table.rows.extend(gradients::compare(fixture, &mut params, &grads, &recorded, retry)?.rows);
+        }
+        None => table.skip("gradients: no grads.safetensors"),
     }
     generation::compare(cx, fixture, &model, &params, &inputs, &mut table)?;
     Ok(table)
 }
 
+/// Lists weights and inputs that nothing here reads.
+fn list_unread<E: Element>(fixture: &Fixture, params: &Params<E>, table: &mut Table) {
+    let specs = params.table().specs();
+    let ours: BTreeSet<&String> = specs.iter().flat_map(|s| std::iter::once(&s.name).chain(&s.aliases)).collect();
+    for name in fixture.weights.keys().filter(|name| !ours.contains(name)) {
+        if ["position_ids", "rotary_emb.inv_freq"].iter().any(|end| name.ends_with(end)) {
+            table.skip(&format!("weight {name}: it follows from the sizes"));
+        } else if name.starts_with("context_feat_proj.") {
+            table.skip(&format!("weight {name}: without an image decoder nothing uses it"));
+        } else {
+            table.unknown(&format!("weight {name}"));
+        }
+    }
+    for name in fixture.inputs.keys().filter(|name| !inputs::is_known(name)) {
+        table.unknown(&format!("input {name}"));
+    }
+}
+
 fn insert_losses(found: &mut Found, scope: &str, losses: &Losses) {
     let all =
         [("loss", losses.total), ("loss_sniffer", losses.csr), ("loss_txt", losses.txt), ("loss_img", losses.img)];
-    for (name, value) in all {
+    for (name, value) in all.into_iter().chain([("visual.out.loss_sniffer", losses.csr)]) {
         found.insert(format!("{scope}{name}"), (Vec::new(), vec![value]));
     }
 }
@@ -208,13 +182,20 @@ fn aux_labels(batch: &Batch, rules: &str, ids: &SpecialIds) -> Vec<i32> {
     batch.labels_where(ids, rules.contains("ignore_noimage"))
 }
 
-fn compare_output(table: &mut Table, found: &Found, name: &str, recorded: &Recorded, noise: Option<[f64; 2]>) {
+fn compare_output(table: &mut Table, found: &Found, name: &str, recorded: &Recorded, fixture: &Fixture) {
     let (base, stride) = match name.rsplit_once(".stride") {
         Some((base, n)) => (base, n.parse().unwrap_or(1)),
         None => (name, 1),
     };
+    // A map of which every N-th pixel was kept moves as the whole map does.
+    let noise = fixture.noise("outputs", name).or_else(|| fixture.noise("outputs", base));
     let Some((shape, data)) = found.get(base) else { return table.unknown(name) };
-    // The only tensor of rank 4 that is no map: [B, images, positions, channels], ours with both middle axes in one.
+    // The only tensor of rank 4 that is no map: [B, images, positions, channels], ours with both middle axes in one. The maps of the one image that
+    // a UNet is shown are of rank 5.
+    let recorded = &match recorded.shape[..] {
+        [b, 1, c, h, w] => Recorded { shape: vec![b, c, h, w], ..recorded.clone() },
+        _ => recorded.clone(),
+    };
     let recorded = match (base, &recorded.shape[..]) {
         ("llm.in.vision_hidden_states", &[b, n, s, c]) => Recorded { shape: vec![b, n * s, c], ..recorded.clone() },
         // Thinned: the found map takes the order of the file instead.
@@ -222,15 +203,19 @@ fn compare_output(table: &mut Table, found: &Found, name: &str, recorded: &Recor
         _ => recorded.channels_last(),
     };
     let (shape, mut data) = every_nth(shape, data, stride);
-    // A scalar, or one number per row, may carry axes of size one.
+    // A scalar, or one number per row, may carry axes of size one; a map may be a list of its pixels.
     let squeeze = |s: &[usize]| s.iter().copied().filter(|&n| n != 1).collect::<Vec<_>>();
-    if squeeze(&shape) != squeeze(&recorded.shape) {
+    let listed = |s: &[usize]| match *s {
+        [b, h, w, c] => vec![b, h * w, c],
+        _ => s.to_vec(),
+    };
+    if squeeze(&shape) != squeeze(&recorded.shape) && listed(&shape) != listed(&recorded.shape) {
         return table.fail(name, format!("shape {shape:?}, recorded {:?} (channels last)", recorded.shape));
     }
     if recorded.step > 1 {
-        if let &[b, h, w, c] = &shape[..] {
+        if let (&[b, h, w, c], 4) = (&shape[..], recorded.shape.len()) {
             // Channels and pixels change places.
-            data = Recorded { shape: vec![b, h * w, c, 1], data, step: 1 }.channels_last().data;
+            data = Recorded { shape: vec![b, h * w, c, 1], data, step: 1, ..recorded.clone() }.channels_last().data;
         }
         data = data.into_iter().step_by(recorded.step).collect();
     }
@@ -250,42 +235,4 @@ fn every_nth(shape: &[usize], data: &[f64], n: usize) -> (Vec<usize>, Vec<f64>) 
         }
     }
     (vec![b, h.div_ceil(n), w.div_ceil(n), c], out)
-}
-
-fn compare_gradients<E: Element>(table: &mut Table, fixture: &Fixture, grads: &Grads<E::Acc>, recorded: &Tensors) {
-    let names = grads.table().clone();
-    let mut known = Vec::new();
-    for (name, recorded) in recorded {
-        let label = format!("grad {name}");
-        let Some(id) = names.find(name) else {
-            table.unknown(&label);
-            continue;
-        };
-        known.push(id);
-        let Some(gradient) = grads.view(id) else {
-            table.fail(&label, "has a recorded gradient, but is frozen here".into());
-            continue;
-        };
-        let spec = names.spec(id);
-        let numbers: Vec<f64> = gradient.data().iter().map(|x| x.to_f64()).collect();
-        let found = spec.layout.to_file(spec.shape, &numbers);
-        let found: Vec<f64> = found.into_iter().step_by(recorded.step).collect();
-        let largest = recorded.data.iter().fold(0f64, |m, x| m.max(x.abs()));
-        let allowed = allowance(name, fixture.noise("grads", name), largest, true);
-        table.compare(&label, &found, &recorded.data, allowed);
-    }
-    // What is trained here and has no recorded gradient must have none, and must be listed as such.
-    let listed = |key: &str, name: &str| {
-        fixture.config.get(key).and_then(|v| v.as_array()).is_some_and(|l| l.iter().any(|x| x.as_str() == Some(name)))
-    };
-    for id in names.ids().filter(|id| !known.contains(id)) {
-        let (spec, Some(gradient)) = (names.spec(id), grads.view(id)) else { continue };
-        let label = format!("grad {}", spec.name);
-        let quiet = gradient.data().iter().all(|x| x.to_f64() == 0.0);
-        if !quiet {
-            table.fail(&label, "has a gradient here, and none was recorded".into());
-        } else if !listed("trainable", &spec.name) && !listed("trainable_without_grad", &spec.name) {
-            table.fail(&label, "is trained here, but the recording does not list it as trainable".into());
-        }
-    }
 }

@@ -131,6 +131,7 @@ impl<E: Element> Stage<E> {
             images: if prior { Vec::new() } else { batch.images.clone() },
             images_dec: batch.images_dec.clone(),
             image_masks: batch.image_masks.clone(),
+            image_loss_weights: None,
             num_image_per_seq: batch.num_image_per_seq.clone(),
             nearest_bos: batch.nearest_bos.clone(),
             labels: batch.labels(&ids),

@@ -118,6 +118,7 @@ fn mmfs_unet_block<E: Element>() {
         grid_size: 16,
         max_num_image_per_seq: 10,
         norm_eps: 1e-6,
+        skips_per_base: None,
     };
     let block = MmfsBlock::new(&mut registry, "p", &config, 24, 8.0);
     let case = Case::<E>::with("mmfs_unet_block", 32.0, "p.", &[], registry);

@@ -89,7 +89,7 @@ fn clip_vit_adapter<E: Element>() {
     let (pass, mut grads) = (case.pass(), case.grads());
     let (features, saved) = model.forward(&pass, &case.input("in.image")).unwrap();
     for name in case.fixture.names("out.").iter().filter(|n| !n.starts_with("hidden") && !n.starts_with("last")) {
-        case.check_tap(&format!("out.{name}"), name);
+        case.check_tap(&format!("out.{name}"), &format!("sniffer.{name}"));
     }
     for (i, map) in features.maps.iter().enumerate() {
         case.check(&format!("out.hidden.{i}"), map);

@@ -86,6 +86,7 @@ fn unet_mmfs<E: Element>() {
         grid_size: 16,
         max_num_image_per_seq: 10,
         norm_eps: 1e-6,
+        skips_per_base: None,
     };
     let model = Unet::new(&mut registry, "", &config, Some(("mm", &mmfs)));
     // The gradients of the low levels, 2 x 2 pixels, come through all others and through the differences of neighbouring pixels.

@@ -98,6 +98,7 @@ pub fn config() -> DeemConfig {
                 grid_size: 8,
                 max_num_image_per_seq: 3,
                 norm_eps: 1e-6,
+                skips_per_base: None,
             },
             vae: VaeConfig {
                 block_out_channels: vec![8, 8],
