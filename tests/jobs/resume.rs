@@ -69,7 +69,7 @@ fn every_checkpoint_leads_to_the_same_bits() {
     let mut names: Vec<String> =
         std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(names.len(), 12, "{names:?}");
+    assert_eq!(names.len(), 14, "{names:?}");
     for name in &names {
         let part = tempfile::tempdir().unwrap();
         copy(&folder.join(name), &part.path().join("run/checkpoints").join(name));

@@ -42,19 +42,19 @@ fn along_a_direction(name: &str) -> [f64; 2] {
         let slope: f64 = stage.grads.flat().iter().enumerate().map(|(i, g)| g * noise("direction", i)).sum();
         (values.iter().find(|(name, _)| *name == "loss").unwrap().1, slope)
     };
-    let h = 1e-5;
+    let h = 1e-7;
     let (slope, difference) = (loss(0.0).1, (loss(h).0 - loss(-h).0) / (2.0 * h));
     [slope, difference]
 }
 
-/// Errors of the difference, seen by varying h from 1e-7 to 1e-4: roundoff of the losses (about 4e-10, as norms of nearly constant rows amplify it) over 2h,
-/// and third derivatives (up to 5e4 h^2); at h = 1e-5 both are near 2e-5.
+/// The step is small because bilinear sampling has kinks: with about 1e5 samples, one lies within 1e-6 of the edge of a pixel now and then (seen: an error of
+/// 5e-4 at h = 1e-5 that is gone at 1e-7). Roundoff of the losses over 2h is then about 20 * 1e-16 * 1e2 (norms of rows that hardly vary) / 2e-7 = 1e-6.
 #[test]
 fn slopes_are_central_differences() {
     let small = TrainConfig::parse::<&str>(SMALL, &[]).unwrap();
     for stage in small.stages {
         let [slope, difference] = along_a_direction(&stage.name);
-        let allowed = 1e-4 * slope.abs().max(1.0);
+        let allowed = 1e-5 * slope.abs().max(1.0);
         assert!((slope - difference).abs() <= allowed, "{}: {slope} is not {difference}", stage.name);
         assert!(slope != 0.0, "{}", stage.name);
     }
