@@ -110,7 +110,8 @@ impl Tokenizer {
         let irregular = |c: &&Concept| !ENDINGS.iter().any(|e| c.plural.strip_suffix(e) == Some(&c.name));
         let names = concepts.iter().flat_map(|c| c.name.split(' '));
         let plurals = concepts.iter().filter(irregular).flat_map(|c| c.plural.split(' '));
-        let endings = ["##s", "##es"];
+        let endings = ENDINGS.map(|e| format!("{CONTINUES}{e}"));
+        let endings = endings.iter().map(String::as_str);
         Tokenizer::from_words(WORDS.iter().copied().chain(endings).chain(names).chain(plurals), min_size)
     }
 

@@ -57,7 +57,8 @@ impl<E: Element> Stage<E> {
         let config = &self.model.config;
         let (images, count) = (batch.num_images(), config.num_img_token);
         let words = layouts(batch, config.special.image, count)?;
-        let contrasted = balanced(&words, drop_path);
+        let frequent = most_frequent(&words);
+        let contrasted = balanced(&words, frequent, drop_path);
         let rows = contrasted.iter().filter(|&&w| w != cross_entropy::IGNORE).count();
         let pass = Pass::new(cx, &self.params);
         let tokenizer = &self.model.tokenizer;
@@ -76,7 +77,7 @@ impl<E: Element> Stage<E> {
         let mut lse = pass.statistics([words.len()])?;
         let contrast = cross_entropy::forward(cx, logits.view(), &contrasted, lse.view_mut())?.mean();
         let contrast = contrast.as_f64();
-        let named = correct(&logits, &words);
+        let named = correct(&logits, &words, frequent);
 
         let mut targets: Tensor<E> = pass.uninit(v.shape())?;
         embedding::gather(cx, table, &words, targets.view_mut())?;
@@ -97,16 +98,15 @@ impl<E: Element> Stage<E> {
 }
 
 /// The most frequent word: that of cells in which nothing is.
-fn most_frequent(words: &[i32]) -> Option<(i32, usize)> {
+fn most_frequent(words: &[i32]) -> (i32, usize) {
     let mut counts = std::collections::BTreeMap::new();
     words.iter().for_each(|w| *counts.entry(*w).or_insert(0) += 1);
-    counts.into_iter().max_by_key(|&(_, n)| n)
+    counts.into_iter().max_by_key(|&(_, n)| n).unwrap_or((cross_entropy::IGNORE, 0))
 }
 
 /// The words with rows of the most frequent one left out by chance, so that about half of the rows that remain are of other words: what is there
 /// would otherwise drown in what is not.
-fn balanced(words: &[i32], seed: u64) -> Vec<i32> {
-    let Some((frequent, count)) = most_frequent(words) else { return Vec::new() };
+fn balanced(words: &[i32], (frequent, count): (i32, usize), seed: u64) -> Vec<i32> {
     let share = (words.len() - count) as f64 / count as f64;
     let chance = Stream::new(seed, "alignment.balance");
     let keep = |i: usize| words[i] != frequent || chance.uniform(i as u64) < share;
@@ -114,11 +114,10 @@ fn balanced(words: &[i32], seed: u64) -> Vec<i32> {
 }
 
 /// Share of the rows of all but the most frequent word in which the largest logit is that of the word.
-fn correct<E: Element>(logits: &Tensor<E>, words: &[i32]) -> f64 {
-    let frequent = most_frequent(words).map(|(word, _)| word);
+fn correct<E: Element>(logits: &Tensor<E>, words: &[i32], (frequent, _): (i32, usize)) -> f64 {
     let (mut right, mut all) = (0usize, 0usize);
     for (row, &word) in logits.data().chunks_exact(logits.shape().last()).zip(words) {
-        if Some(word) == frequent {
+        if word == frequent {
             continue;
         }
         let best = (0..row.len()).max_by(|&a, &b| row[a].to_f64().total_cmp(&row[b].to_f64()));
