@@ -99,6 +99,13 @@ pub enum Init {
     },
     /// These values.
     Table(Arc<[f64]>),
+    /// Uniform within `bound` of these values.
+    Around {
+        /// The values.
+        centre: Arc<[f64]>,
+        /// Half the width.
+        bound: f64,
+    },
 }
 
 impl Init {
@@ -373,6 +380,7 @@ fn initial_values(spec: &Spec, seed: u64) -> Vec<f64> {
             (0..).map(|attempt| std * stream.normal(i as u64 + (attempt << 40))).find(|x| x.abs() <= 2.0).unwrap_or(0.0)
         }
         Init::Table(values) => values[i],
+        Init::Around { centre, bound } => centre[i] + bound * (2.0 * stream.uniform(i as u64) - 1.0),
     };
     (0..spec.shape.len()).map(element).collect()
 }

@@ -7,7 +7,7 @@ use crate::dtype::Element;
 use crate::error::Result;
 use crate::memory::Tensor;
 use crate::ops::{attention, cross_attention};
-use crate::params::{Grads, Registry};
+use crate::params::{Grads, Init, Registry};
 
 /// Which keys a query may see.
 #[derive(Clone, Debug, Default)]
@@ -199,6 +199,13 @@ impl MultiHead {
         let v = layer(reg, 2, memory, names.bias);
         let out = layer(reg, 3, width, true);
         MultiHead { q, k, v, out, heads }
+    }
+
+    /// Replaces the first values of the query and key layers, both `[N*D, input]`.
+    pub fn begin_with(&self, reg: &mut Registry, first: impl Fn(Heads, usize) -> Init) {
+        for layer in [&self.q, &self.k] {
+            reg.begin_with(layer.weight, first(self.heads, layer.input));
+        }
     }
 
     /// Attention of `x` `[B, T, C]` over `memory` `[B, S, M]`, plus `residual`.

@@ -12,6 +12,7 @@ pub mod llama;
 pub mod mask_pooling;
 pub mod masks;
 pub mod mmfs;
+pub mod places;
 pub mod qformer;
 pub mod resnet;
 pub mod tables;

@@ -3,7 +3,7 @@
 //! ```text
 //! time     silu(linear_1(sinusoid(t))) -> linear_2
 //! resnet   h = conv1(silu(GN(x))) + Linear(silu(temb));  y = conv2(silu(GN(h))) + shortcut(x)
-//! attn     GN -> proj_in -> { x += selfattn(LN x); x += crossattn(LN x, context); x += geglu(LN x) } -> proj_out + residual
+//! attn     GN -> proj_in [+ places] -> { x += selfattn(LN x); x += crossattn(LN x, context); x += geglu(LN x) } -> proj_out + residual
 //! down     conv_in, then per level: layers x (resnet [+ attn]), stride-2 convolution between levels
 //! mid      resnet, attn, resnet
 //! MMFSNet  adds a correction to every skip and to the mid output, before the way up
@@ -19,6 +19,7 @@ use crate::dtype::Element;
 use crate::error::Result;
 use crate::memory::Tensor;
 use crate::models::mmfs::{Conditioning, MmfsNet, MmfsNetConfig, MmfsNetSaved, MmfsNetValues};
+use crate::models::places;
 use crate::models::resnet::{ResnetBlock, ResnetSaved};
 use crate::ops::activation::{self, Activation};
 use crate::ops::conv2d::Pad;
@@ -49,6 +50,9 @@ pub struct UnetConfig {
     pub norm_num_groups: usize,
     /// Added to the variance in residual blocks and at the output.
     pub norm_eps: f64,
+    /// Tells the tokens of maps and of the context where they are ([`places`]); the context must then be a square grid of tokens.
+    #[serde(default)]
+    pub places: bool,
 }
 
 const NAMES: Projections = Projections { names: ["to_q", "to_k", "to_v", "to_out.0"], bias: false };
@@ -65,6 +69,7 @@ pub struct Transformer2d {
     norm3: LayerNorm,
     ff: Geglu,
     proj_out: Linear,
+    places: bool,
 }
 
 /// What [`Transformer2d::backward`] needs.
@@ -97,7 +102,20 @@ impl Transformer2d {
         let norm3 = layer_norm(reg, 3);
         let ff = Geglu::new(reg, &format!("{inner}.ff"), width);
         let proj_out = Linear::new(reg, &format!("{path}.proj_out"), width, width, true);
-        Transformer2d { norm, proj_in, norm1, attn1, norm2, attn2, norm3, ff, proj_out }
+        Transformer2d { norm, proj_in, norm1, attn1, norm2, attn2, norm3, ff, proj_out, places: false }
+    }
+
+    /// The same block, which tells its tokens where they are; the context's must be told before.
+    #[must_use]
+    pub fn with_places(mut self, reg: &mut Registry) -> Self {
+        self.places = true;
+        self.attn2.begin_with(reg, |heads, input| places::matching(heads.heads, heads.size, input));
+        self
+    }
+
+    /// Tokens after `proj_in`.
+    fn place<E: Element>(&self, pass: &Pass<'_, E>, tokens: Tensor<E>) -> Result<Tensor<E>> {
+        if self.places { places::add(pass, &tokens) } else { Ok(tokens) }
     }
 
     /// x `[B, H, W, C]` with context `[B, S, D]`.
@@ -114,6 +132,7 @@ impl Transformer2d {
         let tokens = [shape[0], shape[1] * shape[2], shape[3]];
         let (h, norm) = self.norm.forward(pass, x)?;
         let (h, proj_in) = self.proj_in.forward(pass, &h.reshape(tokens))?;
+        let h = self.place(pass, h)?;
         let (n, norm1) = self.norm1.forward(pass, &h)?;
         let (h, attn1) = self.attn1.forward(pass, &n, &n, Some(&h), Mask::default())?;
         let (n, norm2) = self.norm2.forward(pass, &h)?;
@@ -135,7 +154,7 @@ impl Transformer2d {
         let shape = x.shape();
         let tokens = [shape[0], shape[1] * shape[2], shape[3]];
         let h = self.norm.forward(pass, x)?.0;
-        let h = self.proj_in.forward(pass, &h.reshape(tokens))?.0;
+        let h = self.place(pass, self.proj_in.forward(pass, &h.reshape(tokens))?.0)?;
         let n = self.norm1.forward(pass, &h)?.0;
         let h = self.attn1.forward(pass, &n, &n, Some(&h), Mask::default())?.0;
         let n = self.norm2.forward(pass, &h)?.0;
@@ -264,6 +283,7 @@ pub struct Unet {
     norm_out: GroupNorm,
     conv_out: Conv,
     time_width: usize,
+    places: bool,
 }
 
 struct LevelSaved<E: Element> {
@@ -318,7 +338,9 @@ impl Unet {
         };
         let attention = |reg: &mut Registry, path: &str, i: usize, level: usize| {
             let (width, heads) = (widths[level], config.attention_heads[level]);
-            Transformer2d::new(reg, &format!("{path}.attentions.{i}"), width, heads, config.cross_attention_dim, groups)
+            let path = format!("{path}.attentions.{i}");
+            let block = Transformer2d::new(reg, &path, width, heads, config.cross_attention_dim, groups);
+            if config.places { block.with_places(reg) } else { block }
         };
         let last = widths.len() - 1;
         // The widths of the skips, in the order in which they are made.
@@ -363,7 +385,13 @@ impl Unet {
         let conv_out = Conv::same3(reg, &format!("{prefix}conv_out"), widths[0], config.out_channels);
         let mmfs = mmfs.map(|(path, net)| MmfsNet::new(reg, path, net, &skips, width, layers + 1));
         let time_width = widths[0];
-        Unet { conv_in, time1, time2, down, mid: (first, second), mmfs, up, norm_out, conv_out, time_width }
+        let (mid, places) = ((first, second), config.places);
+        Unet { conv_in, time1, time2, down, mid, mmfs, up, norm_out, conv_out, time_width, places }
+    }
+
+    /// The context's tokens, told where they are if that is wanted.
+    fn place<E: Element>(&self, pass: &Pass<'_, E>, context: &Tensor<E>) -> Result<Tensor<E>> {
+        if self.places { places::add(pass, context) } else { Ok(context.clone()) }
     }
 
     /// Prediction for noisy latents `[B, H, W, 4]` at `timesteps`, under context `[B, S, D]` and image features.
@@ -385,7 +413,7 @@ impl Unet {
             }
             _ => Ok((mid, None)),
         };
-        self.run(pass, sample, timesteps, Context::Tokens(context), mmfs)
+        self.run(pass, sample, timesteps, Context::Tokens(&self.place(pass, context)?), mmfs)
     }
 
     /// Everything that stays the same while sampling under a context `[B, S, D]` and image features.
@@ -402,7 +430,8 @@ impl Unet {
         let up = self.up.iter().flat_map(|level| &level.layers);
         let order = down.chain([&self.mid.0, &self.mid.1]).chain(up);
         let blocks = order.filter_map(|layer| layer.attention.as_ref());
-        let context = blocks.map(|block| block.attn2.project(pass, context)).collect::<Result<_>>()?;
+        let placed = self.place(pass, context)?;
+        let context = blocks.map(|block| block.attn2.project(pass, &placed)).collect::<Result<_>>()?;
         let mmfs = match (&self.mmfs, features) {
             (Some(net), Some(features)) => Some(net.prepare(pass, features)?),
             _ => None,

@@ -9,6 +9,8 @@
 //! ```
 //! Spec section 2. Tables and masks get no gradient.
 
+use std::sync::Arc;
+
 use crate::blocks::attention::Mask;
 use crate::blocks::{LayerNorm, LayerNormSaved, Linear, LinearSaved, Pass};
 use crate::dtype::{Element, Real};
@@ -37,6 +39,7 @@ pub struct VisualTokenizer {
     qformer: QFormer,
     proj_t: Linear,
     proj_i: Linear,
+    path: Arc<str>,
     config: TokenizerConfig,
 }
 
@@ -101,8 +104,16 @@ impl VisualTokenizer {
         };
         let proj_t = proj(reg, "proj_t", llm);
         let proj_i = proj(reg, "proj_i", context);
-        let config = config.clone();
-        VisualTokenizer { pos_embed, encoder, pooling, pos_proj, pos_ln, post_ln, qformer, proj_t, proj_i, config }
+        let (path, config) = (path.into(), config.clone());
+        VisualTokenizer { pos_embed, encoder, pooling, pos_proj, pos_ln, post_ln, qformer, proj_t, proj_i, path, config }
+    }
+
+    /// Whether anything before the projections is trained.
+    fn sees<E: Element>(&self, pass: &Pass<'_, E>) -> bool {
+        // The diffusion model lies under the same path.
+        let before = |rest: &str| !rest.starts_with(".proj_") && !rest.starts_with(".encoder.");
+        let part = |name: &str| name.strip_prefix(&*self.path).is_some_and(before);
+        pass.params.table().specs().iter().any(|spec| spec.trainable && part(&spec.name))
     }
 
     /// The position table `[1, s, s, E]` for a map of side `s`.
@@ -240,7 +251,7 @@ impl VisualTokenizer {
             let more = self.proj_i.backward(pass, grads, saved, d)?;
             d_vis = Some(pass.accumulate(d_vis, more)?);
         }
-        let Some(d_vis) = d_vis else { return Ok(()) };
+        let Some(d_vis) = d_vis.filter(|_| self.sees(pass)) else { return Ok(()) };
         let Some(mut dq) = self.qformer.backward(pass, grads, saved.qformer, &d_vis)? else { return Ok(()) };
         let mut d_maps = d.maps;
         // Undoes the region tokens in front.

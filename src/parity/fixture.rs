@@ -366,6 +366,7 @@ impl Fixture {
                 cross_attention_dim: self.size("unet.cross_attention_dim")?,
                 norm_num_groups: self.size("unet.norm_num_groups")?,
                 norm_eps: self.number("unet.norm_eps")?,
+                places: false,
             },
             mmfs: MmfsNetConfig {
                 feature: self.axis(&format!("{mmfs_path}.feat_norm.weight"), 0)?,

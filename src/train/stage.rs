@@ -36,7 +36,9 @@ pub fn trains(kind: StageKind, model: &DeemConfig, spec: &Spec) -> bool {
                 && !is("visual_tokenizer.proj_i.")
         }
         StageKind::DiffusionPrior => {
-            is("visual_tokenizer.encoder.unet.") || is("image_decoder.") || is("context_feat_proj.")
+            ["visual_tokenizer.encoder.unet.", "visual_tokenizer.proj_i.", "image_decoder.", "context_feat_proj."]
+                .into_iter()
+                .any(is)
         }
         StageKind::Pretrain | StageKind::Questions | StageKind::Regions => model.trains(spec),
     }
@@ -78,7 +80,7 @@ impl<E: Element> Stage<E> {
         let grads = Grads::new(params.table());
         let weights = match stage.kind {
             StageKind::LanguageModel => LossWeights { csr: 0.0, txt: 1.0, img: 0.0 },
-            StageKind::DiffusionPrior => LossWeights { csr: 0.0, txt: 0.0, img: 1.0 },
+            StageKind::DiffusionPrior => LossWeights { csr: 1.0, txt: 0.0, img: 1.0 },
             _ => config.loss,
         };
         Ok(Stage { kind: stage.kind, model: deem, params, grads, weights })
@@ -123,12 +125,14 @@ impl<E: Element> Stage<E> {
             image: s.image,
             ..crate::data::SpecialIds::OFFICIAL
         };
-        let prior = self.kind == StageKind::DiffusionPrior;
+        let csr = weight(batch.loss_csr_weight, self.weights.csr);
+        // What a text tells to draw must come from the text alone.
+        let unseen = self.kind == StageKind::DiffusionPrior && csr == 0.0;
         Inputs {
             text_ids: batch.text_ids.clone(),
             attention_mask: batch.attention_mask.clone(),
             rows: batch.rows,
-            images: if prior { Vec::new() } else { batch.images.clone() },
+            images: if unseen { Vec::new() } else { batch.images.clone() },
             images_dec: batch.images_dec.clone(),
             image_masks: batch.image_masks.clone(),
             image_loss_weights: None,
@@ -136,11 +140,11 @@ impl<E: Element> Stage<E> {
             nearest_bos: batch.nearest_bos.clone(),
             labels: batch.labels(&ids),
             weights: Some(LossWeights {
-                csr: weight(batch.loss_csr_weight, self.weights.csr),
+                csr,
                 txt: weight(batch.loss_txt_weight, self.weights.txt),
                 img: weight(batch.loss_img_weight, self.weights.img),
             }),
-            pictures_unseen: prior,
+            pictures_unseen: unseen,
         }
     }
 

@@ -134,6 +134,16 @@ fn llama_with_grouped_queries() {
 
 #[test]
 fn unet_with_time_embedding() {
+    unet(false, 5);
+}
+
+/// A sampler's cached keys are told their places too.
+#[test]
+fn unet_with_places() {
+    unet(true, 4);
+}
+
+fn unet(places: bool, tokens: usize) {
     let config = UnetConfig {
         sample_size: 8,
         in_channels: 4,
@@ -145,13 +155,17 @@ fn unet_with_time_embedding() {
         cross_attention_dim: 12,
         norm_num_groups: 4,
         norm_eps: 1e-5,
+        places,
     };
     let build = |reg: &mut Registry| Unet::new(reg, "", &config, None);
     check(build, |model, pass, grads| {
         let sample = tensor(pass.cx, "sample", [2, 8, 8, 4]);
-        let context = tensor(pass.cx, "context", [2, 5, 12]);
+        let context = tensor(pass.cx, "context", [2, tokens, 12]);
         let cotangent = tensor(pass.cx, "cotangent", [2, 8, 8, 4]);
         let (y, saved) = model.forward(pass, &sample, &[17, 801], &context, None).unwrap();
+        let cache = model.prepare(pass, &context, None).unwrap();
+        let cached = model.forward_cached(pass, &sample, &[17, 801], &cache).unwrap();
+        y.data().iter().zip(cached.data()).for_each(|(a, b)| assert!((a - b).abs() < 1e-12, "{a} {b}"));
         if let Some(grads) = grads {
             assert!(model.backward(pass, grads, saved, &cotangent, false).unwrap().sample.is_none());
         }

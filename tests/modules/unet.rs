@@ -75,6 +75,7 @@ fn unet_mmfs<E: Element>() {
         cross_attention_dim: 20,
         norm_num_groups: 4,
         norm_eps: 1e-5,
+        places: false,
     };
     let mmfs = MmfsNetConfig {
         feature: 32,

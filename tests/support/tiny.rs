@@ -87,6 +87,7 @@ pub fn config() -> DeemConfig {
                 cross_attention_dim: 12,
                 norm_num_groups: 4,
                 norm_eps: 1e-5,
+                places: false,
             },
             mmfs: MmfsNetConfig {
                 feature: 16,

@@ -158,7 +158,7 @@ pub enum StageKind {
     Alignment,
     /// The VAE alone, on pictures.
     Vae,
-    /// The UNet alone, conditioned on text.
+    /// The UNet with what it reads: texts through the image decoder and, in parts with `consistency`, the tokens of pictures through `proj_i`.
     DiffusionPrior,
     /// Stage 1: all three losses.
     Pretrain,
