@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::blocks::Pass;
 use crate::device::Context;
+use crate::dtype::Element;
 use crate::error::Result;
 use crate::models::deem::Mode;
 use crate::ops::adamw::{AdamW, Group};
@@ -50,14 +51,14 @@ impl fmt::Display for StepTimes {
     }
 }
 
-/// Times one optimiser step (forward, backward, clip, AdamW; f32) on the batch of a recorded directory. The first step, which reserves memory,
-/// is not counted.
+/// Times one optimiser step (forward, backward, clip, AdamW) with storage type `E` on the batch of a recorded directory. The first step, which
+/// reserves memory, is not counted.
 ///
 /// # Errors
 /// As [`parity::load`].
-pub fn step(cx: &Context, dir: &Path, repeats: usize) -> Result<StepTimes> {
+pub fn step<E: Element>(cx: &Context, dir: &Path, repeats: usize) -> Result<StepTimes> {
     let fixture = Fixture::open(dir)?;
-    let Loaded { model, mut params } = parity::load::<f32>(&fixture)?;
+    let Loaded { model, mut params } = parity::load::<E>(&fixture)?;
     let (inputs, _) = parity::inputs(&fixture, &model.config)?;
     let draws = parity::draws(&fixture, &model.config, inputs.num_images(), "draw")?;
     drop(fixture);
@@ -78,7 +79,9 @@ pub fn step(cx: &Context, dir: &Path, repeats: usize) -> Result<StepTimes> {
     }
     times_ms.remove(0);
     let table = params.table();
-    let state_bytes = 4 * (4 * table.trainable_len() + table.frozen_len());
+    let accumulated = 3 + usize::from(optimizer.master.is_some());
+    let state_bytes = size_of::<E>() * (table.trainable_len() + table.frozen_len())
+        + size_of::<E::Acc>() * accumulated * table.trainable_len();
     let activation_bytes = cx.arena().stats().peak_bytes;
     Ok(StepTimes { times_ms, loss: loss.unwrap_or(0.0), activation_bytes, state_bytes })
 }

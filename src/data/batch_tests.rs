@@ -1,5 +1,5 @@
 use super::*;
-use crate::data::documents::SampleKind;
+use crate::data::documents::{Length, SampleKind};
 use crate::data::images::{Fit, Rgb8};
 use crate::data::loader::{BatchSource, Recipe, SceneSource};
 use crate::data::render::mask_box;
@@ -92,7 +92,7 @@ fn conversations_carry_their_own_labels() -> Result<()> {
 #[test]
 fn regions_give_masks_that_show_the_object() -> Result<()> {
     let c = collator(32, 0)?;
-    let sample = c.world.sample(SampleKind::Regions, Split::Train, 1, &mut Rng::new(8));
+    let sample = c.world.sample(SampleKind::Regions, Split::Train, Length { turns: 1, words: 0 }, &mut Rng::new(8));
     let b = c.collate(std::slice::from_ref(&sample), &CollateOptions::default())?;
     let masks = b.image_masks.unwrap_or_default();
     assert_eq!(masks.len(), 2 * 32 * 32);

@@ -68,13 +68,32 @@ impl SampleKind {
     }
 }
 
+/// How long conversations are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Length {
+    /// Fewest questions, at least 1.
+    pub turns: usize,
+    /// Questions are added while a document has room for one more within so many words: rows of about one length waste no time on padding.
+    #[serde(default)]
+    pub words: usize,
+}
+
+impl Default for Length {
+    fn default() -> Self {
+        Length { turns: 3, words: 0 }
+    }
+}
+
+/// Words of a question with its answer, mostly.
+const ANSWERED: usize = 12;
+
 impl World {
-    /// One sample of a kind; `turns` is the number of questions per picture in conversations (at least 1). All randomness comes
-    /// from `rng`.
-    pub fn sample(&self, kind: SampleKind, split: Split, turns: usize, rng: &mut Rng) -> Sample {
+    /// One sample of a kind; all randomness comes from `rng`.
+    pub fn sample(&self, kind: SampleKind, split: Split, length: Length, rng: &mut Rng) -> Sample {
         let scene = self.scene(split, rng.next_u64());
         match kind {
-            SampleKind::TextOnly => self.text_sample(&scene, turns, rng),
+            SampleKind::TextOnly => self.text_sample(&scene, length, rng),
             SampleKind::ImageOnly => Sample::document(vec![Piece::Image(scene.into())]),
             SampleKind::Layouts => {
                 let layout = self.layout(&scene);
@@ -97,7 +116,7 @@ impl World {
             SampleKind::Interleaved => self.interleaved(scene, split, rng),
             SampleKind::Questions => {
                 let mut pieces = vec![Piece::Image(scene.clone().into())];
-                self.conversation(&scene, turns, |_| true, &mut pieces, rng);
+                self.conversation(&scene, length, |_| true, &mut pieces, rng);
                 Sample { pieces, prompt_pieces: 2 }
             }
             SampleKind::Regions => {
@@ -139,23 +158,37 @@ impl World {
     fn conversation(
         &self,
         scene: &Scene,
-        turns: usize,
+        length: Length,
         fits: impl Fn(QuestionKind) -> bool,
         pieces: &mut Vec<Piece>,
         rng: &mut Rng,
     ) {
-        for turn in 0..turns.max(1) {
-            if turn > 0 {
+        let mut said: usize = pieces.iter().map(|piece| self.words(piece)).sum();
+        let mut turns = 0;
+        while turns < length.turns.max(1) || said + ANSWERED <= length.words {
+            if turns > 0 {
                 pieces.push(Piece::End);
             }
+            turns += 1;
             let q = loop {
                 let q = self.ask(scene, rng);
                 if fits(q.kind) {
                     break q;
                 }
             };
-            pieces.push(Piece::Given(prompt(&q.text)));
-            pieces.push(Piece::Text(q.answer));
+            for piece in [Piece::Given(prompt(&q.text)), Piece::Text(q.answer)] {
+                said += self.words(&piece);
+                pieces.push(piece);
+            }
+        }
+    }
+
+    /// Words of a piece, about as many as tokens.
+    fn words(&self, piece: &Piece) -> usize {
+        match piece {
+            Piece::Given(text) | Piece::Text(text) => text.split(' ').count(),
+            Piece::Image(_) => self.config().layout_side.pow(2) + 1,
+            _ => 1,
         }
     }
 
@@ -175,7 +208,7 @@ impl World {
     }
 
     /// A layout or a caption in place of a picture, then what is said of a picture; or a caption alone.
-    fn text_sample(&self, scene: &Scene, turns: usize, rng: &mut Rng) -> Sample {
+    fn text_sample(&self, scene: &Scene, length: Length, rng: &mut Rng) -> Sample {
         let caption = self.either_caption(scene, rng);
         let mut pieces = Vec::new();
         match rng.weighted(&[0.2, 0.6, 0.15, 0.05]).unwrap_or(0) {
@@ -185,8 +218,12 @@ impl World {
                 pieces.push(Piece::Given(format!("picture {}", self.layout(scene))));
                 if kind == 0 {
                     pieces.push(Piece::Text(self.caption(scene)));
-                } else {
-                    self.conversation(scene, turns, |_| true, &mut pieces, rng);
+                }
+                if kind == 1 || length.words > 0 {
+                    if kind == 0 {
+                        pieces.push(Piece::End);
+                    }
+                    self.conversation(scene, length, |_| true, &mut pieces, rng);
                 }
             }
             2 => {
@@ -194,7 +231,7 @@ impl World {
                 let told = self.relation_caption(scene).as_deref() == Some(caption.as_str());
                 let fits = |kind| told || !matches!(kind, QuestionKind::Relation | QuestionKind::Layout);
                 pieces.push(Piece::Text(format!("picture : {caption} .")));
-                self.conversation(scene, turns, fits, &mut pieces, rng);
+                self.conversation(scene, length, fits, &mut pieces, rng);
             }
             _ => pieces.push(Piece::Text(caption)),
         }
@@ -266,7 +303,7 @@ mod tests {
         let mut rng = Rng::new(4);
         for kind in SampleKind::ALL {
             for _ in 0..500 {
-                let sample = world.sample(kind, Split::Train, 3, &mut rng);
+                let sample = world.sample(kind, Split::Train, Length { turns: 3, words: 0 }, &mut rng);
                 let mut images = 0;
                 for piece in &sample.pieces {
                     match piece {
@@ -295,7 +332,7 @@ mod tests {
         let world = World::new(SceneConfig::default())?;
         let mut rng = Rng::new(5);
         for _ in 0..500 {
-            let sample = world.sample(SampleKind::TextOnly, Split::Train, 2, &mut rng);
+            let sample = world.sample(SampleKind::TextOnly, Split::Train, Length { turns: 2, words: 0 }, &mut rng);
             let texts: Vec<&String> =
                 sample.pieces.iter().filter_map(|p| if let Piece::Text(t) = p { Some(t) } else { None }).collect();
             if texts.len() < 2 {

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use serde::{Deserialize, Serialize};
 
 use super::batch::{Batch, CollateOptions, Collator};
-use super::documents::SampleKind;
+use super::documents::{Length, SampleKind};
 use super::rng::Rng;
 use super::scene::Split;
 use crate::{Error, Result};
@@ -49,22 +49,18 @@ fn yes() -> bool {
 pub struct Recipe {
     /// The kinds.
     pub parts: Vec<Part>,
-    /// Questions per picture in conversations.
-    #[serde(default = "three")]
-    pub turns: usize,
+    /// How long conversations are.
+    #[serde(default)]
+    pub length: Length,
     /// Whether several documents share a row.
     #[serde(default)]
     pub pack: bool,
 }
 
-fn three() -> usize {
-    3
-}
-
 impl Recipe {
     /// One kind only.
     pub fn only(kind: SampleKind, batch: usize) -> Recipe {
-        Recipe { parts: vec![Part { kind, weight: 1.0, batch, consistency: true }], turns: 3, pack: false }
+        Recipe { parts: vec![Part { kind, weight: 1.0, batch, consistency: true }], length: Length::default(), pack: false }
     }
 
     /// [`Error::Config`] when there is no part with a positive weight, or a batch is empty.
@@ -106,7 +102,7 @@ impl BatchSource for SceneSource {
         let part = &self.recipe.parts[part];
         let world = &self.collator.world;
         let samples: Vec<_> =
-            (0..part.batch).map(|_| world.sample(part.kind, Split::Train, self.recipe.turns, &mut rng)).collect();
+            (0..part.batch).map(|_| world.sample(part.kind, Split::Train, self.recipe.length, &mut rng)).collect();
         let options = CollateOptions {
             pack: self.recipe.pack,
             dataset: part.kind.name().into(),
@@ -211,7 +207,7 @@ mod tests {
         let collator = Collator { world, tokenizer, num_img_token: 4, image_size: 16, image_size_dec: 8, max_len: 96 };
         let parts =
             SampleKind::ALL.iter().map(|&kind| Part { kind, weight: 1.0, batch: 3, consistency: true }).collect();
-        Ok(Arc::new(SceneSource::new(collator, Recipe { parts, turns: 2, pack: false }, seed, 1)?))
+        Ok(Arc::new(SceneSource::new(collator, Recipe { parts, length: Length { turns: 2, words: 0 }, pack: false }, seed, 1)?))
     }
 
     #[test]
@@ -277,7 +273,7 @@ mod tests {
 
     #[test]
     fn recipes_are_checked() {
-        let bad = |parts| Recipe { parts, turns: 1, pack: false }.check().is_err();
+        let bad = |parts| Recipe { parts, length: Length::default(), pack: false }.check().is_err();
         assert!(bad(vec![]));
         assert!(bad(vec![Part { kind: SampleKind::TextOnly, weight: 0.0, batch: 1, consistency: true }]));
         assert!(bad(vec![Part { kind: SampleKind::TextOnly, weight: f32::NAN, batch: 1, consistency: true }]));

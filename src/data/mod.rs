@@ -27,7 +27,7 @@ pub mod tokenizer;
 
 pub use batch::{Batch, CollateOptions, Collator, IGNORE};
 pub use corruption::Corruption;
-pub use documents::SampleKind;
+pub use documents::{Length, SampleKind};
 pub use images::{Fit, Rgb8, open_square};
 pub use loader::{BatchSource, Loader, Part, Recipe, SceneSource};
 pub use region::Region;
@@ -35,6 +35,3 @@ pub use sample::{Damage, Picture, Piece, Sample, Source};
 pub use scene::{Scene, SceneConfig, Split, World};
 pub use tokenizer::{SpecialIds, Tokenizer};
 
-#[cfg(test)]
-#[path = "speed_tests.rs"]
-mod speed;

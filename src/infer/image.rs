@@ -167,9 +167,9 @@ pub fn reconstruct<E: Element>(
         crate::ops::add::mask_rows(pass.cx, &keep, features.view().reshape(flat), masked.view_mut())?;
         features = masked.reshape(s);
     }
-    let present = vec![u8::from(from.with_maps); count];
-    tap_numbers(pass, "mmfs_mask", &[count, 1], present.iter().map(|&x| f64::from(x)))?;
-    let features = Conditioning { features, levels, present };
+    let maps_seen = || std::iter::repeat_n(f64::from(u8::from(from.with_maps)), count);
+    tap_numbers(pass, "mmfs_mask", &[count, 1], maps_seen())?;
+    let features = from.with_maps.then(|| Conditioning { features, levels, present: vec![1; count] });
     let mut latents = None;
     if let Some((pictures, strength)) = from.begin {
         size("begin", pictures.len(), diffusion.image_size)?;
@@ -177,6 +177,6 @@ pub fn reconstruct<E: Element>(
         latents = Some((diffusion.vae.sample(pass, &moments, None)?, strength));
     }
     let begin = latents.as_ref().map(|(latents, strength)| (latents, *strength));
-    let conditions = Conditions { context: &context, features: Some(&features), begin };
+    let conditions = Conditions { context: &context, features: features.as_ref(), begin };
     sample(pass, model, &conditions, options, progress)
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::Interrupt;
-use crate::data::{Collator, Loader, SceneSource, Tokenizer, World};
+use crate::data::{BatchSource, Collator, Loader, SceneSource, Tokenizer, World};
 use crate::device::Context;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
@@ -27,6 +27,9 @@ use crate::weights::atomic::write_file;
 use crate::weights::checkpoint::{
     CHECKPOINT_PREFIX, CHECKPOINTS_FOLDER, CONFIG_FILE, Checkpoint, Moments, Parts, State, keep_last, list,
 };
+
+/// How many batches of a stage are looked at to know its memory.
+const PLANNED_BATCHES: u64 = 8;
 
 /// What a finished run says of itself.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -132,21 +135,21 @@ impl Run<'_> {
         mut at: Position,
         resume: Option<&Checkpoint>,
     ) -> Result<(u64, PathBuf)> {
-        let mut trained: Option<Stage<E>> = None;
+        let mut trained: Option<(&StageConfig, Stage<E>)> = None;
         let mut saved = self.config.run.out.clone();
         let mut resume = resume;
         let stages = self.config.stages.clone();
         for (number, stage) in stages.iter().enumerate().skip(at.stage) {
             at.stage = number;
             if stage.steps > 0 {
-                let before = trained.take().map(|stage| stage.params);
+                let before = trained.take().map(|(_, stage)| stage.params);
                 let (next, folder) = self.stage::<E>(stage, at, before, resume.take())?;
-                (trained, saved) = (Some(next), folder);
+                (trained, saved) = (Some((stage, next)), folder);
             }
             at = Position { stage: number + 1, step: 0, before: at.before + stage.steps };
         }
-        if let Some(last) = &trained {
-            match self.sheet(last.kind, &last.model, &last.params, at.before, "final.png") {
+        if let Some((config, last)) = &trained {
+            match self.sheet(config, &last.model, &last.params, at.before, "final.png") {
                 Err(Error::Interrupted(what)) => {
                     let text = format!("the model is in {}; {what}", saved.display());
                     return Err(Error::Interrupted(text));
@@ -160,13 +163,13 @@ impl Run<'_> {
     /// Draws a sample sheet if the model can draw, and writes it where it belongs. It takes no part in the run's random numbers.
     fn sheet<E: Element<Acc = f32>>(
         &mut self,
-        kind: StageKind,
+        stage: &StageConfig,
         model: &Deem,
         params: &Params<E>,
         total: u64,
         file: &str,
     ) -> Result<()> {
-        let Some(shown) = Shown::of(kind).filter(|_| self.config.samples.count > 0 && model.diffusion.is_some()) else {
+        let Some(shown) = Shown::of(stage).filter(|_| self.config.samples.count > 0 && model.diffusion.is_some()) else {
             return Ok(());
         };
         let (world, tokenizer) = (self.world.clone(), self.tokenizer.clone());
@@ -193,6 +196,18 @@ impl Run<'_> {
             image_size_dec: model.diffusion.as_ref().filter(|_| draws).map_or(0, |d| d.image_size),
             max_len: self.config.data.max_len,
         }
+    }
+
+    /// Makes room for the activations of a stage, by a dry run on its first batches, and returns their bytes. Longer batches may still let the arena
+    /// grow.
+    fn reserve<E: Element>(&self, stage: &mut Stage<E>, source: &SceneSource) -> Result<usize> {
+        let planned = (0..PLANNED_BATCHES).map(|k| stage.plan(&source.batch(k)?));
+        let most = planned.collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(0);
+        let arena = self.cx.arena();
+        if arena.stats().reserved_bytes < most {
+            arena.reserve(most)?;
+        }
+        Ok(most)
     }
 
     fn stage<E: Element<Acc = f32>>(
@@ -222,14 +237,23 @@ impl Run<'_> {
         let source = SceneSource::new(self.collator(config), config.recipe(), self.config.run.seed, at.stage as u64)?;
         let parts = config.accumulate as u64;
         let data = &self.config.data;
-        let mut loader = Loader::new(Arc::new(source), at.step * parts, data.workers, data.ahead)?;
-        let table = stage.params.table();
+        let source = Arc::new(source);
+        let activations = self.reserve(&mut stage, &source)?;
+        let mut loader = Loader::new(source, at.step * parts, data.workers, data.ahead)?;
+        let (trainable, frozen) = (stage.params.table().trainable_len(), stage.params.table().frozen_len());
+        let masters = usize::from(optimizer.master.is_some());
+        let bytes = [
+            size_of::<E>() * (trainable + frozen),
+            size_of::<E::Acc>() * trainable,
+            size_of::<E::Acc>() * trainable * (2 + masters),
+            activations,
+        ];
+        let [parameters, gradients, moments, activations] = bytes.map(|bytes| bytes as f64 / f64::from(1 << 20));
         self.metrics.begin_stage(&config.name, at.step, config.steps);
         self.metrics.say(&format!(
-            "{}: {} trainable and {} frozen numbers",
-            config.name,
-            table.trainable_len(),
-            table.frozen_len()
+            "{}: {trainable} trainable and {frozen} frozen numbers; memory in MiB: parameters {parameters:.0}, gradients {gradients:.0}, \
+             moments {moments:.0}, activations {activations:.0}",
+            config.name
         ));
         let mut folder = self.folder(at.before + at.step);
         for step in at.step..config.steps {
@@ -265,7 +289,7 @@ impl Run<'_> {
             let every = self.config.samples.every;
             if !stopped && every > 0 && total.is_multiple_of(every) {
                 let file = format!("{CHECKPOINT_PREFIX}{total:08}.png");
-                match self.sheet(config.kind, &stage.model, &stage.params, total, &file) {
+                match self.sheet(config, &stage.model, &stage.params, total, &file) {
                     // The next step saves and stops.
                     Err(Error::Interrupted(_)) => {}
                     other => other?,

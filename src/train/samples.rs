@@ -11,7 +11,7 @@ use crate::infer::image::{ImageOptions, Progress};
 use crate::infer::jobs::DESCRIBE;
 use crate::infer::session::Session;
 use crate::infer::text::TextOptions;
-use crate::train::config::{SamplesConfig, StageKind};
+use crate::train::config::{SamplesConfig, StageConfig, StageKind};
 
 /// Folder of the sheets in a run's folder.
 pub const SAMPLES_FOLDER: &str = "samples";
@@ -27,6 +27,8 @@ const CAPTION_TOKENS: usize = 40;
 pub enum Shown {
     /// Pictures from captions only: it has not learned to see yet.
     Drawn,
+    /// Pictures from their tokens and from captions: it has not learned to caption yet.
+    Redrawn,
     /// All columns; a caption simply follows the picture.
     Captions,
     /// All columns; a caption answers the question for it.
@@ -35,10 +37,10 @@ pub enum Shown {
 
 impl Shown {
     /// What the model of a stage can show; nothing before it can draw.
-    pub fn of(kind: StageKind) -> Option<Shown> {
-        match kind {
+    pub fn of(stage: &StageConfig) -> Option<Shown> {
+        match stage.kind {
             StageKind::LanguageModel | StageKind::Alignment | StageKind::Vae => None,
-            StageKind::DiffusionPrior => Some(Shown::Drawn),
+            StageKind::DiffusionPrior => Some(if stage.sees() { Shown::Redrawn } else { Shown::Drawn }),
             StageKind::Pretrain => Some(Shown::Captions),
             StageKind::Questions | StageKind::Regions => Some(Shown::Answers),
         }
@@ -86,7 +88,10 @@ pub fn sheet<E: Element>(
         _ => vec![Piece::Image(picture.clone())],
     };
     let prompts: Vec<Vec<Piece>> = pictures.iter().map(prompt).collect();
-    let own = session.answer(&prompts, &TextOptions::greedy(CAPTION_TOKENS))?;
+    let own = match shown {
+        Shown::Redrawn => vec![String::new(); config.count],
+        _ => session.answer(&prompts, &TextOptions::greedy(CAPTION_TOKENS))?,
+    };
     let again = session.reconstruct(&sources.concat(), config.count, &options, progress)?;
     for i in 0..config.count {
         tiles.push(tile(&sources[i], side, &captions[i])?);

@@ -20,25 +20,20 @@ use crate::train::config::{StageConfig, StageKind};
 const KL_WEIGHT: f64 = 1e-6;
 
 /// Whether a stage trains a parameter.
-pub fn trains(kind: StageKind, model: &DeemConfig, spec: &Spec) -> bool {
+pub fn trains(stage: &StageConfig, model: &DeemConfig, spec: &Spec) -> bool {
     let name = spec.name.as_str();
     let is = |prefix: &str| name.starts_with(prefix);
-    match kind {
+    let tokenizer = || model.trains(spec) && is("visual_tokenizer.") && !is("visual_tokenizer.encoder.");
+    match stage.kind {
         // The head is trained with the language model, and never again (spec 3.5).
         StageKind::LanguageModel => {
             (is("mm_decoder.") && !name.contains("llama_cross_attn")) || name == "text_decoder.head.weight"
         }
         StageKind::Vae => is("visual_tokenizer.encoder.vae."),
-        StageKind::Alignment => {
-            model.trains(spec)
-                && is("visual_tokenizer.")
-                && !is("visual_tokenizer.encoder.")
-                && !is("visual_tokenizer.proj_i.")
-        }
+        StageKind::Alignment => tokenizer() && !is("visual_tokenizer.proj_i."),
         StageKind::DiffusionPrior => {
-            ["visual_tokenizer.encoder.unet.", "visual_tokenizer.proj_i.", "image_decoder.", "context_feat_proj."]
-                .into_iter()
-                .any(is)
+            ["visual_tokenizer.encoder.unet.", "image_decoder.", "context_feat_proj."].into_iter().any(is)
+                || (stage.sees() && tokenizer())
         }
         StageKind::Pretrain | StageKind::Questions | StageKind::Regions => model.trains(spec),
     }
@@ -67,7 +62,7 @@ impl<E: Element> Stage<E> {
         config.freeze = stage.freeze(&model.freeze);
         config.loss = stage.loss(&model.loss);
         let (deem, mut registry) = Deem::new(&config)?;
-        registry.apply(|spec| Some(trains(stage.kind, &config, spec)));
+        registry.apply(|spec| Some(trains(stage, &config, spec)));
         let mut params = Params::new(registry, seed);
         if let Some(before) = before {
             let table = params.table().clone();
@@ -80,7 +75,6 @@ impl<E: Element> Stage<E> {
         let grads = Grads::new(params.table());
         let weights = match stage.kind {
             StageKind::LanguageModel => LossWeights { csr: 0.0, txt: 1.0, img: 0.0 },
-            StageKind::DiffusionPrior => LossWeights { csr: 1.0, txt: 0.0, img: 1.0 },
             _ => config.loss,
         };
         Ok(Stage { kind: stage.kind, model: deem, params, grads, weights })
@@ -113,6 +107,19 @@ impl<E: Element> Stage<E> {
         Ok(named.into_iter().filter(|(name, value)| *name == "loss" || *value != 0.0).collect())
     }
 
+    /// Most bytes of activations in use while the gradients of a batch like this one are found: a dry run of the very same code on an arena that only
+    /// counts.
+    ///
+    /// # Errors
+    /// As [`Stage::accumulate`].
+    pub fn plan(&mut self, batch: &Batch) -> Result<usize> {
+        let cx = Context::planning();
+        let grads = std::mem::replace(&mut self.grads, Grads::planned(self.params.table()));
+        let done = self.accumulate(&cx, batch, 0, 0);
+        self.grads = grads;
+        done.map(|_| cx.arena().stats().peak_bytes)
+    }
+
     /// The batch as the model sees it.
     pub fn inputs(&self, batch: &Batch) -> Inputs {
         let weight = |own: Option<f32>, stage: f64| own.map_or(stage, |own| stage.min(f64::from(own)));
@@ -126,8 +133,9 @@ impl<E: Element> Stage<E> {
             ..crate::data::SpecialIds::OFFICIAL
         };
         let csr = weight(batch.loss_csr_weight, self.weights.csr);
-        // What a text tells to draw must come from the text alone.
+        // What a text tells to draw must come from the text alone. The language model learns nothing here: its words matter only where it looks at tokens.
         let unseen = self.kind == StageKind::DiffusionPrior && csr == 0.0;
+        let txt = if unseen { 0.0 } else { weight(batch.loss_txt_weight, self.weights.txt) };
         Inputs {
             text_ids: batch.text_ids.clone(),
             attention_mask: batch.attention_mask.clone(),
@@ -141,7 +149,7 @@ impl<E: Element> Stage<E> {
             labels: batch.labels(&ids),
             weights: Some(LossWeights {
                 csr,
-                txt: weight(batch.loss_txt_weight, self.weights.txt),
+                txt,
                 img: weight(batch.loss_img_weight, self.weights.img),
             }),
             pictures_unseen: unseen,

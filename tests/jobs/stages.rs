@@ -3,20 +3,20 @@
 use std::sync::Arc;
 
 use deem::Context;
-use deem::data::{Collator, Loader, SceneSource};
+use deem::data::{Batch, Collator, Loader, SceneSource};
+use deem::dtype::Element;
 use deem::ops::random::Stream;
 use deem::train::config::{StageConfig, StageKind, TrainConfig};
 use deem::train::stage::Stage;
 
 const SMALL: &str = include_str!("small.toml");
 
-/// The loss of a stage on its first batch, its gradient along a direction, and the central difference of the loss along it.
-fn along_a_direction(name: &str) -> [f64; 2] {
+/// A stage of the small run with its first batch.
+fn stage<E: Element>(name: &str) -> (Stage<E>, Batch) {
     let mut config = TrainConfig::parse::<&str>(SMALL, &[]).unwrap();
     let (world, tokenizer) = config.resolve().unwrap();
     let stage_config: StageConfig = config.stages.iter().find(|s| s.name == name).unwrap().clone();
-    let cx = Context::host(1);
-    let mut stage = Stage::<f64>::new(&config.model, &stage_config, 3, None).unwrap();
+    let stage = Stage::<E>::new(&config.model, &stage_config, 3, None).unwrap();
     let model = &config.model;
     let collator = Collator {
         world: Arc::new(world),
@@ -28,6 +28,13 @@ fn along_a_direction(name: &str) -> [f64; 2] {
     };
     let source = SceneSource::new(collator, stage_config.recipe(), 0, 0).unwrap();
     let batch = Loader::new(Arc::new(source), 0, 1, 1).unwrap().next_batch().unwrap();
+    (stage, batch)
+}
+
+/// The loss of a stage on its first batch, its gradient along a direction, and the central difference of the loss along it.
+fn along_a_direction(name: &str) -> [f64; 2] {
+    let (mut stage, batch) = stage::<f64>(name);
+    let cx = Context::host(1);
 
     // Away from the first values, where gates and scales are 0 or 1.
     let noise = |name: &str, i: usize| Stream::new(1, name).normal(i as u64);
@@ -58,5 +65,20 @@ fn slopes_are_central_differences() {
         let allowed = 1e-5 * slope.abs().max(1.0);
         assert!((slope - difference).abs() <= allowed, "{}: {slope} is not {difference}", stage.name);
         assert!(slope != 0.0, "{}", stage.name);
+    }
+}
+
+/// A dry run finds exactly the memory that the real one takes.
+#[test]
+fn memory_is_planned() {
+    for config in TrainConfig::parse::<&str>(SMALL, &[]).unwrap().stages {
+        let (mut stage, batch) = stage::<f32>(&config.name);
+        let planned = stage.plan(&batch).unwrap();
+        for threads in [1, 2] {
+            let cx = Context::host(threads);
+            stage.accumulate(&cx, &batch, 0, 0).unwrap();
+            assert_eq!(cx.arena().stats().peak_bytes, planned, "{} on {threads} threads", config.name);
+        }
+        assert!(stage.grads.flat().iter().any(|g| *g != 0.0), "{}", config.name);
     }
 }

@@ -119,14 +119,14 @@ impl Deem {
             }
             weight = Some(m);
         }
-        let present = vec![u8::from(switches.csr_use_mmfs); images];
-        let own = Conditioning { features, levels: levels.clone(), present };
+        let own = Conditioning { features, levels: levels.clone(), present: vec![1; images] };
+        let own = switches.csr_use_mmfs.then_some(own);
         let mut mapped = draws.csr.clone();
         let last = diffusion.schedule.len() - 1;
         for t in &mut mapped.timesteps {
             *t = consistency_timestep(*t, switches.csr_t_scale, switches.csr_t_center).min(last);
         }
-        let (loss, saved) = diffusion.forward(pass, moments, &mapped, context, Some(&own), weight)?;
+        let (loss, saved) = diffusion.forward(pass, moments, &mapped, context, own.as_ref(), weight)?;
         Ok((loss, CsrSaved { diffusion: saved, keep }))
     }
 

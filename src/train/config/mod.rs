@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::log::LogConfig;
 use super::schedule::Rule;
-use crate::data::{Part, Recipe, SampleKind, SceneConfig, Tokenizer, World};
+use crate::data::{Length, Part, Recipe, SampleKind, SceneConfig, Tokenizer, World};
 use crate::dtype::DType;
 use crate::models::config::{DeemConfig, Freeze, LossWeights, SpecialTokens};
 use crate::ops::adamw::AdamW;
@@ -158,7 +158,8 @@ pub enum StageKind {
     Alignment,
     /// The VAE alone, on pictures.
     Vae,
-    /// The UNet with what it reads: texts through the image decoder and, in parts with `consistency`, the tokens of pictures through `proj_i`.
+    /// The UNet with what it reads: texts, through the image decoder, and in parts with `consistency` the tokens of pictures, with the visual tokenizer
+    /// that makes them.
     DiffusionPrior,
     /// Stage 1: all three losses.
     Pretrain,
@@ -246,9 +247,9 @@ pub struct StageConfig {
     /// Decoupled weight decay; without it the optimiser's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<f64>,
-    /// Questions per picture in conversations.
-    #[serde(default = "three")]
-    pub turns: usize,
+    /// How long conversations are.
+    #[serde(default)]
+    pub length: Length,
     /// Whether several documents share a row.
     #[serde(default)]
     pub pack: bool,
@@ -269,10 +270,6 @@ fn one_batch() -> usize {
     1
 }
 
-fn three() -> usize {
-    3
-}
-
 impl StageConfig {
     /// The mixture of samples.
     pub fn recipe(&self) -> Recipe {
@@ -282,7 +279,16 @@ impl StageConfig {
             batch: p.batch.unwrap_or(self.batch),
             consistency: p.consistency,
         };
-        Recipe { parts: self.parts.iter().map(part).collect(), turns: self.turns, pack: self.pack }
+        Recipe { parts: self.parts.iter().map(part).collect(), length: self.length, pack: self.pack }
+    }
+
+    /// Whether pictures are seen, not only drawn: in a diffusion prior, those of parts with `consistency`.
+    pub fn sees(&self) -> bool {
+        match self.kind {
+            StageKind::LanguageModel | StageKind::Vae => false,
+            StageKind::DiffusionPrior => self.parts.iter().any(|part| part.consistency),
+            _ => true,
+        }
     }
 
     /// The loss weights of this stage.
