@@ -89,7 +89,8 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         }
         Command::Parity(args) => {
             if cli.common.dtype == Some(Storage::Bf16) {
-                let text = "parity compares with recordings in f32, whose allowances say nothing of bf16: leave --dtype out";
+                let text =
+                    "parity compares with recordings in f32, whose allowances say nothing of bf16: leave --dtype out";
                 return Err(Failure::Usage(Error::Config(text.into())));
             }
             let table = parity::run::<f32>(&context(&cli.common, 0), &Fixture::open(&args.dir)?)?;

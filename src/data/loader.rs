@@ -60,7 +60,11 @@ pub struct Recipe {
 impl Recipe {
     /// One kind only.
     pub fn only(kind: SampleKind, batch: usize) -> Recipe {
-        Recipe { parts: vec![Part { kind, weight: 1.0, batch, consistency: true }], length: Length::default(), pack: false }
+        Recipe {
+            parts: vec![Part { kind, weight: 1.0, batch, consistency: true }],
+            length: Length::default(),
+            pack: false,
+        }
     }
 
     /// [`Error::Config`] when there is no part with a positive weight, or a batch is empty.
@@ -207,7 +211,12 @@ mod tests {
         let collator = Collator { world, tokenizer, num_img_token: 4, image_size: 16, image_size_dec: 8, max_len: 96 };
         let parts =
             SampleKind::ALL.iter().map(|&kind| Part { kind, weight: 1.0, batch: 3, consistency: true }).collect();
-        Ok(Arc::new(SceneSource::new(collator, Recipe { parts, length: Length { turns: 2, words: 0 }, pack: false }, seed, 1)?))
+        Ok(Arc::new(SceneSource::new(
+            collator,
+            Recipe { parts, length: Length { turns: 2, words: 0 }, pack: false },
+            seed,
+            1,
+        )?))
     }
 
     #[test]

@@ -34,4 +34,3 @@ pub use region::Region;
 pub use sample::{Damage, Picture, Piece, Sample, Source};
 pub use scene::{Scene, SceneConfig, Split, World};
 pub use tokenizer::{SpecialIds, Tokenizer};
-

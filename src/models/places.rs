@@ -51,7 +51,9 @@ pub fn add<E: Element>(pass: &Pass<'_, E>, tokens: &Tensor<E>) -> Result<Tensor<
     let (count, width) = (tokens.shape()[1], tokens.shape()[2]);
     let side = count.isqrt();
     ops::check("places", side * side == count, || {
-        format!("{count} tokens are no square grid; model.diffusion.unet.places needs square maps and a square number of context tokens")
+        format!(
+            "{count} tokens are no square grid; model.diffusion.unet.places needs square maps and a square number of context tokens"
+        )
     })?;
     let codes: Arc<[E]> = table(width, side).iter().map(|&x| E::from_f64(x)).collect();
     let table = pass.cx.tensor([count, width], &codes)?;
@@ -77,11 +79,16 @@ mod tests {
                 let best = (0..16).max_by(|&a, &b| products[a].total_cmp(&products[b])).unwrap();
                 let centre = |i: usize, side: usize| (i as f64 + 0.5) / side as f64;
                 let away = |i: usize| {
-                    let (dy, dx) = (centre(p / side, side) - centre(i / 4, 4), centre(p % side, side) - centre(i % 4, 4));
+                    let (dy, dx) =
+                        (centre(p / side, side) - centre(i / 4, 4), centre(p % side, side) - centre(i % 4, 4));
                     dy.hypot(dx)
                 };
                 let nearest = (0..16).map(away).fold(f64::INFINITY, f64::min);
-                assert!(away(best) <= nearest + 1e-9, "cell {p} of {side}: token {best} at {}, nearest {nearest}", away(best));
+                assert!(
+                    away(best) <= nearest + 1e-9,
+                    "cell {p} of {side}: token {best} at {}, nearest {nearest}",
+                    away(best)
+                );
             }
         }
     }

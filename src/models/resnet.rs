@@ -1,4 +1,4 @@
-//! The residual block of UNet and VAE.
+//! The residual block of UNet and VAE, and their way to the next larger map.
 //!
 //! `y = conv2(silu(GN(conv1(silu(GN(x))) + Linear(silu(temb))))) + shortcut(x)`; the shortcut is a 1x1 convolution where the width changes.
 
@@ -6,7 +6,7 @@ use crate::blocks::{Conv, ConvAdd, ConvSaved, GroupNorm, GroupNormSaved, Linear,
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::memory::Tensor;
-use crate::ops::reduce;
+use crate::ops::{reduce, resample};
 use crate::params::{Grads, Registry};
 
 /// A residual block.
@@ -118,4 +118,33 @@ impl ResnetBlock {
         };
         Ok((pass.add(&dx, &d_residual)?, d_time))
     }
+}
+
+/// `conv(nearest x2 (x))`: `[B, H, W, C]` to `[B, 2H, 2W, C]`.
+///
+/// # Errors
+/// [`crate::Error::Shape`].
+pub fn upsample<E: Element>(pass: &Pass<'_, E>, conv: &Conv, x: &Tensor<E>) -> Result<(Tensor<E>, ConvSaved<E>)> {
+    let s = x.shape();
+    let mut wide = pass.uninit([s[0], 2 * s[1], 2 * s[2], s[3]])?;
+    resample::nearest_x2(pass.cx, x.view(), wide.view_mut())?;
+    conv.forward(pass, &wide)
+}
+
+/// Undoes [`upsample`].
+///
+/// # Errors
+/// [`crate::Error::Shape`].
+pub fn upsample_backward<E: Element>(
+    pass: &Pass<'_, E>,
+    grads: &mut Grads<E::Acc>,
+    conv: &Conv,
+    saved: ConvSaved<E>,
+    dy: &Tensor<E>,
+) -> Result<Tensor<E>> {
+    let d_wide = conv.backward(pass, grads, saved, dy)?;
+    let s = d_wide.shape();
+    let mut dx = pass.uninit([s[0], s[1] / 2, s[2] / 2, s[3]])?;
+    resample::nearest_x2_backward(pass.cx, d_wide.view(), dx.view_mut())?;
+    Ok(dx)
 }

@@ -20,10 +20,10 @@ use crate::error::Result;
 use crate::memory::Tensor;
 use crate::models::mmfs::{Conditioning, MmfsNet, MmfsNetConfig, MmfsNetSaved, MmfsNetValues};
 use crate::models::places;
-use crate::models::resnet::{ResnetBlock, ResnetSaved};
+use crate::models::resnet::{ResnetBlock, ResnetSaved, upsample, upsample_backward};
 use crate::ops::activation::{self, Activation};
 use crate::ops::conv2d::Pad;
-use crate::ops::{copy, resample, timestep_embedding};
+use crate::ops::{copy, timestep_embedding};
 use crate::params::{Grads, Registry};
 
 /// Sizes of a UNet.
@@ -517,10 +517,7 @@ impl Unet {
             }
             let mut resize = None;
             if let Some(conv) = &level.resize {
-                let s = h.shape();
-                let mut wide = pass.uninit([s[0], 2 * s[1], 2 * s[2], s[3]])?;
-                resample::nearest_x2(pass.cx, h.view(), wide.view_mut())?;
-                let (y, saved) = conv.forward(pass, &wide)?;
+                let (y, saved) = upsample(pass, conv, &h)?;
                 h = y;
                 resize = Some(saved);
             }
@@ -553,11 +550,7 @@ impl Unet {
         let mut d_skips = Vec::new();
         for (level, saved) in self.up.iter().zip(saved.up).rev() {
             if let (Some(conv), Some(saved)) = (&level.resize, saved.resize) {
-                let d_wide = conv.backward(pass, grads, saved, &dh)?;
-                let s = d_wide.shape();
-                let mut d = pass.uninit([s[0], s[1] / 2, s[2] / 2, s[3]])?;
-                resample::nearest_x2_backward(pass.cx, d_wide.view(), d.view_mut())?;
-                dh = d;
+                dh = upsample_backward(pass, grads, conv, saved, &dh)?;
             }
             for (layer, saved) in level.layers.iter().zip(saved.layers).rev() {
                 let widths = (layer.resnet.input() - layer.skip, layer.skip);

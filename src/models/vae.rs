@@ -13,9 +13,9 @@ use crate::blocks::{Conv, ConvSaved, GroupNorm, GroupNormSaved, Pass};
 use crate::dtype::{Element, Real};
 use crate::error::Result;
 use crate::memory::Tensor;
-use crate::models::resnet::{ResnetBlock, ResnetSaved};
+use crate::models::resnet::{ResnetBlock, ResnetSaved, upsample, upsample_backward};
+use crate::ops::check_shape;
 use crate::ops::conv2d::Pad;
-use crate::ops::{check_shape, resample};
 use crate::params::{Grads, Init, Registry};
 
 /// Sizes of a VAE.
@@ -347,10 +347,7 @@ impl Vae {
                 resnets.push(saved);
             }
             if let Some(conv) = &level.resize {
-                let s = h.shape();
-                let mut wide = pass.uninit([s[0], 2 * s[1], 2 * s[2], s[3]])?;
-                resample::nearest_x2(pass.cx, h.view(), wide.view_mut())?;
-                let (y, saved) = conv.forward(pass, &wide)?;
+                let (y, saved) = upsample(pass, conv, &h)?;
                 h = y;
                 resize = Some(saved);
             }
@@ -376,11 +373,7 @@ impl Vae {
         let mut dh = self.decoder_norm.backward(pass, grads, saved.norm, &dh)?;
         for (level, saved) in self.up.iter().zip(saved.up).rev() {
             if let (Some(conv), Some(saved)) = (&level.resize, saved.resize) {
-                let d_wide = conv.backward(pass, grads, saved, &dh)?;
-                let s = d_wide.shape();
-                let mut d = pass.uninit([s[0], s[1] / 2, s[2] / 2, s[3]])?;
-                resample::nearest_x2_backward(pass.cx, d_wide.view(), d.view_mut())?;
-                dh = d;
+                dh = upsample_backward(pass, grads, conv, saved, &dh)?;
             }
             for (block, saved) in level.resnets.iter().zip(saved.resnets).rev() {
                 dh = block.backward(pass, grads, saved, &dh)?.0;

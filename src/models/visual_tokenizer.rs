@@ -105,7 +105,19 @@ impl VisualTokenizer {
         let proj_t = proj(reg, "proj_t", llm);
         let proj_i = proj(reg, "proj_i", context);
         let (path, config) = (path.into(), config.clone());
-        VisualTokenizer { pos_embed, encoder, pooling, pos_proj, pos_ln, post_ln, qformer, proj_t, proj_i, path, config }
+        VisualTokenizer {
+            pos_embed,
+            encoder,
+            pooling,
+            pos_proj,
+            pos_ln,
+            post_ln,
+            qformer,
+            proj_t,
+            proj_i,
+            path,
+            config,
+        }
     }
 
     /// Whether anything before the projections is trained.

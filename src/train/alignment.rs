@@ -1,4 +1,4 @@
-//! The stage `alignment`: the visual tokenizer learns to speak the language model's words before it is trained through the language model.
+//! Alignment: the visual tokenizer learns to speak the language model's words before it is trained through the language model.
 //!
 //! ```text
 //! v_q    = vis_embed of picture token q                                  [I, Q, C]
@@ -10,14 +10,20 @@
 //! It stands in for what the paper takes as given, an encoder pre-trained by contrasting pictures with words: each token is contrasted with all words of
 //! the vocabulary, as RegionCLIP (arXiv 2112.09106) contrasts regions with concepts. The second term gives the tokens the length that words
 //! have, which the contrast alone leaves free. No language model runs, so a picture costs a fraction of what it costs in later stages.
+//!
+//! The stage `alignment` does this alone. A diffusion prior does it beside the consistency loss of the same pictures, with a small weight: the tokens stay
+//! the words that they have become while UNet and tokenizer agree on what else a token says (its ground, where exactly, which way it looks).
 
-use super::stage::Stage;
+use super::config::StageKind;
+use super::stage::{Stage, step_seed};
 use crate::blocks::Pass;
 use crate::data::Batch;
 use crate::device::Context;
 use crate::dtype::{Element, Real};
 use crate::error::{Error, Result};
 use crate::memory::Tensor;
+use crate::models::config::LossWeights;
+use crate::models::deem::{Deem, Draws, join_maps, split_maps};
 use crate::models::visual_tokenizer::VisualTokensGradient;
 use crate::ops::gemm::Form;
 use crate::ops::random::Stream;
@@ -37,7 +43,7 @@ fn layouts(batch: &Batch, image: i32, count: usize) -> Result<Vec<i32>> {
         let first = row.iter().rposition(|&id| id == image).map_or(0, |last| last + 1);
         let Some(found) = row.get(first..first + count).filter(|_| first > 0 && first + count <= end) else {
             return Err(Error::Config(format!(
-                "the stage `alignment` needs pictures followed by {count} words (num_img_token), one for each token: parts of kind `layouts`, \
+                "aligning tokens with words needs pictures followed by {count} words (num_img_token), one for each token: parts of kind `layouts`, \
                  data.scenes.layout_side^2 = num_img_token and names of one word"
             )));
         };
@@ -47,54 +53,96 @@ fn layouts(batch: &Batch, image: i32, count: usize) -> Result<Vec<i32>> {
 }
 
 impl<E: Element> Stage<E> {
-    /// Adds the gradients of one batch of pictures with layouts.
-    pub(super) fn accumulate_alignment(
+    /// Adds the gradients of one batch of pictures with layouts: of the alignment and, in a diffusion prior, of the consistency loss.
+    pub(super) fn accumulate_layouts(
         &mut self,
         cx: &Context,
         batch: &Batch,
-        drop_path: u64,
+        seed: u64,
+        number: u64,
     ) -> Result<Vec<(&'static str, f64)>> {
-        let config = &self.model.config;
-        let (images, count) = (batch.num_images(), config.num_img_token);
-        let words = layouts(batch, config.special.image, count)?;
-        let frequent = most_frequent(&words);
-        let contrasted = balanced(&words, frequent, drop_path);
-        let rows = contrasted.iter().filter(|&&w| w != cross_entropy::IGNORE).count();
+        let weights = match self.kind {
+            StageKind::Alignment => LossWeights { csr: 0.0, txt: 1.0, img: 0.0 },
+            _ => self.weights,
+        };
+        let (model, images) = (&self.model, batch.num_images());
+        let words = layouts(batch, model.config.special.image, model.config.num_img_token)?;
+        let redrawn = weights.csr != 0.0;
+        let draws = if redrawn { self.draws(cx, images, seed, number)? } else { Draws::default() };
         let pass = Pass::new(cx, &self.params);
-        let tokenizer = &self.model.tokenizer;
-        let (tokens, saved) = tokenizer.forward(&pass, &batch.images, images, None, false, Some(drop_path))?;
-        let width = config.llm.hidden_size;
-        let v = tokens.vis_embed.reshape([images * count, width]);
-        let maps = vec![None; tokens.maps.len()];
+        let drop_path = Some(step_seed(seed, number));
+        let (tokens, saved) = model.tokenizer.forward(&pass, &batch.images, images, None, redrawn, drop_path)?;
+        let mut d = VisualTokensGradient { maps: vec![None; tokens.maps.len()], vis_embed: None, dif_embed: None };
+        let mut csr = 0.0;
+        if let (Some(diffusion), Some(context)) = (&model.diffusion, &tokens.dif_embed) {
+            let shapes: Vec<[usize; 4]> =
+                tokens.maps.iter().map(|m| m.shape()).map(|s| [s[0], s[1], s[2], s[3]]).collect();
+            let (features, levels) = join_maps(&pass, &tokens.maps)?;
+            let moments = diffusion.moments(&pass, &batch.images_dec, images, 1)?;
+            let (loss, saved) =
+                model.consistency(&pass, diffusion, &draws, context, &features, &levels, None, &moments)?;
+            let gradient = saved.backward(&pass, &mut self.grads, diffusion, weights.csr)?;
+            d.dif_embed = gradient.context;
+            d.maps = split_maps(&pass, gradient.features, &shapes)?;
+            csr = loss;
+        }
         drop(tokens.maps);
-
-        let table = pass.param(self.model.llm.embed_tokens);
-        let square = table.data().iter().map(|x| x.to_f64().powi(2)).sum::<f64>() / config.llm.vocab_size as f64;
-        let temperature = square / SHARPNESS;
-        let mut scaled = pass.uninit(v.shape())?;
-        add::scale(cx, 1.0 / temperature, v.view(), scaled.view_mut())?;
-        let logits = pass.product(Form::Nt, scaled.view(), table, [words.len(), config.llm.vocab_size])?;
-        let mut lse = pass.statistics([words.len()])?;
-        let contrast = cross_entropy::forward(cx, logits.view(), &contrasted, lse.view_mut())?.mean();
-        let contrast = contrast.as_f64();
-        let named = correct(&logits, &words, frequent);
-
-        let mut targets: Tensor<E> = pass.uninit(v.shape())?;
-        embedding::gather(cx, table, &words, targets.view_mut())?;
-        let distance = mse::forward(cx, v.view(), targets.view(), None, None)? * width as f64 / square;
-
-        // Undoes the distance, then the contrast.
-        let mut d_distance = pass.uninit(v.shape())?;
-        mse::backward(cx, v.view(), targets.view(), None, width as f64 / square, d_distance.view_mut())?;
-        let mut d_logits = pass.uninit(logits.shape())?;
-        let scale = 1.0 / (temperature * rows.max(1) as f64);
-        cross_entropy::backward(cx, logits.view(), &contrasted, lse.view(), scale, d_logits.view_mut())?;
-        let d_contrast = pass.product(Form::Nn, d_logits.view(), table, v.shape())?;
-        let d = pass.add(&d_distance, &d_contrast)?.reshape([images, count, width]);
-        let d = VisualTokensGradient { maps, vis_embed: Some(d), dif_embed: None };
-        tokenizer.backward(&pass, &mut self.grads, saved, d)?;
-        Ok(vec![("loss", contrast + distance), ("contrast", contrast), ("distance", distance), ("named", named)])
+        let (found, d_vis) = align(&pass, model, tokens.vis_embed, &words, weights.txt, drop_path)?;
+        d.vis_embed = Some(d_vis);
+        model.tokenizer.backward(&pass, &mut self.grads, saved, d)?;
+        let Found { contrast, distance, named } = found;
+        let loss = weights.txt * (contrast + distance) + weights.csr * csr;
+        let values =
+            [("loss", loss), ("loss_csr", csr), ("contrast", contrast), ("distance", distance), ("named", named)];
+        Ok(values.into_iter().filter(|(name, _)| redrawn || *name != "loss_csr").collect())
     }
+}
+
+/// What an alignment says of itself.
+struct Found {
+    contrast: f64,
+    distance: f64,
+    /// See [`correct`].
+    named: f64,
+}
+
+/// The alignment of tokens `[I, Q, C]` with words `[I * Q]`, and the gradient of `weight` times contrast + distance.
+fn align<E: Element>(
+    pass: &Pass<'_, E>,
+    model: &Deem,
+    tokens: Tensor<E>,
+    words: &[i32],
+    weight: f64,
+    seed: Option<u64>,
+) -> Result<(Found, Tensor<E>)> {
+    let (cx, vocabulary, shape) = (pass.cx, model.config.llm.vocab_size, tokens.shape());
+    let width = shape.last();
+    let frequent = most_frequent(words);
+    let contrasted = balanced(words, frequent, seed.unwrap_or(0));
+    let rows = contrasted.iter().filter(|&&w| w != cross_entropy::IGNORE).count();
+    let v = tokens.reshape([words.len(), width]);
+    let table = pass.param(model.llm.embed_tokens);
+    let square = table.data().iter().map(|x| x.to_f64().powi(2)).sum::<f64>() / vocabulary as f64;
+    let temperature = square / SHARPNESS;
+    let mut scaled = pass.uninit(v.shape())?;
+    add::scale(cx, 1.0 / temperature, v.view(), scaled.view_mut())?;
+    let logits = pass.product(Form::Nt, scaled.view(), table, [words.len(), vocabulary])?;
+    let mut lse = pass.statistics([words.len()])?;
+    let contrast = cross_entropy::forward(cx, logits.view(), &contrasted, lse.view_mut())?.mean().as_f64();
+    let named = correct(&logits, words, frequent);
+    let mut targets: Tensor<E> = pass.uninit(v.shape())?;
+    embedding::gather(cx, table, words, targets.view_mut())?;
+    let distance = mse::forward(cx, v.view(), targets.view(), None, None)? * width as f64 / square;
+
+    // Undoes the distance, then the contrast.
+    let mut d_distance = pass.uninit(v.shape())?;
+    mse::backward(cx, v.view(), targets.view(), None, weight * width as f64 / square, d_distance.view_mut())?;
+    let mut d_logits = pass.uninit(logits.shape())?;
+    let scale = weight / (temperature * rows.max(1) as f64);
+    cross_entropy::backward(cx, logits.view(), &contrasted, lse.view(), scale, d_logits.view_mut())?;
+    let d_contrast = pass.product(Form::Nn, d_logits.view(), table, v.shape())?;
+    let d = pass.add(&d_distance, &d_contrast)?.reshape(shape);
+    Ok((Found { contrast, distance, named }, d))
 }
 
 /// The most frequent word: that of cells in which nothing is.

@@ -169,7 +169,8 @@ impl Run<'_> {
         total: u64,
         file: &str,
     ) -> Result<()> {
-        let Some(shown) = Shown::of(stage).filter(|_| self.config.samples.count > 0 && model.diffusion.is_some()) else {
+        let Some(shown) = Shown::of(stage).filter(|_| self.config.samples.count > 0 && model.diffusion.is_some())
+        else {
             return Ok(());
         };
         let (world, tokenizer) = (self.world.clone(), self.tokenizer.clone());

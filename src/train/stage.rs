@@ -49,7 +49,7 @@ pub struct Stage<E: Element> {
     pub params: Params<E>,
     /// Their gradients.
     pub grads: Grads<E::Acc>,
-    weights: LossWeights,
+    pub(super) weights: LossWeights,
 }
 
 impl<E: Element> Stage<E> {
@@ -94,8 +94,9 @@ impl<E: Element> Stage<E> {
         if self.kind == StageKind::Vae {
             return self.accumulate_vae(cx, batch, seed, number);
         }
-        if self.kind == StageKind::Alignment {
-            return self.accumulate_alignment(cx, batch, step_seed(seed, number));
+        let seen = batch.loss_csr_weight != Some(0.0);
+        if self.kind == StageKind::Alignment || (self.kind == StageKind::DiffusionPrior && seen) {
+            return self.accumulate_layouts(cx, batch, seed, number);
         }
         let inputs = self.inputs(batch);
         let draws = self.draws(cx, inputs.num_images(), seed, number)?;
@@ -132,15 +133,14 @@ impl<E: Element> Stage<E> {
             image: s.image,
             ..crate::data::SpecialIds::OFFICIAL
         };
-        let csr = weight(batch.loss_csr_weight, self.weights.csr);
-        // What a text tells to draw must come from the text alone. The language model learns nothing here: its words matter only where it looks at tokens.
-        let unseen = self.kind == StageKind::DiffusionPrior && csr == 0.0;
-        let txt = if unseen { 0.0 } else { weight(batch.loss_txt_weight, self.weights.txt) };
+        // What a text tells to draw must come from the text alone, and the language model learns nothing here.
+        let prior = self.kind == StageKind::DiffusionPrior;
+        let txt = if prior { 0.0 } else { weight(batch.loss_txt_weight, self.weights.txt) };
         Inputs {
             text_ids: batch.text_ids.clone(),
             attention_mask: batch.attention_mask.clone(),
             rows: batch.rows,
-            images: if unseen { Vec::new() } else { batch.images.clone() },
+            images: if prior { Vec::new() } else { batch.images.clone() },
             images_dec: batch.images_dec.clone(),
             image_masks: batch.image_masks.clone(),
             image_loss_weights: None,
@@ -148,16 +148,16 @@ impl<E: Element> Stage<E> {
             nearest_bos: batch.nearest_bos.clone(),
             labels: batch.labels(&ids),
             weights: Some(LossWeights {
-                csr,
+                csr: weight(batch.loss_csr_weight, self.weights.csr),
                 txt,
                 img: weight(batch.loss_img_weight, self.weights.img),
             }),
-            pictures_unseen: unseen,
+            pictures_unseen: prior,
         }
     }
 
     /// The random numbers of a step.
-    fn draws(&self, cx: &Context, images: usize, seed: u64, number: u64) -> Result<Draws> {
+    pub(super) fn draws(&self, cx: &Context, images: usize, seed: u64, number: u64) -> Result<Draws> {
         let Some(config) = self.model.config.diffusion.as_ref().filter(|_| images > 0) else {
             return Ok(Draws { drop_path: Some(step_seed(seed, number)), ..Draws::default() });
         };
@@ -251,6 +251,6 @@ pub fn latent_side(model: &DeemConfig) -> Result<usize> {
 }
 
 /// The seed of one batch.
-fn step_seed(seed: u64, number: u64) -> u64 {
+pub(super) fn step_seed(seed: u64, number: u64) -> u64 {
     seed ^ (number.wrapping_add(1)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }

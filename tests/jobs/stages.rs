@@ -82,3 +82,29 @@ fn memory_is_planned() {
         assert!(stage.grads.flat().iter().any(|g| *g != 0.0), "{}", config.name);
     }
 }
+
+/// In bf16 every stage finds the losses and gradients of f64 up to rounding: a number is rounded (relative 2^-9) about once per op, so after the about 100 ops on the
+/// longest way (UNet behind tokenizer) errors of random sign come to 10 * 2^-9 = 2 %; losses are means and err less than gradients do.
+#[test]
+fn stages_in_bf16_are_near() {
+    for config in TrainConfig::parse::<&str>(SMALL, &[]).unwrap().stages {
+        let cx = Context::host(2);
+        let (mut exact, batch) = stage::<f64>(&config.name);
+        let (mut rounded, _) = stage::<half::bf16>(&config.name);
+        let losses = [exact.accumulate(&cx, &batch, 0, 0).unwrap(), rounded.accumulate(&cx, &batch, 0, 0).unwrap()];
+        let [wanted, found] = losses.map(|values| values.iter().find(|(name, _)| *name == "loss").unwrap().1);
+        assert!((found - wanted).abs() <= 0.02 * wanted.abs(), "{}: {found} is far from {wanted}", config.name);
+        let dot = |a: &mut dyn Iterator<Item = (f64, f64)>| a.fold(0.0, |s, (x, y)| s + x * y);
+        let (a, b) = (exact.grads.flat(), rounded.grads.flat());
+        let wide = || b.iter().map(|&x| f64::from(x));
+        let [ab, aa, bb] = [
+            dot(&mut a.iter().copied().zip(wide())),
+            dot(&mut a.iter().copied().zip(a.iter().copied())),
+            dot(&mut wide().zip(wide())),
+        ];
+        // An error of relative length e turns a gradient by about e: its cosine falls by e^2 / 2.
+        let cosine = ab / (aa * bb).sqrt();
+        assert!(cosine > 0.98, "{}: cosine {cosine}", config.name);
+        assert!((bb / aa).sqrt() > 0.9 && (bb / aa).sqrt() < 1.1, "{}: lengths {aa} {bb}", config.name);
+    }
+}

@@ -33,8 +33,7 @@ pub use document::{Document, Draws, Inputs};
 use pictures::{CsrSaved, NipSaved};
 use text::TextSaved;
 pub use vision::Seen;
-pub(crate) use vision::join_maps;
-use vision::split_maps;
+pub(crate) use vision::{join_maps, split_maps};
 
 /// The losses of a batch, unweighted.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -304,4 +303,3 @@ impl Deem {
         self.any_trains(pass, llm) || (pictures && self.tokenizer_trains(pass))
     }
 }
-

@@ -16,7 +16,7 @@ use crate::ops::diffusion::consistency_timestep;
 use crate::ops::{add, embedding};
 use crate::params::Grads;
 
-pub(super) struct CsrSaved<E: Element> {
+pub(crate) struct CsrSaved<E: Element> {
     diffusion: DiffusionSaved<E>,
     /// Per row of the features, if there are regions.
     keep: Option<Vec<f32>>,
@@ -24,7 +24,7 @@ pub(super) struct CsrSaved<E: Element> {
 
 impl<E: Element> CsrSaved<E> {
     /// Gradients of the context and of the unmasked features under `weight` times the consistency loss.
-    pub(super) fn backward(
+    pub(crate) fn backward(
         self,
         pass: &Pass<'_, E>,
         grads: &mut Grads<E::Acc>,
@@ -80,10 +80,9 @@ impl<E: Element> NipSaved<E> {
 }
 
 impl Deem {
-
     /// The consistency loss (spec 5.1).
     #[allow(clippy::too_many_arguments)]
-    pub(super) fn consistency<E: Element>(
+    pub(crate) fn consistency<E: Element>(
         &self,
         pass: &Pass<'_, E>,
         diffusion: &Diffusion,

@@ -184,7 +184,7 @@ pub(crate) fn join_maps<E: Element>(pass: &Pass<'_, E>, maps: &[Tensor<E>]) -> R
 }
 
 /// Undoes [`join_maps`].
-pub(super) fn split_maps<E: Element>(
+pub(crate) fn split_maps<E: Element>(
     pass: &Pass<'_, E>,
     features: Option<Tensor<E>>,
     shapes: &[[usize; 4]],

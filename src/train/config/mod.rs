@@ -158,8 +158,8 @@ pub enum StageKind {
     Alignment,
     /// The VAE alone, on pictures.
     Vae,
-    /// The UNet with what it reads: texts, through the image decoder, and in parts with `consistency` the tokens of pictures, with the visual tokenizer
-    /// that makes them.
+    /// The UNet with what it reads: texts, through the image decoder, and in parts of `layouts` the tokens of pictures, with the visual tokenizer that
+    /// makes them and stays aligned (`loss.txt` weighs the alignment).
     DiffusionPrior,
     /// Stage 1: all three losses.
     Pretrain,
@@ -317,6 +317,14 @@ impl StageConfig {
         }
         if self.kind == StageKind::Alignment && self.parts.iter().any(|p| p.kind != SampleKind::Layouts) {
             return fail("the tokenizer alone reads layouts: all parts must be `layouts`");
+        }
+        if self.kind == StageKind::DiffusionPrior
+            && self.parts.iter().any(|p| p.consistency != (p.kind == SampleKind::Layouts))
+        {
+            return fail(
+                "a diffusion prior sees the pictures of `layouts` and draws those of all other parts from their texts alone: \
+                 `layouts` need `consistency = true`, all others `consistency = false`",
+            );
         }
         self.groups.iter().flatten().try_for_each(Rule::check)?;
         match self.recipe().check() {
