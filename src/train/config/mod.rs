@@ -291,9 +291,10 @@ impl StageConfig {
         }
     }
 
-    /// The loss weights of this stage.
+    /// The loss weights of this stage. A model without consistency loss (the paper's baseline) has none in any stage.
     pub fn loss(&self, model: &LossWeights) -> LossWeights {
         let LossOverrides { csr, txt, img } = self.loss;
+        let csr = csr.filter(|_| model.csr != 0.0);
         LossWeights { csr: csr.unwrap_or(model.csr), txt: txt.unwrap_or(model.txt), img: img.unwrap_or(model.img) }
     }
 

@@ -190,3 +190,19 @@ fn the_papers_model_has_the_papers_sizes() {
     let llama = count(&|reg| drop(Llama::new(reg, "l", &model.llm, embed)));
     assert_eq!(llama, 131_096_576 + 6_476_271_616 + 200_471_944);
 }
+
+#[test]
+fn the_baseline_has_no_consistency_loss_anywhere() {
+    for (set, none) in [(&[] as &[&str], false), (&["loss.csr=0"], true)] {
+        let config = tiny(set).unwrap();
+        let weights: Vec<f64> = config.stages.iter().map(|stage| stage.loss(&config.model.loss).csr).collect();
+        assert_eq!(weights.iter().all(|&w| w == 0.0), none, "{weights:?}");
+    }
+}
+
+#[test]
+fn a_prior_sees_layouts_and_nothing_else() {
+    fails("stages.prior.parts=[{ kind = \"imagining\" }]", &["prior", "consistency"]);
+    fails("stages.prior.parts=[{ kind = \"layouts\", consistency = false }]", &["prior", "consistency"]);
+    tiny(&["stages.prior.parts=[{ kind = \"imagining\", consistency = false }]"]).unwrap();
+}
