@@ -1,0 +1,5 @@
+//! Device memory.
+
+/// Device memory.
+#[derive(Debug)]
+pub struct Memory {}
