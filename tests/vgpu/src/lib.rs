@@ -22,3 +22,4 @@ pub mod exec;
 pub mod machine;
 pub mod memory;
 pub mod program;
+pub mod ptx;
