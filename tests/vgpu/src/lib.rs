@@ -19,6 +19,7 @@
 
 pub mod checks;
 pub mod exec;
+pub mod isa;
 pub mod machine;
 pub mod memory;
 pub mod program;
