@@ -16,3 +16,5 @@
 //! ```
 //!
 //! An arrow only ever points down; nothing here knows any program that runs on it.
+
+pub mod memory;
