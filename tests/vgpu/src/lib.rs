@@ -17,4 +17,6 @@
 //!
 //! An arrow only ever points down; nothing here knows any program that runs on it.
 
+pub mod checks;
+pub mod machine;
 pub mod memory;

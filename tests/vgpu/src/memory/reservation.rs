@@ -156,8 +156,7 @@ fn map(file: i32, bytes: u64, protection: i32, preferred: Option<u64>) -> Result
     let flags = kind | libc::MAP_NORESERVE;
     let attempt = |address: u64, flags: i32| {
         // SAFETY: a fresh mapping; `MAP_FIXED_NOREPLACE` refuses to cover an existing one.
-        let mapped =
-            unsafe { libc::mmap(address as *mut libc::c_void, bytes as usize, protection, flags, file, 0) };
+        let mapped = unsafe { libc::mmap(address as *mut libc::c_void, bytes as usize, protection, flags, file, 0) };
         (mapped != libc::MAP_FAILED).then_some(mapped as u64)
     };
     preferred

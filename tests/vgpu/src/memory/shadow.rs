@@ -66,7 +66,13 @@ impl Shadow {
         clear(offset, first);
         clear(last, offset + bytes);
         // SAFETY: whole pages of our own private mapping, which read as zero afterwards.
-        unsafe { libc::madvise((self.words as u64 + first / 8) as *mut libc::c_void, ((last - first) / 8) as usize, libc::MADV_DONTNEED) };
+        unsafe {
+            libc::madvise(
+                (self.words as u64 + first / 8) as *mut libc::c_void,
+                ((last - first) / 8) as usize,
+                libc::MADV_DONTNEED,
+            )
+        };
     }
 
     /// The first byte of the range that was never written.

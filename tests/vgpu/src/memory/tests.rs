@@ -67,7 +67,10 @@ fn bad_host_pointers_are_errors() {
     let memory = memory();
     let address = memory.allocate(4096, Kind::Device).unwrap();
     for host in [0u64, 8, 0xdead_0000_0000_0000, u64::MAX - 100, address] {
-        assert!(matches!(memory.write_from_host(address, host, 64), Err(MemoryError::BadHostRange { .. })), "{host:#x}");
+        assert!(
+            matches!(memory.write_from_host(address, host, 64), Err(MemoryError::BadHostRange { .. })),
+            "{host:#x}"
+        );
         assert!(matches!(memory.read_to_host(host, address, 64), Err(MemoryError::BadHostRange { .. })), "{host:#x}");
     }
     assert!(memory.register(0x10, 64).is_err());
