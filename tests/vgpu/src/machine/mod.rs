@@ -1,13 +1,10 @@
 //! The described GPU: what it can hold, how fast its parts are, and what follows from both.
 //!
 //! * [`Machine`]: limits and rates of an A100 or an H100, from NVIDIA's published tables.
-//! * [`counters`]: what the executor counts during a launch.
 //! * [`footprint`]: which sectors of device memory a launch touched, hence its L2 and DRAM traffic.
 
-pub mod counters;
 pub mod footprint;
 
-pub use counters::{Class, Counters, TensorType};
 pub use footprint::Footprint;
 
 use std::fmt;
