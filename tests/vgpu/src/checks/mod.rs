@@ -1,12 +1,10 @@
-//! Findings.
+//! What is checked, and how a finding reads.
+//!
+//! A check is something that a GPU would let pass or would punish without a word. [`Checks`] says which are on (`VGPU_CHECKS`), a
+//! [`Finding`] is one fault with everything that is known about it.
 
-/// What a launch checks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Checks {
-    /// Every check at once.
-    pub on: bool,
-}
+mod finding;
+mod flags;
 
-/// One thing that a kernel did wrong.
-#[derive(Debug, Clone)]
-pub struct Finding {}
+pub use finding::{Finding, Kind, Place, Source, Space};
+pub use flags::{Checks, FlagError};

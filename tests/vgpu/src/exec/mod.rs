@@ -94,8 +94,10 @@ pub struct Counters {
     pub lanes: u64,
     /// Branches that split a warp.
     pub divergent_branches: u64,
-    /// Tensor-core operations (a multiplication and an addition are two) by type of the inputs.
+    /// Tensor-core operations of `mma` (a multiplication and an addition are two) by type of the inputs.
     pub tensor_flop: [u64; Tensor::COUNT],
+    /// The same of `wgmma`, which reaches a higher rate.
+    pub warpgroup_tensor_flop: [u64; Tensor::COUNT],
     /// Warp-wide accesses to shared memory.
     pub shared_accesses: u64,
     /// Cycles that shared memory was busy: 128 bytes each, more with bank conflicts.
@@ -112,10 +114,12 @@ pub struct Counters {
     pub store_sectors_ideal: u64,
     /// Bytes that went to local memory (spills and indexed arrays), loads and stores.
     pub local_bytes: u64,
-    /// Sectors found in the modelled L2.
-    pub l2_hits: u64,
-    /// Sectors that were not: 32 bytes each from DRAM.
-    pub l2_misses: u64,
+    /// Sectors that loads touched at least once in the launch ([`crate::machine::Footprint`]): what must come from DRAM into a cold cache.
+    pub distinct_load_sectors: u64,
+    /// Sectors that stores touched at least once in the launch: what must go back to DRAM.
+    pub distinct_store_sectors: u64,
+    /// Instructions of the warp that had most: the latency of the launch hangs on it.
+    pub longest_warp: u64,
     /// Blocks that ran.
     pub blocks: u64,
     /// Warps that ran.
