@@ -22,7 +22,7 @@
 //! | [`convert`] | cvt, cvt.pack |
 //! | [`exchange`] | shfl vote match redux elect |
 //! | [`matrix`] | mma, ldmatrix, stmatrix, movmatrix, wgmma and its descriptors |
-//! | `tensor_map` | the 128 bytes of a `CUtensorMap`, boxes and swizzles of tensor copies |
+//! | [`tensor_map`] | the 128 bytes of a `CUtensorMap`, boxes and swizzles of tensor copies |
 
 // A lane index addresses several registers at once.
 #![allow(clippy::needless_range_loop)]
@@ -38,6 +38,7 @@ pub mod float64;
 pub mod half;
 pub mod integer;
 pub mod matrix;
+pub mod tensor_map;
 
 /// Threads of a warp.
 pub const WARP: usize = 32;
