@@ -10,6 +10,9 @@ mod exchange;
 mod float;
 mod half;
 mod integer;
+mod matrix;
+mod tensor_map;
+mod wgmma;
 
 use cuda::isa::Rounding;
 use cuda::isa::exact::Format;
