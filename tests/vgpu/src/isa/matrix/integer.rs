@@ -3,7 +3,7 @@
 //! A lane's register of A and one of B with the same `t` hold the same stretch of `k`. So an element of D is a sum, over
 //! registers and the four lanes of a row and of a column, of dot products of registers, as `dp4a` has them.
 //!
-//! Bytes in shape m16n8 go through the vectors of [`product`]: at most 32 products below 2^16 sum to less than 2^24, which
+//! Bytes in shape m16n8 go through the vectors of the floating-point shapes: at most 32 products below 2^16 sum to less than 2^24, which
 //! f32 holds exactly.
 
 use super::{Element, Level, Mma, product};
