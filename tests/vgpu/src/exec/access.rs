@@ -154,17 +154,22 @@ impl Mode {
 /// The addresses of a memory operand: a register of 32 or 64 bits (bit 8 of the modifier tells) plus the immediate.
 #[inline(always)]
 pub(crate) fn addresses(warp: &Warp<'_>, instruction: &Instruction, base: Operand) -> Lanes64 {
-    let offset = instruction.immediate;
+    addresses_at(warp, base, instruction.modifier & 1 << 8 != 0, instruction.immediate as i64)
+}
+
+/// The addresses in a register of 32 or 64 bits, plus an offset.
+#[inline(always)]
+pub(crate) fn addresses_at(warp: &Warp<'_>, base: Operand, is_wide: bool, offset: i64) -> Lanes64 {
     let mut addresses = [0; WARP];
-    if instruction.modifier & 1 << 8 != 0 {
+    if is_wide {
         let base = warp.read::<u64>(base);
         for lane in 0..WARP {
-            addresses[lane] = base[lane].wrapping_add(offset);
+            addresses[lane] = base[lane].wrapping_add_signed(offset);
         }
     } else {
         let base = warp.lanes(base);
         for lane in 0..WARP {
-            addresses[lane] = u64::from(base[lane].wrapping_add(offset as u32));
+            addresses[lane] = u64::from(base[lane].wrapping_add_signed(offset as i32));
         }
     }
     addresses

@@ -1,5 +1,6 @@
 //! What each instruction of the text means: the handler, the operands, and what it counts as. One file per family.
 
+mod asynchronous;
 mod atomic;
 mod compare;
 mod control;
@@ -91,6 +92,7 @@ pub(super) fn instruction<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, oper
         atomic::decode,
         warp::decode,
         matrix::decode,
+        asynchronous::decode,
         control::decode,
     ];
     for family in families {
