@@ -1,3 +1,4 @@
 //! The tests of the virtual GPU, one module per area.
 
+mod faults;
 mod isa;

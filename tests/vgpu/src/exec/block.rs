@@ -51,7 +51,13 @@ impl Block {
     ///
     /// # Errors
     /// The number with which others have come.
-    pub fn arrive(&mut self, barrier: usize, warp: u32, threads: u32, expected: Option<u32>) -> Result<(), Option<u32>> {
+    pub fn arrive(
+        &mut self,
+        barrier: usize,
+        warp: u32,
+        threads: u32,
+        expected: Option<u32>,
+    ) -> Result<(), Option<u32>> {
         let state = &mut self.barriers[barrier];
         if state.arrived > 0 && state.expected != expected {
             return Err(state.expected);

@@ -47,7 +47,11 @@ fn level() -> Level {
         {
             macro_rules! have { ($($feature:tt)*) => { $(is_x86_feature_detected!($feature))&&* } }
             if have!("avx2" "fma" "f16c" "bmi1" "bmi2" "lzcnt" "popcnt") {
-                return if have!("avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl") { Level::Avx512 } else { Level::Avx2 };
+                return if have!("avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl") {
+                    Level::Avx512
+                } else {
+                    Level::Avx2
+                };
             }
         }
         Level::Baseline
