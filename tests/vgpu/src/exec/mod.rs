@@ -8,14 +8,19 @@
 //! | [`grid`], [`cluster`], [`block`] | blocks on threads, turns of warps, barriers |
 //! | [`warp`], [`flow`] | registers, divergence, calls |
 //! | [`access`], [`shared`] | loads and stores with their checks, races in shared memory |
+//! | [`atomic`], [`collective`], [`barrier`], [`matrix`] | what their names say |
 //! | [`special`], [`system`] | special registers, printf and its like |
 
 pub(crate) mod access;
+pub(crate) mod atomic;
+pub(crate) mod barrier;
 mod block;
 mod cluster;
 mod code;
+pub(crate) mod collective;
 pub(crate) mod flow;
 mod grid;
+pub(crate) mod matrix;
 mod pending;
 mod semantics;
 mod shared;
@@ -24,9 +29,7 @@ pub(crate) mod system;
 mod warp;
 mod worker;
 
-pub(crate) use code::{
-    Call, Code, Function, Handler, Instruction, Operand, Origin, Predicate, Relocation, SLOT, Slot, TensorWork,
-};
+pub(crate) use code::{Call, Code, Function, Handler, Instruction, Operand, Origin, Predicate, Relocation, SLOT, Slot, TensorWork};
 pub(crate) use grid::put_constant;
 pub(crate) use semantics::{
     Carry, PredicateLogic, act, carry, map1, map2, map3, map4, predicate_logic, predicate_move, select, test, test1,

@@ -21,6 +21,8 @@ pub(super) struct Builder<'a> {
     shared_bytes: u32,
     /// Call sites of all functions.
     pub calls: Vec<Call>,
+    /// Shapes of matrix instructions.
+    pub matrices: Vec<exec::matrix::MatrixShape>,
     /// The smallest access to shared memory so far.
     pub shared_granule: u32,
     /// Whether functions are called through pointers.
@@ -109,6 +111,7 @@ pub(super) fn build<'a>(
         shared: HashMap::new(),
         shared_bytes: 0,
         calls: Vec::new(),
+        matrices: Vec::new(),
         shared_granule: 4,
         calls_pointers: false,
     };
@@ -149,6 +152,7 @@ pub(super) fn build<'a>(
     }
     let mut code = assembler.code;
     code.calls = builder.calls;
+    code.matrices = builder.matrices;
     code.shared_granule = builder.shared_granule;
     kernel.static_shared_bytes = builder.shared_bytes.next_multiple_of(16);
     kernel.local_bytes = local;
@@ -246,8 +250,7 @@ impl Assembler {
                 Next::Table(_) | Next::Meet => true,
                 _ => false,
             };
-            let meet =
-                if last.next == Next::Meet { graph.of_step.get(block.end as usize).copied() } else { Some(block.meet) };
+            let meet = if last.next == Next::Meet { graph.of_step.get(block.end as usize).copied() } else { Some(block.meet) };
             if let Some(meet) = meet.filter(|&meet| parts && meet != NONE) {
                 is_meeting[meet as usize] = true;
             }
@@ -313,8 +316,7 @@ impl Assembler {
                     self.code.tensor.insert(at, TensorWork { inputs, flop, is_warpgroup });
                 }
                 self.code.instructions.push(instruction);
-                let (line, text) =
-                    text_of(statements.get(step.origin.statement as usize)).unwrap_or((step.origin.line, ""));
+                let (line, text) = text_of(statements.get(step.origin.statement as usize)).unwrap_or((step.origin.line, ""));
                 let (file, source_line) = step.origin.source;
                 let source = self.file_numbers.get(&file).map_or((0, 0), |&index| (index, source_line));
                 self.code.origins.push(Origin { line, text: text.into(), source, function });

@@ -97,10 +97,7 @@ impl Kind {
 fn pack_conversion(conversion: Conversion, from: Kind, to: Kind) -> u32 {
     let Conversion { rounding, to_integral, ftz, sat, relu, satfinite } = conversion;
     let flags = [to_integral, ftz, sat, relu, satfinite].into_iter().enumerate();
-    rounding as u32
-        | flags.map(|(bit, flag)| u32::from(flag) << (bit + 3)).sum::<u32>()
-        | from.pack() << 8
-        | to.pack() << 16
+    rounding as u32 | flags.map(|(bit, flag)| u32::from(flag) << (bit + 3)).sum::<u32>() | from.pack() << 8 | to.pack() << 16
 }
 
 #[inline(always)]
@@ -122,7 +119,9 @@ fn any(modifier: u32, bits: u64) -> u64 {
     let conversion = unpack_conversion(modifier);
     match (Kind::unpack(modifier >> 8 & 15), Kind::unpack(modifier >> 16 & 15)) {
         (Kind::Integer(from), Kind::Integer(to)) => integer_to_integer(from, to, conversion.sat, bits),
-        (Kind::Integer(from), Kind::Float(to)) => integer_to_float(from, to, conversion.rounding, conversion.sat, bits),
+        (Kind::Integer(from), Kind::Float(to)) => {
+            integer_to_float(from, to, conversion.rounding, conversion.sat, bits)
+        }
         (Kind::Float(from), Kind::Integer(to)) => float_to_integer(from, to, conversion.rounding, conversion.ftz, bits),
         (Kind::Float(from), Kind::Float(to)) => float_to_float(from, to, conversion, bits),
         _ => 0,
@@ -269,32 +268,39 @@ fn between_floats(from: Format, to: Format, conversion: Conversion, plain: bool)
     }
 }
 
-/// Wrapping conversions between integers. Signed results fill the register with their sign.
+/// Wrapping conversions between integers. Signed results fill the register with their sign. Only a widening depends on the type of the source.
 fn between_integers(from: Integer, to: Integer) -> Option<[Handler; 2]> {
-    macro_rules! to {
+    if from.width >= to.width {
+        macro_rules! cut {
+            ($from:ty) => {
+                match (to.signed, to.width) {
+                    (true, 8) => map1(|_, a: $from| a as i8 as i32),
+                    (true, 16) => map1(|_, a: $from| a as i16 as i32),
+                    (false, 8) => map1(|_, a: $from| a as u8 as u32),
+                    (false, 16) => map1(|_, a: $from| a as u16 as u32),
+                    (_, 32) => map1(|_, a: $from| a as u32),
+                    _ => map1(|_, a: $from| a as u64),
+                }
+            };
+        }
+        return Some(if from.width == 64 { cut!(u64) } else { cut!(u32) });
+    }
+    macro_rules! widen {
         ($from:ty) => {
             match (to.signed, to.width) {
-                (true, 8) => map1(|_, a: $from| a as i8 as i32),
-                (true, 16) => map1(|_, a: $from| a as i16 as i32),
-                (true, 32) => map1(|_, a: $from| a as i32),
-                (true, 64) => map1(|_, a: $from| a as i64),
-                (false, 8) => map1(|_, a: $from| a as u8 as u32),
                 (false, 16) => map1(|_, a: $from| a as u16 as u32),
-                (false, 32) => map1(|_, a: $from| a as u32),
-                _ => map1(|_, a: $from| a as u64),
+                (true, 16) | (_, 32) => map1(|_, a: $from| a as i32),
+                _ => map1(|_, a: $from| a as i64),
             }
         };
     }
     Some(match (from.signed, from.width) {
-        (true, 8) => to!(i8),
-        (true, 16) => to!(i16),
-        (true, 32) => to!(i32),
-        (true, 64) => to!(i64),
-        (false, 8) => to!(u8),
-        (false, 16) => to!(u16),
-        (false, 32) => to!(u32),
-        (false, 64) => to!(u64),
-        _ => return None,
+        (true, 8) => widen!(i8),
+        (true, 16) => widen!(i16),
+        (true, _) => map1(|_, a: i32| i64::from(a)),
+        (false, 8) => widen!(u8),
+        (false, 16) => widen!(u16),
+        (false, _) => map1(|_, a: u32| u64::from(a)),
     })
 }
 
