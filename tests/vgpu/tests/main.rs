@@ -1,4 +1,5 @@
 //! The tests of the virtual GPU, one module per area.
 
 mod exec;
+mod faults;
 mod isa;
