@@ -20,7 +20,10 @@
 pub mod checks;
 pub mod driver;
 pub mod exec;
+pub mod isa;
 pub mod machine;
 pub mod memory;
 pub mod program;
+
+pub mod ptx;
 pub mod report;
