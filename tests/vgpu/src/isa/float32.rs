@@ -200,10 +200,10 @@ fn extreme(modifiers: MinMax, larger: bool, a: f32, b: f32) -> f32 {
     // Equal numbers differ in the sign of zero alone: the sign bits decide.
     let first = if a == b { a.is_sign_negative() != larger } else { (a < b) != larger };
     let chosen = if first { a } else { b };
-    let chosen = if modifiers.xorsign_abs { f32::from_bits(chosen.to_bits() & 0x7fff_ffff | sign) } else { chosen };
     let (a_nan, b_nan) = (a.is_nan(), b.is_nan());
     let chosen = if a_nan { b } else { chosen };
     let chosen = if b_nan { a } else { chosen };
+    let chosen = if modifiers.xorsign_abs { f32::from_bits(chosen.to_bits() & 0x7fff_ffff | sign) } else { chosen };
     let nan = if modifiers.nan { a_nan || b_nan } else { a_nan && b_nan };
     if nan { NAN } else { chosen }
 }

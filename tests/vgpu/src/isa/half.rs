@@ -101,7 +101,7 @@ impl Half for Bf16 {
 
 /// `sum + error` rounded to odd in f64: an inexact result has its last bit set.
 #[inline(always)]
-fn to_odd_f64(sum: f64, error: f64) -> f64 {
+pub(super) fn to_odd_f64(sum: f64, error: f64) -> f64 {
     let bits = sum.to_bits();
     let outward = (error > 0.0) == (sum > 0.0);
     let odd = if outward { bits.wrapping_add(1) } else { bits.wrapping_sub(1) };
@@ -233,7 +233,8 @@ pub fn pack<T: Half>([low, high]: [T; 2]) -> u32 {
 /// Applies an operation to both halves of a packed register.
 #[inline(always)]
 pub fn pair1<T: Half>(a: u32, operation: impl Fn(T) -> T) -> u32 {
-    pack(unpack(a).map(operation))
+    let [a0, a1] = unpack(a);
+    pack([operation(a0), operation(a1)])
 }
 
 /// Applies an operation to both halves of two packed registers.

@@ -7,7 +7,7 @@
 //!   [`each1`], [`each2`], [`each3`] apply such a function to the active lanes of whole registers; [`Value`] says how a
 //!   typed value sits in a register. They are branch-free and `#[inline(always)]`, so that the loops vectorise for
 //!   whatever `#[target_feature]` the caller was compiled with, and give the same bits in each.
-//! * Instructions that look across lanes ([`exchange`], `matrix`) take whole registers.
+//! * Instructions that look across lanes ([`exchange`], [`matrix`]) take whole registers.
 //! * Modifiers (rounding, `.ftz`, `.sat`, comparison operators) are small enums and structs passed as ordinary arguments.
 //!   Pass constants: after inlining nothing of the choice is left at run time.
 //!
@@ -21,8 +21,8 @@
 //! | [`compare`] | setp set selp slct |
 //! | [`convert`] | cvt, cvt.pack |
 //! | [`exchange`] | shfl vote match redux elect |
-//! | `matrix` | mma, ldmatrix, stmatrix, movmatrix, wgmma and its descriptors |
-//! | `tensor_map` | the 128 bytes of a `CUtensorMap`, boxes and swizzles of tensor copies |
+//! | [`matrix`] | mma, ldmatrix, stmatrix, movmatrix, wgmma and its descriptors |
+//! | [`tensor_map`] | the 128 bytes of a `CUtensorMap`, boxes and swizzles of tensor copies |
 
 // A lane index addresses several registers at once.
 #![allow(clippy::needless_range_loop)]
@@ -37,6 +37,8 @@ pub mod float32;
 pub mod float64;
 pub mod half;
 pub mod integer;
+pub mod matrix;
+pub mod tensor_map;
 
 /// Threads of a warp.
 pub const WARP: usize = 32;

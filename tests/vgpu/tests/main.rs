@@ -1,0 +1,3 @@
+//! The tests of the virtual GPU, one module per area.
+
+mod isa;
