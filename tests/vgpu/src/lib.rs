@@ -24,6 +24,5 @@ pub mod isa;
 pub mod machine;
 pub mod memory;
 pub mod program;
-
 pub mod ptx;
 pub mod report;

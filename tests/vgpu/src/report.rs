@@ -20,8 +20,9 @@ pub fn line(
     wall_ns: u64,
 ) -> String {
     let by_class = Class::ALL.into_iter().filter(|&class| counters.instructions[class as usize] > 0);
-    let instructions: Map<String, Value> =
-        by_class.map(|class| (format!("{class:?}").to_lowercase(), counters.instructions[class as usize].into())).collect();
+    let instructions: Map<String, Value> = by_class
+        .map(|class| (format!("{class:?}").to_lowercase(), counters.instructions[class as usize].into()))
+        .collect();
     let pipes: Map<String, Value> = Bound::ALL
         .into_iter()
         .map(|bound| (bound.name().to_string(), rounded(modelled.pipes[bound as usize] * 1e-3)))
@@ -90,14 +91,21 @@ struct Row {
 /// # Errors
 /// [`ReportError`] for a line that is not one of ours.
 pub fn table(report: &str) -> Result<String, ReportError> {
-    const SUMMED: [&str; 6] =
-        ["warp_instructions", "bank_conflict_cycles", "dram_bytes", "tensor_flop", "processor_ms", "divergent_branches"];
+    const SUMMED: [&str; 6] = [
+        "warp_instructions",
+        "bank_conflict_cycles",
+        "dram_bytes",
+        "tensor_flop",
+        "processor_ms",
+        "divergent_branches",
+    ];
     let mut rows: BTreeMap<(String, String), Row> = BTreeMap::new();
     for (index, text) in report.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
         let problem = |reason: String| ReportError { line: index + 1, reason };
         let launch: Map<String, Value> = serde_json::from_str(text).map_err(|error| problem(error.to_string()))?;
         let text_of = |key: &str| launch.get(key).and_then(Value::as_str).ok_or_else(|| problem(format!("no `{key}`")));
-        let number_of = |key: &str| launch.get(key).and_then(Value::as_f64).ok_or_else(|| problem(format!("no `{key}`")));
+        let number_of =
+            |key: &str| launch.get(key).and_then(Value::as_f64).ok_or_else(|| problem(format!("no `{key}`")));
         let shape = ["grid", "block"].map(|key| shape_text(launch.get(key))).join(" x ");
         let row = rows.entry((text_of("kernel")?.to_string(), shape)).or_default();
         row.launches += 1;
@@ -116,8 +124,21 @@ pub fn table(report: &str) -> Result<String, ReportError> {
 fn print(rows: &[((String, String), Row)]) -> String {
     let total: f64 = rows.iter().map(|(_, row)| row.time_us).sum();
     let mut cells = vec![
-        ["kernel", "grid x block", "launches", "each us", "share", "bound", "tensor", "regs", "blocks/SM", "GB/s", "TFLOP/s", "conflicts"]
-            .map(String::from),
+        [
+            "kernel",
+            "grid x block",
+            "launches",
+            "each us",
+            "share",
+            "bound",
+            "tensor",
+            "regs",
+            "blocks/SM",
+            "GB/s",
+            "TFLOP/s",
+            "conflicts",
+        ]
+        .map(String::from),
     ];
     for ((kernel, shape), row) in rows {
         let last = |key: &str| row.last.get(key).and_then(Value::as_f64).unwrap_or(0.0);
@@ -138,8 +159,9 @@ fn print(rows: &[((String, String), Row)]) -> String {
             format!("{:.0}", sum("bank_conflict_cycles") / row.launches as f64),
         ]);
     }
-    let widths: Vec<usize> =
-        (0..cells[0].len()).map(|column| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..cells[0].len())
+        .map(|column| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .collect();
     let mut text = String::new();
     for row in &cells {
         for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
@@ -163,7 +185,11 @@ fn shape_text(value: Option<&Value>) -> String {
 /// Names that C++ compilers made are long.
 fn shortened(name: &str) -> String {
     const MOST: usize = 48;
-    if name.chars().count() <= MOST { name.to_string() } else { name.chars().take(MOST - 3).chain("...".chars()).collect() }
+    if name.chars().count() <= MOST {
+        name.to_string()
+    } else {
+        name.chars().take(MOST - 3).chain("...".chars()).collect()
+    }
 }
 
 #[cfg(test)]
@@ -174,7 +200,8 @@ mod tests {
     #[test]
     fn lines_become_a_table() {
         let machine = Machine::a100();
-        let shape = Shape { grid: [64, 2, 1], block: [128, 1, 1], cluster: [1; 3], dynamic_shared: 0, cooperative: false };
+        let shape =
+            Shape { grid: [64, 2, 1], block: [128, 1, 1], cluster: [1; 3], dynamic_shared: 0, cooperative: false };
         let needs = Needs { registers: 32, ..Needs::default() };
         let mut counters = Counters { blocks: 128, warps: 512, longest_warp: 90, ..Counters::default() };
         counters.instructions[Class::Single as usize] = 40_000;

@@ -36,7 +36,9 @@ pub enum FatbinError {
     #[error("the fat binary ends in the middle of an entry at byte {0}")]
     Truncated(usize),
     /// A compression that is not undone here.
-    #[error("PTX for sm_{architecture} is compressed ({method}): build with `-Xfatbin -no-compress` or `--no-compress`, or pass the PTX itself")]
+    #[error(
+        "PTX for sm_{architecture} is compressed ({method}): build with `-Xfatbin -no-compress` or `--no-compress`, or pass the PTX itself"
+    )]
     Compressed { architecture: u32, method: &'static str },
     /// Compressed data that contradict themselves.
     #[error("PTX for sm_{0} cannot be unpacked")]

@@ -64,10 +64,12 @@ impl Gpu {
         })?;
         let report = match &config.report {
             None => None,
-            Some(path) => Some(Mutex::new(File::options().create(true).append(true).open(path).map_err(|problem| {
-                eprintln!("vgpu: VGPU_REPORT is `{}`: {problem}", path.display());
-                Error::InvalidValue
-            })?)),
+            Some(path) => {
+                Some(Mutex::new(File::options().create(true).append(true).open(path).map_err(|problem| {
+                    eprintln!("vgpu: VGPU_REPORT is `{}`: {problem}", path.display());
+                    Error::InvalidValue
+                })?))
+            }
         };
         Ok(Gpu { config, memory, started: Instant::now(), report })
     }

@@ -36,11 +36,15 @@ pub fn from_bytes(bytes: &[u8], capability: Capability) -> Outcome<String> {
     };
     match bytes.first_chunk::<4>().map(|magic| u32::from_le_bytes(*magic)) {
         Some(fatbin::MAGIC) => match fatbin::read(bytes) {
-            Err(problem @ fatbin::FatbinError::Compressed { .. }) => refuse(Error::NoBinaryForGpu, &problem.to_string()),
+            Err(problem @ fatbin::FatbinError::Compressed { .. }) => {
+                refuse(Error::NoBinaryForGpu, &problem.to_string())
+            }
             Err(problem) => refuse(Error::InvalidImage, &problem.to_string()),
             Ok(entries) => match fatbin::best(entries, capability.major * 10 + capability.minor) {
                 Some(entry) => Ok(entry.text),
-                None => refuse(Error::NoBinaryForGpu, &format!("the fat binary holds no PTX for capability {capability}")),
+                None => {
+                    refuse(Error::NoBinaryForGpu, &format!("the fat binary holds no PTX for capability {capability}"))
+                }
             },
         },
         Some(ELF_MAGIC) => refuse(

@@ -1,6 +1,6 @@
 //! The CUDA driver API.
 //!
-//! * [`api`]: the exported functions, a file per area. Each is one item of the [`api!`] macro: its checks, then what it does.
+//! * [`api`]: the exported functions, a file per area. Each is one item of the `functions!` macro: its checks, then what it does.
 //! * [`ffi`], [`objects`], [`errors`]: pointers, handles and codes at the border.
 //! * [`config`], [`gpu`], [`context`], [`module`], [`image`], [`fatbin`]: what is behind the handles.
 //! * [`engine`]: streams, events and graphs.
@@ -53,25 +53,9 @@ pub fn guard(name: &str, body: impl FnOnce() -> Outcome) -> u32 {
 ///
 /// `fn cuName(arguments) { body }` becomes a function of the C ABI whose body returns [`Outcome`]. `fn cuName | cuName_ptsz(...)` adds the
 /// variant in which the null stream is the thread's own.
-macro_rules! api {
-    ($(
-        $(#[$meta:meta])*
-        fn $name:ident $(| $per_thread:ident)? ($($argument:ident: $type:ty),* $(,)?) $body:block
-    )*) => {
-        $(
-            $(#[$meta])*
-            #[unsafe(no_mangle)]
-            pub extern "C" fn $name($($argument: $type),*) -> u32 {
-                $crate::driver::guard(stringify!($name), move || $body)
-            }
-            $(
-                #[doc = concat!("[`", stringify!($name), "`] with the null stream meaning the calling thread's.")]
-                #[unsafe(no_mangle)]
-                pub extern "C" fn $per_thread($($argument: $type),*) -> u32 {
-                    $crate::driver::context::with_per_thread_default(move || $name($($argument),*))
-                }
-            )?
-        )*
+macro_rules! functions {
+    ($( $(#[$meta:meta])* fn $name:ident $(| $per_thread:ident)? ($($arguments:tt)*) $body:block )*) => {
+        $( $crate::driver::function! { $(#[$meta])* $name $($per_thread)? ($($arguments)*) $body } )*
         /// The functions of this file.
         pub const EXPORTED: &[$crate::driver::Exported] = &[$(
             $crate::driver::Exported { name: stringify!($name), address: $name as *const () },
@@ -79,4 +63,28 @@ macro_rules! api {
         )*];
     };
 }
-pub(crate) use api;
+pub(crate) use functions;
+
+/// One exported function, with its per-thread variant if it has one.
+macro_rules! function {
+    ($(#[$meta:meta])* $name:ident $per_thread:ident ($($argument:ident: $type:ty),* $(,)?) $body:block) => {
+        $crate::driver::function! { $(#[$meta])* $name ($($argument: $type),*) $body }
+        #[doc = concat!("[`", stringify!($name), "`] with the null stream meaning the calling thread's.")]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $per_thread($($argument: $type),*) -> u32 {
+            $crate::driver::context::with_per_thread_default(move || $name($($argument),*))
+        }
+    };
+    ($(#[$meta:meta])* $name:ident ($($argument:ident: $type:ty),* $(,)?) $body:block) => {
+        #[doc = concat!("`", stringify!($name), "` of `cuda.h`.")]
+        $(
+            ///
+            #[$meta]
+        )*
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $name($($argument: $type),*) -> u32 {
+            $crate::driver::guard(stringify!($name), move || $body)
+        }
+    };
+}
+pub(crate) use function;

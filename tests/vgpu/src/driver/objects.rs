@@ -63,6 +63,11 @@ impl<T> Registry<T> {
         self.lock().1.retain(|_, object| !doomed(object));
     }
 
+    /// All live objects.
+    pub fn all(&self) -> Vec<Arc<T>> {
+        self.lock().1.values().cloned().collect()
+    }
+
     /// The handle of the first object that `wanted` picks.
     pub fn handle_where(&self, wanted: impl Fn(&T) -> bool) -> Option<Handle<T>> {
         self.lock().1.iter().find(|(_, object)| wanted(object)).map(|(&number, _)| Handle::new(number))

@@ -78,7 +78,9 @@ pub enum LimitError {
     #[error("a block of {found:?} threads: the kernel was compiled for {required:?}")]
     RequiredBlock { found: [u32; 3], required: [u32; 3] },
     /// More shared memory than there is, or than was opted in to.
-    #[error("{found} bytes of dynamic shared memory beside {fixed} static ones: at most {most}; more needs the function attribute")]
+    #[error(
+        "{found} bytes of dynamic shared memory beside {fixed} static ones: at most {most}; more needs the function attribute"
+    )]
     Shared { found: u32, fixed: u32, most: u32 },
     /// The block's registers exceed those of a multiprocessor.
     #[error("{threads} threads of {registers} registers: a multiprocessor has {most}")]
@@ -87,7 +89,9 @@ pub enum LimitError {
     #[error("a cooperative launch of {found} blocks: at most {most} are resident at once")]
     Cooperative { found: u64, most: u64 },
     /// A cluster that is too large, or that the grid is no multiple of.
-    #[error("clusters of {found:?} blocks in a grid of {grid:?}: at most {most} blocks, and the grid must be a multiple")]
+    #[error(
+        "clusters of {found:?} blocks in a grid of {grid:?}: at most {most} blocks, and the grid must be a multiple"
+    )]
     Cluster { found: [u32; 3], grid: [u32; 3], most: u32 },
     /// Clusters on a GPU that has none.
     #[error("clusters need compute capability 9.0")]
@@ -95,7 +99,12 @@ pub enum LimitError {
 }
 
 /// The registers that a thread gets of an assembler that needs `estimate` of them and keeps the promises of the launch bounds.
-pub fn registers_per_thread(machine: &Machine, estimate: u32, max_threads: Option<u32>, min_blocks: Option<u32>) -> u32 {
+pub fn registers_per_thread(
+    machine: &Machine,
+    estimate: u32,
+    max_threads: Option<u32>,
+    min_blocks: Option<u32>,
+) -> u32 {
     let bound = max_threads.map_or(MOST_REGISTERS, |threads| {
         let warps = threads.max(1).div_ceil(WARP) * min_blocks.unwrap_or(1).max(1);
         machine.registers_per_multiprocessor / (warps * WARP) / 8 * 8

@@ -130,7 +130,8 @@ pub fn time(machine: &Machine, counters: &Counters, needs: &Needs, shape: &Shape
     // The part of all work that falls to the multiprocessor with most blocks.
     let share = (blocks / multiprocessors).ceil() / blocks;
     let cycle_ns = 1e6 / machine.clock_khz as f64;
-    let scalar = |class: Class, lanes: u32| counters.instructions[class as usize] as f64 * WARP as f64 / lanes as f64 * share;
+    let scalar =
+        |class: Class, lanes: u32| counters.instructions[class as usize] as f64 * WARP as f64 / lanes as f64 * share;
 
     let float32 = scalar(Class::Single, machine.float32_lanes);
     let half = scalar(Class::Half, machine.half_lanes);
@@ -163,7 +164,10 @@ pub fn time(machine: &Machine, counters: &Counters, needs: &Needs, shape: &Shape
         Bound::Latency => latency_cycles(counters) * waves(machine, blocks, resident_blocks),
     };
     let pipes = Bound::ALL.map(|bound| cycles_of(bound) * cycle_ns);
-    let bound = Bound::ALL.into_iter().max_by(|&a, &b| pipes[a as usize].total_cmp(&pipes[b as usize])).unwrap_or(Bound::Latency);
+    let bound = Bound::ALL
+        .into_iter()
+        .max_by(|&a, &b| pipes[a as usize].total_cmp(&pipes[b as usize]))
+        .unwrap_or(Bound::Latency);
     let nanoseconds = LAUNCH_NS + pipes[bound as usize];
     let tensor_utilisation = tensor * cycle_ns / nanoseconds;
     Modelled { nanoseconds, bound, pipes, resident_blocks, tensor_utilisation, dram_bytes }
@@ -215,7 +219,8 @@ fn latency_cycles(counters: &Counters) -> f64 {
         _ => DEPENDENT_WAIT,
     };
     let instructions = counters.warp_instructions().max(1) as f64;
-    let waited: f64 = Class::ALL.into_iter().map(|class| counters.instructions[class as usize] as f64 * wait(class)).sum();
+    let waited: f64 =
+        Class::ALL.into_iter().map(|class| counters.instructions[class as usize] as f64 * wait(class)).sum();
     // The longest warp is assumed to have the mix of all.
     waited / instructions * counters.longest_warp as f64
 }
@@ -259,12 +264,24 @@ mod tests {
     fn flash_attention_2_is_within_a_tenth() {
         let a100 = Machine::a100();
         let needs = Needs { registers: 255, ..Needs::default() };
-        let mix = [(Class::Single, 1000), (Class::Special, 132), (Class::Integer, 138), (Class::Matrix, 72), (Class::AsyncCopy, 8)];
+        let mix = [
+            (Class::Single, 1000),
+            (Class::Special, 132),
+            (Class::Integer, 138),
+            (Class::Matrix, 72),
+            (Class::AsyncCopy, 8),
+        ];
         let counters = main_loop(108 * 20, 4, 64, 256, &mix);
         let modelled = time(&a100, &counters, &needs, &shape(2160, 128, 48 << 10));
         assert_eq!(modelled.bound, Bound::Tensor);
         within(rate(&counters, &modelled), 190.0, 0.1);
-        let mix = [(Class::Single, 1100), (Class::Special, 132), (Class::Integer, 200), (Class::Matrix, 144), (Class::AsyncCopy, 16)];
+        let mix = [
+            (Class::Single, 1100),
+            (Class::Special, 132),
+            (Class::Integer, 200),
+            (Class::Matrix, 144),
+            (Class::AsyncCopy, 16),
+        ];
         let counters = main_loop(108 * 20, 4, 64, 512, &mix);
         let modelled = time(&a100, &counters, &needs, &shape(2160, 128, 48 << 10));
         within(rate(&counters, &modelled), 225.0, 0.1);
@@ -274,7 +291,12 @@ mod tests {
     #[test]
     fn a_large_gemm_is_within_a_tenth() {
         let counters = main_loop(4096, 8, 256, 64, &[(Class::Integer, 20), (Class::Matrix, 24), (Class::AsyncCopy, 8)]);
-        let modelled = time(&Machine::a100(), &counters, &Needs { registers: 168, ..Needs::default() }, &shape(4096, 256, 96 << 10));
+        let modelled = time(
+            &Machine::a100(),
+            &counters,
+            &Needs { registers: 168, ..Needs::default() },
+            &shape(4096, 256, 96 << 10),
+        );
         assert_eq!(modelled.bound, Bound::Tensor);
         within(rate(&counters, &modelled), 280.0, 0.1);
     }
@@ -283,9 +305,16 @@ mod tests {
     #[test]
     fn flash_attention_3_is_within_a_tenth() {
         let (blocks, warps, iterations) = (132 * 16u64, 8u64, 64u64);
-        let mut counters = main_loop(blocks, warps, iterations, 0, &[(Class::Single, 336), (Class::Special, 66), (Class::Integer, 60)]);
+        let mut counters = main_loop(
+            blocks,
+            warps,
+            iterations,
+            0,
+            &[(Class::Single, 336), (Class::Special, 66), (Class::Integer, 60)],
+        );
         // 16 instructions of 64x128x16 per warpgroup and iteration.
-        counters.warpgroup_tensor_flop[Tensor::Half as usize] = 16 * 2 * 64 * 128 * 16 * (warps / 4) * blocks * iterations;
+        counters.warpgroup_tensor_flop[Tensor::Half as usize] =
+            16 * 2 * 64 * 128 * 16 * (warps / 4) * blocks * iterations;
         let needs = Needs { registers: 168, ..Needs::default() };
         let modelled = time(&Machine::h100(), &counters, &needs, &shape(blocks as u32, 384, 200 << 10));
         assert_eq!(modelled.bound, Bound::Tensor);
@@ -304,7 +333,12 @@ mod tests {
             counters.instructions[Class::Integer as usize] = 10 * warps;
             (counters.load_sectors, counters.store_sectors) = (sectors, sectors);
             (counters.distinct_load_sectors, counters.distinct_store_sectors) = (sectors, sectors);
-            let modelled = time(&machine, &counters, &Needs { registers: 16, ..Needs::default() }, &shape((warps / 8) as u32, 256, 0));
+            let modelled = time(
+                &machine,
+                &counters,
+                &Needs { registers: 16, ..Needs::default() },
+                &shape((warps / 8) as u32, 256, 0),
+            );
             assert_eq!(modelled.bound, Bound::Dram);
             within(2.0 * (1u64 << 30) as f64 / modelled.nanoseconds * 1e-3, published, 0.1);
         }
@@ -315,7 +349,8 @@ mod tests {
         let mut counters = Counters { blocks: 1, warps: 1, longest_warp: 100, ..Counters::default() };
         counters.instructions[Class::Integer as usize] = 80;
         counters.instructions[Class::GlobalLoad as usize] = 20;
-        let modelled = time(&Machine::h100(), &counters, &Needs { registers: 16, ..Needs::default() }, &shape(1, 32, 0));
+        let modelled =
+            time(&Machine::h100(), &counters, &Needs { registers: 16, ..Needs::default() }, &shape(1, 32, 0));
         assert_eq!(modelled.bound, Bound::Latency);
         assert!(modelled.nanoseconds > LAUNCH_NS);
     }

@@ -8,7 +8,7 @@ use crate::driver::engine::capture;
 use crate::driver::errors::Error;
 use crate::driver::ffi::{Handle, In, Out};
 use crate::driver::gpu::gpu;
-use crate::driver::{Outcome, api};
+use crate::driver::{Outcome, functions};
 
 /// The bits of `CUctx_flags`.
 const KNOWN_FLAGS: u32 = 0xff;
@@ -25,7 +25,7 @@ fn create(out: Out<Handle<Context>>, flags: u32, device: i32) -> Outcome {
     Ok(())
 }
 
-api! {
+functions! {
     fn cuDevicePrimaryCtxRetain(context: Out<Handle<Context>>, device: i32) {
         machine(device)?;
         let mut primary = primary();

@@ -13,7 +13,7 @@ use crate::driver::engine::operation::{Copy, Operation, Side};
 use crate::driver::engine::stream::Stream;
 use crate::driver::errors::Error;
 use crate::driver::ffi::{Handle, In, Plain, read_bytes};
-use crate::driver::{Outcome, api};
+use crate::driver::{Outcome, functions};
 
 /// What a call says about the two sides.
 #[derive(Clone, Copy, PartialEq)]
@@ -41,7 +41,9 @@ fn copy(copy: Copy, to: Named, from: Named, handle: StreamHandle, when: When) ->
 /// Checks both sides against the live allocations.
 fn check(context: &Context, copy: Copy, to: Named, from: Named) -> Outcome<Copy> {
     for (side, named) in [(copy.destination, to), (copy.source, from)] {
-        if copy.height > 1 && side.pitch < copy.width || copy.depth > 1 && side.plane < side.pitch.saturating_mul(copy.height) {
+        if copy.height > 1 && side.pitch < copy.width
+            || copy.depth > 1 && side.plane < side.pitch.saturating_mul(copy.height)
+        {
             return Err(Error::InvalidValue);
         }
         let span = copy.span(side)?;
@@ -156,7 +158,8 @@ fn base(memory: u32, host: u64, device: u64) -> Outcome<(u64, Named)> {
 impl Corner2d {
     fn side(&self) -> Outcome<(Side, Named)> {
         let (address, named) = base(self.memory, self.host, self.device)?;
-        let skipped = self.y.checked_mul(self.pitch).and_then(|rows| rows.checked_add(self.x)).ok_or(Error::InvalidValue)?;
+        let skipped =
+            self.y.checked_mul(self.pitch).and_then(|rows| rows.checked_add(self.x)).ok_or(Error::InvalidValue)?;
         let address = address.checked_add(skipped as u64).ok_or(Error::InvalidValue)?;
         Ok((Side { address, pitch: self.pitch as u64, plane: 0 }, named))
     }
@@ -180,7 +183,11 @@ fn copy_2d(parameters: &Copy2d) -> Outcome<(Copy, Named, Named)> {
     let (width, height) = (parameters.width as u64, parameters.height as u64);
     // A pitch of zero stands for rows without gaps.
     let packed = |side: Side| Side { pitch: if side.pitch == 0 { width } else { side.pitch }, ..side };
-    Ok((Copy { destination: packed(destination), source: packed(source), width, height, depth: 1, staged: None }, to, from))
+    Ok((
+        Copy { destination: packed(destination), source: packed(source), width, height, depth: 1, staged: None },
+        to,
+        from,
+    ))
 }
 
 /// A copy in planes as the driver's structure describes it.
@@ -191,7 +198,11 @@ fn copy_3d_named(parameters: &Copy3d) -> Outcome<(Copy, Named, Named)> {
         let pitch = if side.pitch == 0 { width } else { side.pitch };
         Side { pitch, plane: if side.plane == 0 { pitch.saturating_mul(height) } else { side.plane }, ..side }
     };
-    Ok((Copy { destination: packed(destination), source: packed(source), width, height, depth, staged: None }, to, from))
+    Ok((
+        Copy { destination: packed(destination), source: packed(source), width, height, depth, staged: None },
+        to,
+        from,
+    ))
 }
 
 /// The copy of a graph node, checked.
@@ -249,7 +260,7 @@ fn run(to: (u64, Named), from: (u64, Named), bytes: usize, stream: StreamHandle,
 /// The null stream.
 const DEFAULT: StreamHandle = Handle::new(0);
 
-api! {
+functions! {
     fn cuMemcpy | cuMemcpy_ptds(destination: u64, source: u64, bytes: usize) {
         run((destination, Named::Either), (source, Named::Either), bytes, DEFAULT, When::Now)
     }
@@ -284,13 +295,15 @@ api! {
 
     /// All contexts share the one device.
     fn cuMemcpyPeer | cuMemcpyPeer_ptds(destination: u64, to: Handle<Context>, source: u64, from: Handle<Context>, bytes: usize) {
-        (to.get()?, from.get()?);
+        to.get()?;
+        from.get()?;
         run((destination, Named::Device), (source, Named::Device), bytes, DEFAULT, When::Now)
     }
 
     fn cuMemcpyPeerAsync | cuMemcpyPeerAsync_ptsz(destination: u64, to: Handle<Context>, source: u64, from: Handle<Context>,
                                                   bytes: usize, stream: StreamHandle) {
-        (to.get()?, from.get()?);
+        to.get()?;
+        from.get()?;
         run((destination, Named::Device), (source, Named::Device), bytes, stream, When::InOrder)
     }
 

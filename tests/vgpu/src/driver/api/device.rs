@@ -3,7 +3,7 @@
 use crate::driver::errors::Error;
 use crate::driver::ffi::{Out, Text};
 use crate::driver::gpu::gpu;
-use crate::driver::{Outcome, api};
+use crate::driver::{Outcome, functions};
 use crate::machine::Machine;
 use crate::machine::limits::{MOST_BLOCK, MOST_GRID, MOST_THREADS};
 
@@ -26,7 +26,7 @@ fn uuid(machine: &Machine) -> [u8; 16] {
     bytes
 }
 
-api! {
+functions! {
     fn cuDeviceGet(device: Out<i32>, ordinal: i32) {
         machine(ordinal)?;
         device.set(ordinal)

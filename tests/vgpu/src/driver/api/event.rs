@@ -6,12 +6,12 @@
 use std::sync::Arc;
 
 use super::stream::StreamHandle;
-use crate::driver::api;
 use crate::driver::context::{current, stream};
 use crate::driver::engine::capture;
 use crate::driver::engine::event::Event;
 use crate::driver::errors::{Error, Outcome};
 use crate::driver::ffi::{Handle, Out};
+use crate::driver::functions;
 use crate::driver::objects::Object;
 
 fn elapsed(milliseconds: Out<f32>, start: Handle<Event>, end: Handle<Event>) -> Outcome {
@@ -32,7 +32,7 @@ fn elapsed(milliseconds: Out<f32>, start: Handle<Event>, end: Handle<Event>) -> 
     milliseconds.set((nanoseconds * 1e-6) as f32)
 }
 
-api! {
+functions! {
     fn cuEventCreate(event: Out<Handle<Event>>, flags: u32) {
         let context = current()?;
         if flags & !7 != 0 || event.is_null() {

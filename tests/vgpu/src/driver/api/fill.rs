@@ -6,7 +6,7 @@ use crate::driver::engine::capture;
 use crate::driver::engine::operation::{Fill, Operation};
 use crate::driver::errors::Error;
 use crate::driver::ffi::Handle;
-use crate::driver::{Outcome, api};
+use crate::driver::{Outcome, functions};
 
 /// The null stream.
 const DEFAULT: StreamHandle = Handle::new(0);
@@ -45,7 +45,7 @@ fn rows(address: u64, pitch: usize, value: u32, element: u32, width: usize, heig
 }
 
 // On a GPU too, a memset of device memory returns before it is done; the default stream orders it with what follows.
-api! {
+functions! {
     fn cuMemsetD8_v2 | cuMemsetD8_v2_ptds(address: u64, value: u8, count: usize) {
         fill(row(address, value.into(), 1, count), DEFAULT)
     }

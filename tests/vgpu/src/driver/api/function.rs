@@ -10,7 +10,7 @@ use crate::driver::errors::Error;
 use crate::driver::ffi::{Handle, In, Out};
 use crate::driver::gpu::gpu;
 use crate::driver::module::{Function, Module};
-use crate::driver::{Outcome, api};
+use crate::driver::{Outcome, functions};
 use crate::machine::limits::{LARGEST_CLUSTER, MOST_THREADS, PORTABLE_CLUSTER};
 use crate::machine::{Machine, WARP};
 
@@ -114,7 +114,7 @@ fn kernel(handle: Handle<Function>, device: i32) -> Outcome<(&'static Machine, A
     Ok((machine(device)?, handle.get()?))
 }
 
-api! {
+functions! {
     fn cuFuncGetAttribute(value: Out<i32>, attribute: u32, function: Handle<Function>) {
         let context = current()?;
         value.set(attribute_value(&context.gpu.config.machine, &*function.get()?, attribute)?)

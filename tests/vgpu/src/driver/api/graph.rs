@@ -11,7 +11,7 @@ use crate::driver::errors::Error;
 use crate::driver::ffi::{Handle, In, Out, Plain, Text};
 use crate::driver::gpu::gpu;
 use crate::driver::objects::Object;
-use crate::driver::{Outcome, api};
+use crate::driver::{Outcome, functions};
 
 /// `CUDA_GRAPH_INSTANTIATE_PARAMS`.
 #[derive(Clone, Copy)]
@@ -135,7 +135,7 @@ fn node_relations(node: Handle<Node>, out: Out<NodeHandle>, count: Out<usize>, a
     tell(&nodes, out, count)
 }
 
-api! {
+functions! {
     fn cuGraphCreate(graph: Out<Handle<Graph>>, flags: u32) {
         gpu()?;
         if flags != 0 || graph.is_null() {

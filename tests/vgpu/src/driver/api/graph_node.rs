@@ -16,7 +16,7 @@ use crate::driver::errors::Error;
 use crate::driver::ffi::{Handle, In, Out, Plain, read};
 use crate::driver::gpu::gpu;
 use crate::driver::module::Function;
-use crate::driver::{Outcome, api};
+use crate::driver::{Outcome, functions};
 use crate::machine::limits::Shape;
 use crate::memory::Kind;
 
@@ -174,7 +174,8 @@ fn tell_kernel(node: Handle<Node>) -> Outcome<KernelNode> {
     };
     let handle = function.module.function(&function.kernel.name)?;
     let buffer: &'static [u8] = Box::leak(params.to_vec().into_boxed_slice());
-    let pointers: Vec<u64> = function.kernel.params.iter().map(|one| buffer.as_ptr() as u64 + one.offset as u64).collect();
+    let pointers: Vec<u64> =
+        function.kernel.params.iter().map(|one| buffer.as_ptr() as u64 + one.offset as u64).collect();
     let values = if pointers.is_empty() { 0 } else { Box::leak(pointers.into_boxed_slice()).as_ptr() as u64 };
     let (grid, block) = (shape.grid, shape.block);
     Ok(KernelNode { function: handle, grid, block, shared: shape.dynamic_shared, values, extra: 0 })
@@ -194,7 +195,7 @@ pub struct AllocateNode {
 // SAFETY: integers.
 unsafe impl Plain for AllocateNode {}
 
-api! {
+functions! {
     fn cuGraphAddKernelNode(node: Out<NodeHandle>, graph: Handle<Graph>, before: In<NodeHandle>, count: usize, parameters: In<KernelNode>) {
         let task = kernel_task(&*current()?, &parameters.get()?, Handle::new(0))?;
         add(node, graph, before, count, task)

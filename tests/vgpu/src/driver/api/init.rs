@@ -3,12 +3,12 @@
 use crate::driver::errors::{Error, describe};
 use crate::driver::ffi::{In, Out, Text, text_address};
 use crate::driver::gpu::{gpu, initialise};
-use crate::driver::{Outcome, api};
+use crate::driver::{Outcome, functions};
 
 /// `CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM`.
 const PER_THREAD_DEFAULT: u64 = 2;
 
-api! {
+functions! {
     fn cuInit(flags: u32) {
         if flags != 0 {
             return Err(Error::InvalidValue);

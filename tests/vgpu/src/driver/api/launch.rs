@@ -10,7 +10,7 @@ use crate::driver::engine::operation::Operation;
 use crate::driver::errors::Error;
 use crate::driver::ffi::{Handle, In, Out, Plain, read, read_bytes};
 use crate::driver::module::Function;
-use crate::driver::{Outcome, api};
+use crate::driver::{Outcome, functions};
 use crate::machine::limits::Shape;
 
 /// `CUlaunchConfig`.
@@ -68,7 +68,9 @@ pub fn shape_of(config: &LaunchConfig, function: &Function) -> Outcome<Shape> {
     for attribute in config.attributes.list(config.count as usize)? {
         match attribute.id {
             attribute::COOPERATIVE => shape.cooperative = attribute.value[0] != 0,
-            attribute::CLUSTER_DIMENSION => shape.cluster = [attribute.value[0], attribute.value[1], attribute.value[2]],
+            attribute::CLUSTER_DIMENSION => {
+                shape.cluster = [attribute.value[0], attribute.value[1], attribute.value[2]]
+            }
             0..=attribute::LAST_KNOWN => {}
             _ => return Err(Error::InvalidValue),
         }
@@ -120,7 +122,13 @@ pub fn parameters(function: &Function, values: u64, list: u64) -> Outcome<Vec<u8
 ///
 /// # Errors
 /// Those of [`parameters`] and [`KernelCall::check`].
-pub fn prepare(context: &Context, function: Arc<Function>, shape: Shape, values: u64, list: u64) -> Outcome<KernelCall> {
+pub fn prepare(
+    context: &Context,
+    function: Arc<Function>,
+    shape: Shape,
+    values: u64,
+    list: u64,
+) -> Outcome<KernelCall> {
     let params = Arc::new(parameters(&function, values, list)?);
     let call = KernelCall { function, shape, params };
     call.check(context)?;
@@ -133,7 +141,7 @@ fn launch(function: Arc<Function>, shape: Shape, handle: StreamHandle, values: u
     capture::submit(&stream, Operation::Kernel(call)).map(|_| ())
 }
 
-api! {
+functions! {
     fn cuLaunchKernel | cuLaunchKernel_ptsz(function: Handle<Function>, grid_x: u32, grid_y: u32, grid_z: u32,
             block_x: u32, block_y: u32, block_z: u32, shared: u32, stream: StreamHandle, values: Out<u64>, extra: Out<u64>) {
         current()?;

@@ -9,7 +9,7 @@ use crate::driver::ffi::{Handle, In, Out, Text};
 use crate::driver::gpu::gpu;
 use crate::driver::module::{Function, Library, Module};
 use crate::driver::objects::Object;
-use crate::driver::{Outcome, api, image};
+use crate::driver::{Outcome, functions, image};
 
 fn load_library(source: Outcome<String>, logs: &Logs, library: Out<Handle<Library>>) -> Outcome {
     if library.is_null() {
@@ -20,7 +20,7 @@ fn load_library(source: Outcome<String>, logs: &Logs, library: Out<Handle<Librar
     library.set(Library::registry().insert(Arc::new(Library { module })))
 }
 
-api! {
+functions! {
     fn cuLibraryLoadData(library: Out<Handle<Library>>, image: In<u8>, options: Out<u32>, values: Out<u64>, count: u32,
                          _library_options: Out<u32>, _library_values: Out<u64>, _library_count: u32) {
         let capability = gpu()?.config.machine.capability;

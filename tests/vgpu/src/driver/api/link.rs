@@ -10,7 +10,7 @@ use crate::driver::errors::Error;
 use crate::driver::ffi::{Handle, In, Out, Text, read_bytes};
 use crate::driver::gpu::gpu;
 use crate::driver::objects::{Object, object};
-use crate::driver::{Outcome, api, image};
+use crate::driver::{Outcome, functions, image};
 
 /// The inputs so far.
 pub struct Linker {
@@ -38,7 +38,9 @@ impl Linker {
         let source = match kind {
             PTX | FATBINARY => image::from_bytes(bytes, capability)?,
             _ => {
-                eprintln!("vgpu: linker: input of kind {kind}: only PTX (1) and fat binaries with PTX (2) can be linked");
+                eprintln!(
+                    "vgpu: linker: input of kind {kind}: only PTX (1) and fat binaries with PTX (2) can be linked"
+                );
                 self.logs.write("only PTX can be linked", 0.0)?;
                 return Err(Error::NotSupported);
             }
@@ -48,7 +50,7 @@ impl Linker {
     }
 }
 
-api! {
+functions! {
     fn cuLinkCreate_v2(count: u32, options: Out<u32>, values: Out<u64>, linker: Out<Handle<Linker>>) {
         current()?;
         let logs = Logs::read(count, options, values)?;

@@ -4,7 +4,7 @@ use crate::driver::context::current;
 use crate::driver::engine::capture::refuse_unsafe;
 use crate::driver::errors::Error;
 use crate::driver::ffi::Out;
-use crate::driver::{Outcome, api};
+use crate::driver::{Outcome, functions};
 use crate::memory::{Kind, MemoryError};
 
 /// Rows of a pitched allocation begin at multiples of this.
@@ -19,7 +19,7 @@ fn allocate(address: Out<u64>, bytes: usize, kind: Kind) -> Outcome {
     address.set(context.allocate(bytes as u64, kind)?)
 }
 
-api! {
+functions! {
     fn cuMemAlloc_v2(address: Out<u64>, bytes: usize) {
         allocate(address, bytes, Kind::Device)
     }

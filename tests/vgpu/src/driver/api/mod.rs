@@ -13,6 +13,7 @@ pub mod graph;
 pub mod graph_node;
 pub mod init;
 pub mod launch;
+pub mod legacy;
 pub mod library;
 pub mod link;
 pub mod memory;
@@ -38,6 +39,7 @@ pub fn exported() -> impl Iterator<Item = &'static Exported> {
         graph_node::EXPORTED,
         init::EXPORTED,
         launch::EXPORTED,
+        legacy::EXPORTED,
         library::EXPORTED,
         link::EXPORTED,
         memory::EXPORTED,

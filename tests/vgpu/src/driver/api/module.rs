@@ -9,7 +9,7 @@ use crate::driver::errors::Error;
 use crate::driver::ffi::{Handle, In, Out, Text, write, write_bytes};
 use crate::driver::module::{Function, Module};
 use crate::driver::objects::Object;
-use crate::driver::{Outcome, api, image};
+use crate::driver::{Outcome, functions, image};
 
 /// The `CUjit_option`s that do something here.
 mod option {
@@ -129,7 +129,7 @@ pub fn read_file(path: Text) -> Outcome<Vec<u8>> {
     })
 }
 
-api! {
+functions! {
     fn cuModuleLoad(module: Out<Handle<Module>>, path: Text) {
         let capability = current()?.gpu.config.machine.capability;
         load_current(|| image::from_bytes(&read_file(path)?, capability), &Logs::default(), module)

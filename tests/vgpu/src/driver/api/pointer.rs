@@ -3,7 +3,7 @@
 use crate::driver::context::current;
 use crate::driver::errors::Error;
 use crate::driver::ffi::{In, Out, write};
-use crate::driver::{Outcome, api};
+use crate::driver::{Outcome, functions};
 use crate::memory::{Allocation, Kind};
 
 /// `CUpointer_attribute`.
@@ -51,7 +51,7 @@ fn tell(data: u64, number: u32, address: u64, found: &Allocation, context: u64) 
     }
 }
 
-api! {
+functions! {
     fn cuPointerGetAttribute(data: Out<u8>, attribute: u32, address: u64) {
         let context = current()?;
         let found = context.gpu.memory.allocation_at(address).ok_or(Error::InvalidValue)?;

@@ -17,7 +17,7 @@ use crate::driver::errors::Error;
 use crate::driver::ffi::{Handle, In, Out, Plain, read, write};
 use crate::driver::gpu::gpu;
 use crate::driver::objects::{Object, object};
-use crate::driver::{Outcome, api};
+use crate::driver::{Outcome, functions};
 use crate::memory::Kind;
 
 /// A memory pool.
@@ -118,7 +118,7 @@ mod attribute {
     pub const USED_HIGH: u32 = 8;
 }
 
-api! {
+functions! {
     fn cuMemAllocAsync | cuMemAllocAsync_ptsz(address: Out<u64>, bytes: usize, stream: StreamHandle) {
         allocate(address, bytes, current_pool(), stream)
     }

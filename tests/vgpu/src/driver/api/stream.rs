@@ -11,7 +11,7 @@ use crate::driver::engine::stream::{Role, Stream};
 use crate::driver::errors::Error;
 use crate::driver::ffi::{Handle, In, Out};
 use crate::driver::objects::Object;
-use crate::driver::{Outcome, api};
+use crate::driver::{Outcome, functions};
 
 /// A stream, or one of the default ones: 0, `CU_STREAM_LEGACY`, `CU_STREAM_PER_THREAD`.
 pub type StreamHandle = Handle<Stream>;
@@ -93,7 +93,7 @@ fn word_operation(handle: StreamHandle, operation: Operation, address: u64, byte
     capture::submit(&stream, operation).map(|_| ())
 }
 
-api! {
+functions! {
     fn cuStreamCreate(stream: Out<StreamHandle>, flags: u32) {
         create(stream, flags, 0)
     }
@@ -191,8 +191,8 @@ api! {
     }
 
     fn cuStreamCopyAttributes | cuStreamCopyAttributes_ptsz(to: StreamHandle, from: StreamHandle) {
-        (stream(to)?, stream(from)?);
-        Ok(())
+        stream(to)?;
+        stream(from).map(|_| ())
     }
 
     fn cuStreamWriteValue32_v2 | cuStreamWriteValue32_v2_ptsz(handle: StreamHandle, address: u64, value: u32, _flags: u32) {

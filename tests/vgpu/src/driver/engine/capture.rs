@@ -197,7 +197,8 @@ pub fn refuse_implicit(stream: &Stream) -> Outcome {
     }
     let context = stream.context()?;
     let streams = context.streams();
-    let captures: Vec<Capture> = streams.iter().filter(|other| other.is_blocking()).filter_map(|other| of(other)).collect();
+    let captures: Vec<Capture> =
+        streams.iter().filter(|other| other.is_blocking()).filter_map(|other| of(other)).collect();
     captures.iter().for_each(|capture| capture.session.invalidate());
     if captures.is_empty() { Ok(()) } else { Err(Error::CaptureImplicit) }
 }

@@ -79,11 +79,14 @@ impl Node {
     }
 }
 
+/// Nodes by number, each with the numbers of those before it.
+type Nodes = BTreeMap<u64, (Arc<Node>, Vec<u64>)>;
+
 /// A graph: nodes by number in the order in which they were made, each with the numbers of those before it.
 pub struct Graph {
     /// Counts graphs from 1.
     pub id: u64,
-    nodes: Mutex<BTreeMap<u64, (Arc<Node>, Vec<u64>)>>,
+    nodes: Mutex<Nodes>,
 }
 
 object!(Graph, 4, Error::InvalidValue);
@@ -191,7 +194,11 @@ impl Graph {
         let copy = Graph::new();
         let mut numbers = BTreeMap::new();
         for number in self.sorted()? {
-            let (task, before) = self.lock().get(&number).map(|(node, before)| (node.task(), before.clone())).ok_or(Error::InvalidValue)?;
+            let (task, before) = self
+                .lock()
+                .get(&number)
+                .map(|(node, before)| (node.task(), before.clone()))
+                .ok_or(Error::InvalidValue)?;
             let before: Vec<u64> = before.iter().filter_map(|old| numbers.get(old).copied()).collect();
             numbers.insert(number, copy.add_copy(task, &before, Some(number))?);
         }
@@ -235,7 +242,9 @@ impl Graph {
         while order.len() < nodes.len() {
             let ready: Vec<u64> = nodes
                 .iter()
-                .filter(|(number, (_, before))| !done.contains(*number) && before.iter().all(|other| done.contains(other)))
+                .filter(|(number, (_, before))| {
+                    !done.contains(*number) && before.iter().all(|other| done.contains(other))
+                })
                 .map(|(&number, _)| number)
                 .collect();
             if ready.is_empty() {
@@ -247,12 +256,12 @@ impl Graph {
         Ok(order)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, (Arc<Node>, Vec<u64>)>> {
+    fn lock(&self) -> MutexGuard<'_, Nodes> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn reaches(nodes: &BTreeMap<u64, (Arc<Node>, Vec<u64>)>, first: u64, last: u64) -> bool {
+fn reaches(nodes: &Nodes, first: u64, last: u64) -> bool {
     let mut open = vec![last];
     let mut seen = std::collections::BTreeSet::new();
     while let Some(number) = open.pop() {

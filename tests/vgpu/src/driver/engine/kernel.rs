@@ -63,10 +63,11 @@ impl KernelCall {
             cooperative,
         };
         let began = Instant::now();
-        let counters = exec::launch(&gpu.memory, &gpu.config.machine, &gpu.config.settings, &launch).map_err(|fault| {
-            fault.findings.iter().for_each(tell);
-            Error::from(fault.kind)
-        })?;
+        let counters =
+            exec::launch(&gpu.memory, &gpu.config.machine, &gpu.config.settings, &launch).map_err(|fault| {
+                fault.findings.iter().for_each(tell);
+                Error::from(fault.kind)
+            })?;
         let wall_ns = began.elapsed().as_nanos() as u64;
         let machine = &gpu.config.machine;
         let needs = self.function.needs(machine);

@@ -7,8 +7,7 @@ use super::graph::Plan;
 use super::kernel::KernelCall;
 use crate::driver::context::Context;
 use crate::driver::errors::{Error, Outcome};
-use crate::driver::ffi::Handle;
-use crate::driver::objects::Object;
+use crate::memory::MemoryError;
 
 /// Nanoseconds that even the smallest piece of work takes on the described GPU.
 const OVERHEAD_NS: u64 = 2_000;
@@ -127,7 +126,8 @@ impl Operation {
                 Ok(0)
             }
             Operation::Free(address) => {
-                context.free_now(*address)?;
+                // Freed by something else meanwhile: told, and no harm to those who come after.
+                let _ = context.free_now(*address);
                 Ok(0)
             }
             Operation::WriteValue { address, value, bytes } => {
@@ -153,10 +153,13 @@ impl Operation {
     }
 }
 
-/// Memory that was there when the call was checked and is not any more.
-fn gone(problem: impl std::fmt::Display) -> Error {
-    eprintln!("vgpu: stream-ordered work: {problem}");
-    Error::IllegalAddress
+/// Device memory that was there when the call was checked and is not any more, or host memory that never was.
+fn gone(problem: MemoryError) -> Error {
+    eprintln!("vgpu: copy or memset: {problem}");
+    match problem {
+        MemoryError::BadHostRange { .. } => Error::InvalidValue,
+        _ => Error::IllegalAddress,
+    }
 }
 
 impl HostCall {
@@ -197,7 +200,8 @@ impl Copy {
 
     fn execute(&self, context: &Context) -> Outcome<u64> {
         let memory = &context.gpu.memory;
-        let contiguous = |side: Side| side.pitch == self.width && (self.depth == 1 || side.plane == self.width * self.height);
+        let contiguous =
+            |side: Side| side.pitch == self.width && (self.depth == 1 || side.plane == self.width * self.height);
         if contiguous(self.destination) && contiguous(self.source) {
             memory.transfer(self.destination.address, self.source.address, self.bytes()).map_err(gone)?;
         } else {
@@ -250,7 +254,11 @@ fn wait_for_value(context: &Context, address: u64, value: u64, bytes: usize, con
         let mut word = [0u8; 8];
         context.gpu.memory.read(address, &mut word[..bytes]).map_err(gone)?;
         let found = u64::from_le_bytes(word);
-        let difference = if bytes == 4 { (found as i32).wrapping_sub(value as i32) as i64 } else { found.wrapping_sub(value) as i64 };
+        let difference = if bytes == 4 {
+            (found as i32).wrapping_sub(value as i32) as i64
+        } else {
+            found.wrapping_sub(value) as i64
+        };
         let met = match condition & 3 {
             0 => difference >= 0,
             1 => found == value,
@@ -263,9 +271,4 @@ fn wait_for_value(context: &Context, address: u64, value: u64, bytes: usize, con
         context.check()?;
         std::thread::sleep(std::time::Duration::from_micros(50));
     }
-}
-
-/// The object behind a handle that a program stored in a structure.
-pub fn object_of<T: Object>(handle: u64) -> Outcome<Arc<T>> {
-    Handle::<T>::new(handle).get()
 }

@@ -114,7 +114,7 @@ impl Stream {
         queue.last = done.clone();
         if at_once {
             drop(queue);
-            work.run(&context);
+            work.run(&context)?;
             return Ok(done);
         }
         queue.waiting.push_back(work);
@@ -157,7 +157,9 @@ impl Stream {
         let mut after = vec![self.last()];
         after.extend(also);
         match self.role {
-            Role::Legacy => after.extend(context.streams().iter().filter(|other| other.is_blocking()).map(|other| other.last())),
+            Role::Legacy => {
+                after.extend(context.streams().iter().filter(|other| other.is_blocking()).map(|other| other.last()))
+            }
             _ if self.is_blocking() => after.push(context.legacy_stream().last()),
             _ => {}
         }
@@ -169,7 +171,8 @@ impl Stream {
         loop {
             let mut queue = self.lock();
             if queue.waiting.is_empty() {
-                queue = self.arrived.wait_timeout(queue, LINGER).map_or_else(|poison| poison.into_inner().0, |pair| pair.0);
+                queue =
+                    self.arrived.wait_timeout(queue, LINGER).map_or_else(|poison| poison.into_inner().0, |pair| pair.0);
             }
             let Some(work) = queue.waiting.pop_front() else {
                 queue.worker = false;
@@ -178,7 +181,12 @@ impl Stream {
             drop(queue);
             match self.context() {
                 // The context keeps what went wrong and tells it to the next caller.
-                Ok(context) => drop(work.run(&context)),
+                Ok(context) => {
+                    if let Err(error) = work.run(&context) {
+                        // Nobody is left to whom a lesser error could be returned.
+                        context.lose(if error.is_sticky() { error } else { Error::IllegalAddress });
+                    }
+                }
                 Err(_) => work.done.finish(Moment::default()),
             }
         }
@@ -206,7 +214,9 @@ impl Work {
             eprintln!("vgpu: internal error while work ran");
             Err(Error::Unknown)
         });
-        if let Err(error) = result {
+        if let Err(error) = result
+            && error.is_sticky()
+        {
             context.lose(error);
         }
         let modelled = start.modelled + result.unwrap_or(0);
