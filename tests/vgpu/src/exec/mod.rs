@@ -1,5 +1,35 @@
 //! A launch: blocks on host threads, warps of 32 lanes within them.
 
+//!
+//! | file | what |
+//! |---|---|
+//! | [`code`] | the form in which kernels run |
+//! | [`semantics`] | from the meaning of an instruction to the function that executes it, for three levels of the processor |
+//! | [`grid`], [`cluster`], [`block`] | blocks on threads, turns of warps, barriers |
+//! | [`warp`], [`flow`] | registers, divergence, calls |
+//! | [`access`], [`shared`] | loads and stores with their checks, races in shared memory |
+//! | [`special`], [`system`] | special registers, printf and its like |
+
+pub(crate) mod access;
+mod block;
+mod cluster;
+mod code;
+pub(crate) mod flow;
+mod grid;
+mod pending;
+mod semantics;
+mod shared;
+pub(crate) mod special;
+pub(crate) mod system;
+mod warp;
+mod worker;
+
+pub(crate) use code::{Call, Code, Function, Handler, Instruction, Operand, Origin, Predicate, Relocation, SLOT, Slot, TensorWork};
+pub(crate) use grid::put_constant;
+pub(crate) use semantics::{
+    Carry, PredicateLogic, act, carry, map1, map2, map3, map4, predicate_logic, predicate_move, select, test, test1,
+};
+
 use crate::checks::{Checks, Finding};
 use crate::machine::Machine;
 use crate::memory::Memory;
@@ -49,8 +79,7 @@ pub fn launch(
     settings: &Settings,
     launch: &Launch<'_>,
 ) -> Result<Counters, Box<Fault>> {
-    let _ = (memory, machine, settings, launch);
-    Ok(Counters::default())
+    grid::launch(memory, machine, settings, launch)
 }
 
 /// A launch that failed.
@@ -130,6 +159,31 @@ impl Counters {
     /// Warp instructions of all classes.
     pub fn warp_instructions(&self) -> u64 {
         self.instructions.iter().sum()
+    }
+
+    /// Adds what another host thread counted.
+    fn add(&mut self, other: &Counters) {
+        fn sum<const N: usize>(into: &mut [u64; N], from: &[u64; N]) {
+            into.iter_mut().zip(from).for_each(|(into, from)| *into += from);
+        }
+        sum(&mut self.instructions, &other.instructions);
+        sum(&mut self.tensor_flop, &other.tensor_flop);
+        sum(&mut self.warpgroup_tensor_flop, &other.warpgroup_tensor_flop);
+        self.lanes += other.lanes;
+        self.divergent_branches += other.divergent_branches;
+        self.shared_accesses += other.shared_accesses;
+        self.shared_cycles += other.shared_cycles;
+        self.shared_conflict_cycles += other.shared_conflict_cycles;
+        self.load_sectors += other.load_sectors;
+        self.load_sectors_ideal += other.load_sectors_ideal;
+        self.store_sectors += other.store_sectors;
+        self.store_sectors_ideal += other.store_sectors_ideal;
+        self.local_bytes += other.local_bytes;
+        self.distinct_load_sectors += other.distinct_load_sectors;
+        self.distinct_store_sectors += other.distinct_store_sectors;
+        self.longest_warp = self.longest_warp.max(other.longest_warp);
+        self.blocks += other.blocks;
+        self.warps += other.warps;
     }
 }
 

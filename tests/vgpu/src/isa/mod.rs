@@ -85,7 +85,7 @@ impl Mode {
 /// A typed value and the register lane that holds it.
 pub trait Value: Copy {
     /// `u32` or `u64`.
-    type Register: Copy;
+    type Register: Copy + Default + PartialEq;
     /// The value in a lane; bits above the value's width are ignored.
     fn read(register: Self::Register) -> Self;
     /// The lane that holds the value; bits above the value's width are zero.

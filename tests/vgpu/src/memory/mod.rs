@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 pub use shadow::Shadow;
-pub use story::Story;
+pub use story::{Place, Story};
 pub use window::{Table, Window};
 
 use allocator::Allocator;

@@ -4,8 +4,18 @@
 //! function that executes it, builds the control-flow graph with its post-dominators and packs the virtual registers into few slots.
 //! What is not understood is refused here, so that a launch can only fail for what a kernel does.
 
+mod allocate;
+mod decode;
+mod draft;
+mod flow;
+mod function;
+mod kernel;
+mod link;
+mod opcode;
+
 use std::sync::Arc;
 
+use crate::exec::Code;
 use crate::machine::Capability;
 
 /// A loaded module: one or several PTX sources, linked.
@@ -25,8 +35,23 @@ impl Program {
     /// # Errors
     /// The first thing that is not PTX, not supported, not defined in any source, or meant for another device.
     pub fn load(sources: &[&str], capability: Capability) -> Result<Program, LoadError> {
-        let _ = (sources, capability);
-        Ok(Program::default())
+        let parsed = sources.iter().map(|source| crate::ptx::parse(source)).collect::<Result<Vec<_>, _>>();
+        let modules = parsed.map_err(|error| LoadError {
+            kernel: error.function,
+            line: error.line,
+            text: error.text,
+            reason: error.reason,
+            kind: LoadErrorKind::Syntax,
+        })?;
+        for module in &modules {
+            check_target(module, capability)?;
+        }
+        let (linked, globals) = link::Linked::new(&modules)?;
+        let mut kernels = Vec::new();
+        for (owner, function) in linked.functions().filter(|(_, function)| function.is_entry) {
+            kernels.push(Arc::new(kernel::build(&linked, &modules, owner, function)?));
+        }
+        Ok(Program { kernels, globals, warnings: Vec::new() })
     }
 
     /// The kernel of that name.
@@ -62,6 +87,8 @@ pub struct Kernel {
     pub ptx_version: (u32, u32),
     /// `.target`, such as `sm_80`.
     pub target: String,
+    /// What runs.
+    pub(crate) code: Code,
 }
 
 /// One parameter of a kernel.
@@ -128,4 +155,27 @@ pub enum LoadErrorKind {
     UnresolvedSymbol,
     /// Code for a newer or another device.
     WrongTarget,
+}
+
+/// Refuses code for a device that this is not.
+fn check_target(module: &crate::ptx::Module<'_>, capability: Capability) -> Result<(), LoadError> {
+    let fail = |reason: String, kind| LoadError {
+        kernel: None,
+        line: 1,
+        text: format!(".target {}", module.target),
+        reason,
+        kind,
+    };
+    let number = module.target.strip_prefix("sm_").unwrap_or("");
+    let digits = number.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let wanted: u32 = digits.parse().map_err(|_| fail("expected .target sm_NN".into(), LoadErrorKind::Syntax))?;
+    let have = capability.major * 10 + capability.minor;
+    let specific = digits.len() < number.len();
+    if wanted > have || specific && wanted != have {
+        return Err(fail(format!("the device has sm_{have}"), LoadErrorKind::WrongTarget));
+    }
+    if module.address_size != 64 {
+        return Err(fail("only .address_size 64 is supported".into(), LoadErrorKind::Unsupported));
+    }
+    Ok(())
 }

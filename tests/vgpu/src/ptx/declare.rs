@@ -14,8 +14,7 @@ impl<'a> Parser<'a> {
             if self.accept(b'=')? {
                 self.initial(&mut variable.init)?;
                 if variable.elements.is_none() && !variable.init.is_empty() {
-                    let values = variable.init.iter().filter(|value| **value != Initial::RowEnd).count();
-                    variable.elements = Some(values as u64);
+                    variable.elements = Some(variable.init.len() as u64);
                 }
             }
             variables.push(variable);
@@ -166,7 +165,7 @@ impl<'a> Parser<'a> {
         Ok(variable)
     }
 
-    /// A value or a list in braces, appended to `values`.
+    /// A value or a list in braces, appended to `values`. Inner lists must be complete, as compilers write them.
     fn initial(&mut self, values: &mut Vec<Initial<'a>>) -> Result<(), SyntaxError> {
         if self.accept(b'{')? {
             self.enter()?;
@@ -177,7 +176,6 @@ impl<'a> Parser<'a> {
                 }
             }
             self.leave();
-            values.push(Initial::RowEnd);
             return Ok(());
         }
         let value = match self.token {

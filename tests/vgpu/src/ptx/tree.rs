@@ -154,8 +154,6 @@ pub enum Initial<'a> {
     Double(f64),
     /// The address of a variable or function plus an offset; of which `mask` selects one byte, if there is one.
     Symbol { name: &'a str, offset: i64, mask: Option<u64> },
-    /// The end of a nested list, which pads a row of an array up to its size.
-    RowEnd,
 }
 
 /// A `.func` or `.entry`.

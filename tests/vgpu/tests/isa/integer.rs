@@ -43,7 +43,7 @@ macro_rules! check_type {
                 assert_eq!(Integer::div(a, b), if y == 0 { !0 } else { (x / y) as $type });
                 assert_eq!(Integer::rem(a, b), if y == 0 { a } else { (x % y) as $type });
                 assert_eq!(Integer::neg(a), (-x) as $type);
-                assert_eq!(Integer::abs(a), x.abs() as $type);
+                assert_eq!(Integer::abs(a), x.unsigned_abs() as $type);
                 assert_eq!(a.sad(b, c), ((x - y).abs() + z) as $type);
             }
         }

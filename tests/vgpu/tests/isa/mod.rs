@@ -1,6 +1,9 @@
 //! Every instruction against a plain scalar definition: exact integers, f64, or a search among all values of a format.
 //! Eight- and sixteen-bit sources are tried exhaustively, wider ones at their edges, in all pairs, and at random.
 
+// A lane or bit number addresses several things at once.
+#![allow(clippy::needless_range_loop)]
+
 mod approximate;
 mod bits;
 mod compare;
@@ -40,7 +43,7 @@ impl Random {
 
     /// Below `bound`.
     pub fn below(&mut self, bound: u32) -> u32 {
-        (self.word() as u64 * bound as u64 >> 32) as u32
+        ((self.word() as u64 * bound as u64) >> 32) as u32
     }
 
     pub fn lanes(&mut self) -> [u32; 32] {

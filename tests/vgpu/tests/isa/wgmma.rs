@@ -198,8 +198,8 @@ fn every_layout_of_halves() {
             for swizzle_a in SWIZZLES {
                 for swizzle_b in SWIZZLES {
                     // MN-major tiles are whole blocks of the swizzle's width.
-                    let columns = [8, 24, 64, 128, 256][random.below(5) as usize];
-                    let columns = if major_b == Major::Mn { 64 * (columns as u32).div_ceil(64) } else { columns };
+                    let columns = [8u32, 24, 64, 128, 256][random.below(5) as usize];
+                    let columns = if major_b == Major::Mn { 64 * columns.div_ceil(64) } else { columns };
                     let shape = Wgmma {
                         a: Operand { element, major: major_a, extent: 64 },
                         b: Operand { element, major: major_b, extent: columns },

@@ -2,8 +2,11 @@
 //!
 //! A lane's register of A and one of B with the same `t` hold the same stretch of `k`. So an element of D is a sum, over
 //! registers and the four lanes of a row and of a column, of dot products of registers, as `dp4a` has them.
+//!
+//! Bytes in shape m16n8 go through the vectors of the floating-point shapes: at most 32 products below 2^16 sum to less than 2^24, which
+//! f32 holds exactly.
 
-use super::{Element, Mma};
+use super::{Element, Level, Mma, product};
 use crate::isa::{Lanes, WARP};
 
 /// The dot product of two registers.
@@ -25,16 +28,19 @@ fn dot(a: Element, b: Element, x: u32, y: u32) -> i32 {
 }
 
 /// D of an integer `mma.sync`; sums wrap, or are clamped with `.satfinite`.
-pub fn mma(shape: &Mma, d: &mut [Lanes], a: &[&Lanes], b: &[&Lanes], c: &[&Lanes]) {
-    match (shape.a, shape.b) {
-        (Element::S8, Element::S8) => sums(shape, d, a, b, c, |x, y| dot(Element::S8, Element::S8, x, y)),
-        (Element::U8, Element::U8) => sums(shape, d, a, b, c, |x, y| dot(Element::U8, Element::U8, x, y)),
-        _ => sums(shape, d, a, b, c, |x, y| dot(shape.a, shape.b, x, y)),
+pub fn mma(level: Level, shape: &Mma, d: &mut [Lanes], a: &[&Lanes], b: &[&Lanes], c: &[&Lanes]) {
+    if shape.rows == 16 && shape.a.width() == 8 {
+        let mut products = [[0; WARP]; 4];
+        product::mma(level, (shape.a, shape.b), &mut products, a, b, [&[0; WARP]; 4]);
+        for ((sum, start), product) in d.iter_mut().zip(c).zip(&products) {
+            for lane in 0..WARP {
+                let (start, product) = (start[lane] as i32, f32::from_bits(product[lane]) as i32);
+                let total = if shape.saturate { start.saturating_add(product) } else { start.wrapping_add(product) };
+                sum[lane] = total as u32;
+            }
+        }
+        return;
     }
-}
-
-#[inline(always)]
-fn sums(shape: &Mma, d: &mut [Lanes], a: &[&Lanes], b: &[&Lanes], c: &[&Lanes], dot: impl Fn(u32, u32) -> i32) {
     let halves = shape.rows as usize / 8;
     for (register, (sum, start)) in d.iter_mut().zip(c).enumerate() {
         for lane in 0..WARP {
@@ -43,7 +49,7 @@ fn sums(shape: &Mma, d: &mut [Lanes], a: &[&Lanes], b: &[&Lanes], c: &[&Lanes], 
             for (block, rows_of_b) in b.iter().enumerate() {
                 let rows_of_a = a[block * halves + register / 2];
                 for t in 0..4 {
-                    total += dot(rows_of_a[4 * row + t], rows_of_b[4 * column + t]) as i64;
+                    total += dot(shape.a, shape.b, rows_of_a[4 * row + t], rows_of_b[4 * column + t]) as i64;
                 }
             }
             let clamped = total.clamp(i32::MIN as i64, i32::MAX as i64);

@@ -204,7 +204,7 @@ pub fn mma(shape: &Mma, d: &mut [Lanes], a: &[&Lanes], b: &[&Lanes], c: &[&Lanes
 #[inline]
 pub fn mma_at(level: Level, shape: &Mma, d: &mut [Lanes], a: &[&Lanes], b: &[&Lanes], c: &[&Lanes]) {
     match (shape.c, c) {
-        (Sum::S32, _) => integer::mma(shape, d, a, b, c),
+        (Sum::S32, _) => integer::mma(level, shape, d, a, b, c),
         (Sum::F16, &[c0, c1]) => {
             let [(c0, c1), (c2, c3)] = [widen(c0), widen(c1)];
             sum_f32(level, shape, d, a, b, [&c0, &c1, &c2, &c3]);

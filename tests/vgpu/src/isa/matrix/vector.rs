@@ -87,6 +87,8 @@ pub(super) trait Vector: Copy {
     unsafe fn shr(self, bits: u32) -> Self;
     /// `then` where `self` equals `other` as an integer, else `otherwise`.
     unsafe fn if_equal(self, other: Self, then: Self, otherwise: Self) -> Self;
+    /// The f32 value of signed integers.
+    unsafe fn to_float(self) -> Self;
     /// The product of f32.
     unsafe fn mul(self, other: Self) -> Self;
     /// `self * factor + term` of f32, rounded once.
@@ -168,6 +170,10 @@ impl Vector for Portable {
     unsafe fn if_equal(self, other: Self, then: Self, otherwise: Self) -> Self {
         let chosen = |lane: usize| if self.0[lane] == other.0[lane] { then.0[lane] } else { otherwise.0[lane] };
         Portable(std::array::from_fn(chosen))
+    }
+    #[inline(always)]
+    unsafe fn to_float(self) -> Self {
+        self.map(|a| (a as i32 as f32).to_bits())
     }
     #[inline(always)]
     unsafe fn mul(self, other: Self) -> Self {
@@ -270,6 +276,10 @@ impl Vector for Avx2 {
         Avx2(unsafe { _mm256_blendv_epi8(otherwise.0, then.0, _mm256_cmpeq_epi32(self.0, other.0)) })
     }
     #[inline(always)]
+    unsafe fn to_float(self) -> Self {
+        Avx2::from_float(unsafe { _mm256_cvtepi32_ps(self.0) })
+    }
+    #[inline(always)]
     unsafe fn mul(self, other: Self) -> Self {
         Avx2::from_float(unsafe { _mm256_mul_ps(self.float(), other.float()) })
     }
@@ -368,6 +378,10 @@ impl Vector for Avx512 {
     #[inline(always)]
     unsafe fn if_equal(self, other: Self, then: Self, otherwise: Self) -> Self {
         Avx512(unsafe { _mm512_mask_blend_epi32(_mm512_cmpeq_epi32_mask(self.0, other.0), otherwise.0, then.0) })
+    }
+    #[inline(always)]
+    unsafe fn to_float(self) -> Self {
+        Avx512::from_float(unsafe { _mm512_cvtepi32_ps(self.0) })
     }
     #[inline(always)]
     unsafe fn mul(self, other: Self) -> Self {
