@@ -1,3 +1,5 @@
 //! The tests of the virtual GPU, one module per area.
 
+mod driver;
 mod isa;
+mod support;
