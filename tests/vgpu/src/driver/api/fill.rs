@@ -33,6 +33,21 @@ fn fill(fill: Fill, handle: StreamHandle) -> Outcome {
     capture::submit(&stream, Operation::Fill(checked)).map(|_| ())
 }
 
+/// A memset without a stream is done when the call returns. A GPU only promises its place in the default stream, but takes so little time
+/// for it that programs with other streams rely on more.
+fn fill_now(fill: Fill) -> Outcome {
+    let stream = stream(DEFAULT)?;
+    if fill.width == 0 || fill.height == 0 {
+        return Ok(());
+    }
+    let checked = Operation::Fill(check(&*stream.context()?, fill)?);
+    if capture::of(&stream).is_some() {
+        return capture::submit(&stream, checked).map(|_| ());
+    }
+    capture::refuse_implicit(&stream)?;
+    stream.run(checked)
+}
+
 fn row(address: u64, value: u32, element: u32, count: usize) -> Fill {
     Fill { address, pitch: 0, value, element, width: count as u64, height: 1 }
 }
@@ -44,30 +59,29 @@ fn rows(address: u64, pitch: usize, value: u32, element: u32, width: usize, heig
     Ok(Fill { address, pitch: pitch as u64, value, element, width: width as u64, height: height as u64 })
 }
 
-// On a GPU too, a memset of device memory returns before it is done; the default stream orders it with what follows.
 functions! {
     fn cuMemsetD8_v2 | cuMemsetD8_v2_ptds(address: u64, value: u8, count: usize) {
-        fill(row(address, value.into(), 1, count), DEFAULT)
+        fill_now(row(address, value.into(), 1, count))
     }
 
     fn cuMemsetD16_v2 | cuMemsetD16_v2_ptds(address: u64, value: u16, count: usize) {
-        fill(row(address, value.into(), 2, count), DEFAULT)
+        fill_now(row(address, value.into(), 2, count))
     }
 
     fn cuMemsetD32_v2 | cuMemsetD32_v2_ptds(address: u64, value: u32, count: usize) {
-        fill(row(address, value, 4, count), DEFAULT)
+        fill_now(row(address, value, 4, count))
     }
 
     fn cuMemsetD2D8_v2 | cuMemsetD2D8_v2_ptds(address: u64, pitch: usize, value: u8, width: usize, height: usize) {
-        fill(rows(address, pitch, value.into(), 1, width, height)?, DEFAULT)
+        fill_now(rows(address, pitch, value.into(), 1, width, height)?)
     }
 
     fn cuMemsetD2D16_v2 | cuMemsetD2D16_v2_ptds(address: u64, pitch: usize, value: u16, width: usize, height: usize) {
-        fill(rows(address, pitch, value.into(), 2, width, height)?, DEFAULT)
+        fill_now(rows(address, pitch, value.into(), 2, width, height)?)
     }
 
     fn cuMemsetD2D32_v2 | cuMemsetD2D32_v2_ptds(address: u64, pitch: usize, value: u32, width: usize, height: usize) {
-        fill(rows(address, pitch, value, 4, width, height)?, DEFAULT)
+        fill_now(rows(address, pitch, value, 4, width, height)?)
     }
 
     fn cuMemsetD8Async | cuMemsetD8Async_ptsz(address: u64, value: u8, count: usize, stream: StreamHandle) {
