@@ -19,14 +19,16 @@ pub(crate) struct Block {
     pub barriers: [Barrier; BARRIERS],
     /// Barriers that are complete and whose threads have not been told yet, as bits.
     pub complete: u32,
-    /// Threads that have arrived at the barrier of the cluster and not ended since.
+    /// Threads that have arrived at the barrier of the cluster.
     pub cluster_arrived: u32,
+    /// How often the barrier of the cluster was complete.
+    pub cluster_phase: u32,
     /// Bytes of shared memory.
     pub shared_bytes: u32,
 }
 
 /// A barrier in use.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Barrier {
     /// Threads that must come; `None` for all.
     expected: Option<u32>,
@@ -34,10 +36,10 @@ pub(crate) struct Barrier {
     arrived: u32,
     /// Threads that came with a predicate that holds.
     pub holds: u32,
-    /// Threads that came with a predicate.
+    /// Threads that came and were asked for a predicate.
     pub asked: u32,
-    /// The warps that came, for the order of memory accesses.
-    pub warps: u32,
+    /// What those who came knew of accesses to shared memory.
+    pub known: Vec<u32>,
 }
 
 impl Barrier {
@@ -51,14 +53,13 @@ impl Block {
     ///
     /// # Errors
     /// The number with which others have come.
-    pub fn arrive(&mut self, barrier: usize, warp: u32, threads: u32, expected: Option<u32>) -> Result<(), Option<u32>> {
+    pub fn arrive(&mut self, barrier: usize, threads: u32, expected: Option<u32>) -> Result<(), Option<u32>> {
         let state = &mut self.barriers[barrier];
         if state.arrived > 0 && state.expected != expected {
             return Err(state.expected);
         }
         state.expected = expected;
         state.arrived += threads;
-        state.warps |= 1 << warp;
         if state.is_complete(self.live) {
             self.complete |= 1 << barrier;
         }

@@ -134,29 +134,28 @@ impl Cluster {
         Outcome::Paused
     }
 
-    /// Wakes the warps of a block whose barriers are complete.
+    /// Wakes the warps of a block whose barriers are complete, and of the cluster if its barrier is.
     fn wake(&mut self, block: usize) {
         while let Some((barrier, state)) = self.blocks[block].take_complete() {
             let warps = block * self.warps_per_block..(block + 1) * self.warps_per_block;
-            self.shared[block].synchronise(state.warps);
-            // What `bar.red` asks for: how many, and whether all and any.
+            // What `bar.red` asks for: how many, and whether all.
             let value = state.holds | u32::from(state.holds == state.asked) << 31;
-            self.resume(warps, barrier, value);
+            self.resume(warps, barrier, value, &state.known);
         }
-        let arrived = self.blocks.iter().all(|block| block.cluster_arrived >= block.live);
-        if arrived && self.blocks.iter().any(|block| block.cluster_arrived > 0) {
-            for block in &mut self.blocks {
+        if self.blocks.iter().any(|block| block.cluster_arrived > 0)
+            && self.blocks.iter().all(|block| block.cluster_arrived >= block.live)
+        {
+            for (block, shared) in self.blocks.iter_mut().zip(&mut self.shared) {
                 block.cluster_arrived = 0;
+                block.cluster_phase += 1;
+                shared.synchronise_all();
             }
-            for shared in &mut self.shared {
-                shared.synchronise(u32::MAX);
-            }
-            self.resume(0..self.warps.len(), CLUSTER_BARRIER, 0);
+            self.resume(0..self.warps.len(), CLUSTER_BARRIER, 0, &[]);
         }
     }
 
-    /// Lets the fragments go on that wait for a barrier.
-    fn resume(&mut self, warps: std::ops::Range<usize>, barrier: u8, value: u32) {
+    /// Lets the fragments go on that wait for a barrier; `known` is what is known of accesses to shared memory behind it.
+    fn resume(&mut self, warps: std::ops::Range<usize>, barrier: u8, value: u32, known: &[u32]) {
         for index in warps {
             let mut woken = false;
             for fragment in &mut self.warps[index].fragments {
@@ -165,7 +164,12 @@ impl Cluster {
                     woken = true;
                 }
             }
-            if woken && !self.ready.contains(&(index as u32)) && !self.yielded.contains(&(index as u32)) {
+            if !woken {
+                continue;
+            }
+            let number = (index % self.warps_per_block) as u32;
+            self.shared[index / self.warps_per_block].acquire(number, known);
+            if !self.ready.contains(&(index as u32)) && !self.yielded.contains(&(index as u32)) {
                 self.ready.push(index as u32);
             }
         }
@@ -233,6 +237,7 @@ impl State {
         self.yielded = false;
         self.stale = 0;
         self.instructions = 0;
+        self.cluster_phase = 0;
         self.pending.clear();
     }
 }

@@ -178,6 +178,8 @@ pub(crate) struct Code {
     pub tables: Vec<Vec<u32>>,
     /// Paths of source files.
     pub files: Vec<String>,
+    /// Shapes of matrix instructions, by their immediate.
+    pub matrices: Vec<super::matrix::MatrixShape>,
     /// What instructions do on tensor cores, by their place.
     pub tensor: HashMap<u32, TensorWork>,
     /// The smallest access to shared memory, in bytes: the granularity of race detection.

@@ -179,17 +179,41 @@ impl Warp<'_> {
         if fragment.mask == 0 {
             self.state.fragments.swap_remove(self.fragment);
         }
-        for index in 0..self.state.joins.len() {
-            let join = &mut self.state.joins[index];
-            if join.members & mask != 0 {
-                join.members &= !mask;
-                if join.members != 0 {
-                    self.arrive(index as u32, 0);
-                }
-            }
+        for index in 0..self.state.joins.len() as u32 {
+            self.leave_join(index, mask);
         }
         self.block.threads_ended(mask.count_ones());
+        self.wake_waiting(mask);
         Flow::Switch
+    }
+
+    /// A join no longer expects some lanes.
+    pub(super) fn leave_join(&mut self, index: u32, mask: u32) {
+        let join = &mut self.state.joins[index as usize];
+        if join.members & mask != 0 {
+            join.members &= !mask;
+            if join.members != 0 {
+                self.arrive(index, 0);
+            }
+        }
+    }
+
+    /// Lanes have ended for which others may wait: those look again.
+    fn wake_waiting(&mut self, ended: u32) {
+        for index in 0..self.state.fragments.len() {
+            let fragment = &mut self.state.fragments[index];
+            if fragment.progress != Progress::Lanes {
+                continue;
+            }
+            fragment.progress = Progress::Ready;
+            let (at, lane) = (fragment.at, fragment.mask.trailing_zeros());
+            let code = self.grid.code;
+            let instruction = &code.instructions[at as usize];
+            if instruction.class == Some(super::Class::Barrier) && self.grid.checks.barriers {
+                let detail = format!("the lanes {ended:#010x} of the warp ended and never came to it");
+                self.find(instruction, lane, Kind::DivergentBarrier, None, detail);
+            }
+        }
     }
 }
 

@@ -8,14 +8,19 @@
 //! | [`grid`], [`cluster`], [`block`] | blocks on threads, turns of warps, barriers |
 //! | [`warp`], [`flow`] | registers, divergence, calls |
 //! | [`access`], [`shared`] | loads and stores with their checks, races in shared memory |
+//! | [`atomic`], [`collective`], [`barrier`], [`matrix`] | what their names say |
 //! | [`special`], [`system`] | special registers, printf and its like |
 
 pub(crate) mod access;
+pub(crate) mod atomic;
+pub(crate) mod barrier;
 mod block;
 mod cluster;
 mod code;
+pub(crate) mod collective;
 pub(crate) mod flow;
 mod grid;
+pub(crate) mod matrix;
 mod pending;
 mod semantics;
 mod shared;

@@ -18,40 +18,60 @@ pub(crate) trait Semantics: Copy {
     fn run<const WATCHED: bool>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow;
 }
 
-/// The functions for [`Instruction::run`] that execute `semantics` on this processor.
+/// The functions for [`Instruction::run`] that execute `semantics` on this processor, without and with checks.
 pub(crate) fn handlers<S: Semantics>(_: S) -> [Handler; 2] {
+    [handler::<S, false>(), handler::<S, true>()]
+}
+
+/// The function for an instruction that has nothing to check.
+fn same_handlers<S: Semantics>(_: S) -> [Handler; 2] {
+    [handler::<S, false>(); 2]
+}
+
+fn handler<S: Semantics, const WATCHED: bool>() -> Handler {
     const { assert!(size_of::<S>() == 0, "the type alone must say what to run") };
     match level() {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => [on_avx512::<S, false>, on_avx512::<S, true>],
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => [on_avx2::<S, false>, on_avx2::<S, true>],
-        Level::Baseline => [on_baseline::<S, false>, on_baseline::<S, true>],
+        Level::Avx512 => on_avx512::<S, WATCHED>,
+        #[cfg(all(target_arch = "x86_64", feature = "portable"))]
+        Level::Avx2 => on_avx2::<S, WATCHED>,
+        #[cfg(any(not(target_arch = "x86_64"), feature = "portable"))]
+        Level::Baseline => on_baseline::<S, WATCHED>,
     }
 }
 
-/// Which instructions of the processor are used.
+/// Which instructions of the processor are used. Without the feature `portable` the crate is built for AVX-512 alone, in a third of the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Level {
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", feature = "portable"))]
     Avx2,
+    #[cfg(any(not(target_arch = "x86_64"), feature = "portable"))]
     Baseline,
 }
 
 fn level() -> Level {
     static LEVEL: OnceLock<Level> = OnceLock::new();
-    *LEVEL.get_or_init(|| {
-        #[cfg(target_arch = "x86_64")]
-        {
-            macro_rules! have { ($($feature:tt)*) => { $(is_x86_feature_detected!($feature))&&* } }
-            if have!("avx2" "fma" "f16c" "bmi1" "bmi2" "lzcnt" "popcnt") {
-                return if have!("avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl") { Level::Avx512 } else { Level::Avx2 };
-            }
-        }
-        Level::Baseline
-    })
+    *LEVEL.get_or_init(detect)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detect() -> Level {
+    macro_rules! have { ($($feature:tt)*) => { $(is_x86_feature_detected!($feature))&&* } }
+    let avx2 = have!("avx2" "fma" "f16c" "bmi1" "bmi2" "lzcnt" "popcnt");
+    if avx2 && have!("avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl") {
+        return Level::Avx512;
+    }
+    #[cfg(feature = "portable")]
+    return if avx2 { Level::Avx2 } else { Level::Baseline };
+    #[cfg(not(feature = "portable"))]
+    panic!("built without the feature `portable`, which this processor needs")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn detect() -> Level {
+    Level::Baseline
 }
 
 /// The value of a type without size.
@@ -68,12 +88,13 @@ unsafe fn on_avx512<S: Semantics, const W: bool>(warp: &mut Warp<'_>, instructio
     value::<S>().run::<W>(warp, instruction, mask)
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", feature = "portable"))]
 #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
 unsafe fn on_avx2<S: Semantics, const W: bool>(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
     value::<S>().run::<W>(warp, instruction, mask)
 }
 
+#[cfg(any(not(target_arch = "x86_64"), feature = "portable"))]
 unsafe fn on_baseline<S: Semantics, const W: bool>(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
     value::<S>().run::<W>(warp, instruction, mask)
 }
@@ -87,10 +108,21 @@ pub(crate) fn store<R: Copy>(destination: *mut [R; WARP], mask: u32, result: &[R
         *destination = *result;
     } else {
         for lane in 0..WARP {
-            destination[lane] = if mask >> lane & 1 != 0 { result[lane] } else { destination[lane] };
+            destination[lane] = if mask & BITS[lane] != 0 { result[lane] } else { destination[lane] };
         }
     }
 }
+
+/// The bit of each lane: a constant vector where shifts by a variable amount would have to be computed.
+const BITS: [u32; WARP] = {
+    let mut bits = [0; WARP];
+    let mut lane = 0;
+    while lane < WARP {
+        bits[lane] = 1 << lane;
+        lane += 1;
+    }
+    bits
+};
 
 macro_rules! map {
     ($name:ident, $type:ident, $doc:literal, $($argument:ident: $register:ident at $index:literal),*) => {
@@ -113,7 +145,7 @@ macro_rules! map {
 
         #[doc = $doc]
         pub(crate) fn $name<F: Fn(u32, $($register),*) -> R + Copy, R: Value, $($register: Value),*>(f: F) -> [Handler; 2] {
-            handlers($type(f, PhantomData))
+            same_handlers($type(f, PhantomData))
         }
     };
 }
@@ -139,7 +171,7 @@ impl<F: Fn(u32, A, B) -> bool + Copy, A: Value, B: Value> Semantics for Test<F, 
 
 /// `p = f(modifier, a, b)` and `q = !f(modifier, a, b)`, each combined with a third predicate as [`Warp::set_predicates`] tells.
 pub(crate) fn test<F: Fn(u32, A, B) -> bool + Copy, A: Value, B: Value>(f: F) -> [Handler; 2] {
-    handlers(Test(f, PhantomData))
+    same_handlers(Test(f, PhantomData))
 }
 
 #[derive(Clone, Copy)]
@@ -154,7 +186,7 @@ impl<F: Fn(&mut Warp<'_>, &Instruction, u32) -> Flow + Copy> Semantics for Act<F
 
 /// An instruction that looks at the warp as a whole.
 pub(crate) fn act<F: Fn(&mut Warp<'_>, &Instruction, u32) -> Flow + Copy>(f: F) -> [Handler; 2] {
-    handlers(Act(f))
+    same_handlers(Act(f))
 }
 
 #[derive(Clone, Copy)]
@@ -172,7 +204,7 @@ impl<F: Fn(u32, A) -> bool + Copy, A: Value> Semantics for Test1<F, A> {
 
 /// `p = f(modifier, a)`, with the operands of [`test`].
 pub(crate) fn test1<F: Fn(u32, A) -> bool + Copy, A: Value>(f: F) -> [Handler; 2] {
-    handlers(Test1(f, PhantomData))
+    same_handlers(Test1(f, PhantomData))
 }
 
 /// `selp`: operands are the destination, the two values, and the predicate.

@@ -108,10 +108,28 @@ impl Shared {
         pointer
     }
 
-    /// The warps of a mask have met: what each did happened before what any of them does from now on.
-    pub fn synchronise(&mut self, warps: u32) {
+    /// Everything that was done so far happened before what anybody does from now on.
+    pub fn synchronise_all(&mut self) {
         if let Some(watch) = &mut self.watch {
-            watch.synchronise(warps);
+            let time = watch.time;
+            watch.known.fill(time);
+            watch.known_all.fill(time);
+            watch.lanes.fill([time; WARP]);
+            watch.time += 1;
+        }
+    }
+
+    /// Adds what a warp did and knows to what is known behind a barrier.
+    pub fn release(&mut self, warp: u32, known: &mut Vec<u32>) {
+        if let Some(watch) = &mut self.watch {
+            watch.release(warp as usize, known);
+        }
+    }
+
+    /// What was known by those who came to a barrier, a warp knows behind it.
+    pub fn acquire(&mut self, warp: u32, known: &[u32]) {
+        if let Some(watch) = &mut self.watch {
+            watch.acquire(warp as usize, known);
         }
     }
 
@@ -177,25 +195,25 @@ impl Watch {
         (begin >> self.shift) as usize..((begin + bytes - 1) >> self.shift) as usize + 1
     }
 
-    fn synchronise(&mut self, mask: u32) {
-        let warps = self.warps;
-        let met = |warp: usize| mask >> warp & 1 != 0;
-        // Everything that any of them knew, and did.
-        let mut known = vec![0; warps];
-        for warp in (0..warps).filter(|&warp| met(warp)) {
-            for (all, one) in known.iter_mut().zip(&self.known[warp * warps..][..warps]) {
-                *all = (*all).max(*one);
-            }
+    fn release(&mut self, warp: usize, known: &mut Vec<u32>) {
+        if warp >= self.warps {
+            return;
         }
-        for warp in (0..warps).filter(|&warp| met(warp)) {
-            known[warp] = self.time;
-        }
-        for warp in (0..warps).filter(|&warp| met(warp)) {
-            self.known[warp * warps..][..warps].copy_from_slice(&known);
-            self.lanes[warp] = [self.time; WARP];
-            self.summarise(warp);
+        known.resize(self.warps, 0);
+        self.known[warp * self.warps + warp] = self.time;
+        for (all, one) in known.iter_mut().zip(&self.known[warp * self.warps..][..self.warps]) {
+            *all = (*all).max(*one);
         }
         self.time += 1;
+    }
+
+    fn acquire(&mut self, warp: usize, known: &[u32]) {
+        for (one, all) in self.known[warp * self.warps..][..self.warps].iter_mut().zip(known) {
+            *one = (*one).max(*all);
+        }
+        // A barrier orders the lanes of the warp as well.
+        self.lanes[warp] = [self.known[warp * self.warps + warp]; WARP];
+        self.summarise(warp);
     }
 
     fn synchronise_lanes(&mut self, warp: usize, mask: u32) {

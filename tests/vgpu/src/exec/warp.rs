@@ -105,6 +105,8 @@ pub(crate) struct State {
     pub stale: u32,
     /// Instructions so far.
     pub instructions: u64,
+    /// The phase of the barrier of the cluster in which it arrived last.
+    pub cluster_phase: u32,
     /// Asynchronous copies.
     pub pending: Pending,
 }

@@ -21,6 +21,8 @@ pub(super) struct Builder<'a> {
     shared_bytes: u32,
     /// Call sites of all functions.
     pub calls: Vec<Call>,
+    /// Shapes of matrix instructions.
+    pub matrices: Vec<exec::matrix::MatrixShape>,
     /// The smallest access to shared memory so far.
     pub shared_granule: u32,
     /// Whether functions are called through pointers.
@@ -109,6 +111,7 @@ pub(super) fn build<'a>(
         shared: HashMap::new(),
         shared_bytes: 0,
         calls: Vec::new(),
+        matrices: Vec::new(),
         shared_granule: 4,
         calls_pointers: false,
     };
@@ -149,6 +152,7 @@ pub(super) fn build<'a>(
     }
     let mut code = assembler.code;
     code.calls = builder.calls;
+    code.matrices = builder.matrices;
     code.shared_granule = builder.shared_granule;
     kernel.static_shared_bytes = builder.shared_bytes.next_multiple_of(16);
     kernel.local_bytes = local;

@@ -58,18 +58,20 @@ fn test_integer<T: Value + Ord>(comparison: Comparison) -> [Handler; 2] {
     }
 }
 
-fn test_float<T: Comparable>(comparison: Comparison, ftz: bool) -> [Handler; 2] {
+/// Comparisons of f32 are compiled in; the others find theirs in the modifier.
+fn test_single(comparison: Comparison) -> [Handler; 2] {
     macro_rules! with {
         ($($name:ident)*) => {
             match comparison {
-                $(Comparison::$name if !ftz => {
-                    test(|_, a: T, b: T| float(Comparison::$name, a.ordered(false), b.ordered(false)))
-                })*
-                $(Comparison::$name => test(|_, a: T, b: T| float(Comparison::$name, a.ordered(true), b.ordered(true))),)*
+                $(Comparison::$name => test(|_, a: f32, b: f32| float(Comparison::$name, a, b)),)*
             }
         };
     }
     with!(Eq Ne Lt Le Gt Ge Equ Neu Ltu Leu Gtu Geu Num Nan)
+}
+
+fn test_float<T: Comparable>() -> [Handler; 2] {
+    test(|m, a: T, b: T| float(unpack(m), a.ordered(m & 1 << 8 != 0), b.ordered(m & 1 << 8 != 0)))
 }
 
 /// The handlers of a comparison of a type.
@@ -82,10 +84,11 @@ fn comparison_of(name: &str, comparison: Comparison, ftz: bool) -> Option<[Handl
         "s16" if ordered => test_integer::<i16>(comparison),
         "s32" if ordered => test_integer::<i32>(comparison),
         "s64" if ordered => test_integer::<i64>(comparison),
-        "f32" => test_float::<f32>(comparison, ftz),
-        "f64" => test_float::<f64>(comparison, false),
-        "f16" => test_float::<F16>(comparison, ftz),
-        "bf16" => test_float::<Bf16>(comparison, ftz),
+        "f32" if !ftz => test_single(comparison),
+        "f32" => test_float::<f32>(),
+        "f64" => test_float::<f64>(),
+        "f16" => test_float::<F16>(),
+        "bf16" => test_float::<Bf16>(),
         _ => return None,
     })
 }
@@ -125,7 +128,8 @@ fn setp<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a
     let run = required(comparison_of(name, comparison, ftz), "a comparison that this type has")?;
     let (a, b) = (body.source(&operands[1], ty)?, body.source(&operands[2], ty)?);
     let class = class_of(ty);
-    body.step(run, class, [fields, vec![a, b, other]].concat()).modifier = combine.unwrap_or(0) << 24;
+    body.step(run, class, [fields, vec![a, b, other]].concat()).modifier =
+        comparison as u32 | u32::from(ftz) << 8 | combine.unwrap_or(0) << 24;
     Ok(())
 }
 
@@ -212,7 +216,8 @@ fn set<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>
     let predicate = body.temporary(Width::Predicate);
     use crate::program::draft::Role::{Destination, Source};
     let fields = vec![Field::Register(predicate, Destination), Field::Sink, a, b, other];
-    body.step(run, class_of(ty), fields).modifier = combine.unwrap_or(0) << 24;
+    body.step(run, class_of(ty), fields).modifier =
+        comparison as u32 | u32::from(ftz) << 8 | combine.unwrap_or(0) << 24;
     let one = match result {
         "f32" => 1.0f32.to_bits(),
         "u16" | "s16" => 0xffff,

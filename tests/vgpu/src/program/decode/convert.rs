@@ -268,32 +268,39 @@ fn between_floats(from: Format, to: Format, conversion: Conversion, plain: bool)
     }
 }
 
-/// Wrapping conversions between integers. Signed results fill the register with their sign.
+/// Wrapping conversions between integers. Signed results fill the register with their sign. Only a widening depends on the type of the source.
 fn between_integers(from: Integer, to: Integer) -> Option<[Handler; 2]> {
-    macro_rules! to {
+    if from.width >= to.width {
+        macro_rules! cut {
+            ($from:ty) => {
+                match (to.signed, to.width) {
+                    (true, 8) => map1(|_, a: $from| a as i8 as i32),
+                    (true, 16) => map1(|_, a: $from| a as i16 as i32),
+                    (false, 8) => map1(|_, a: $from| a as u8 as u32),
+                    (false, 16) => map1(|_, a: $from| a as u16 as u32),
+                    (_, 32) => map1(|_, a: $from| a as u32),
+                    _ => map1(|_, a: $from| a as u64),
+                }
+            };
+        }
+        return Some(if from.width == 64 { cut!(u64) } else { cut!(u32) });
+    }
+    macro_rules! widen {
         ($from:ty) => {
             match (to.signed, to.width) {
-                (true, 8) => map1(|_, a: $from| a as i8 as i32),
-                (true, 16) => map1(|_, a: $from| a as i16 as i32),
-                (true, 32) => map1(|_, a: $from| a as i32),
-                (true, 64) => map1(|_, a: $from| a as i64),
-                (false, 8) => map1(|_, a: $from| a as u8 as u32),
                 (false, 16) => map1(|_, a: $from| a as u16 as u32),
-                (false, 32) => map1(|_, a: $from| a as u32),
-                _ => map1(|_, a: $from| a as u64),
+                (true, 16) | (_, 32) => map1(|_, a: $from| a as i32),
+                _ => map1(|_, a: $from| a as i64),
             }
         };
     }
     Some(match (from.signed, from.width) {
-        (true, 8) => to!(i8),
-        (true, 16) => to!(i16),
-        (true, 32) => to!(i32),
-        (true, 64) => to!(i64),
-        (false, 8) => to!(u8),
-        (false, 16) => to!(u16),
-        (false, 32) => to!(u32),
-        (false, 64) => to!(u64),
-        _ => return None,
+        (true, 8) => widen!(i8),
+        (true, 16) => widen!(i16),
+        (true, _) => map1(|_, a: i32| i64::from(a)),
+        (false, 8) => widen!(u8),
+        (false, 16) => widen!(u16),
+        (false, _) => map1(|_, a: u32| u64::from(a)),
     })
 }
 

@@ -4,7 +4,7 @@
 
 use super::required;
 use crate::exec::access::{self, load, space, store};
-use crate::program::draft::{Field, Role, Width};
+use crate::program::draft::Width;
 use crate::program::function::{Address, Body, Reason};
 use crate::program::opcode::Opcode;
 use crate::ptx::{Operand, StateSpace, Type, TypeKind};
@@ -144,14 +144,4 @@ fn store_of(ty: Type, width: Width, count: usize) -> Option<[crate::exec::Handle
         (64, Width::Wide) => store::<u64, u64>(count),
         _ => None,
     }
-}
-
-/// The base and offset of an address as fields.
-pub(super) fn base(address: &Address) -> (Field, u64, u32) {
-    (address.base, address.offset as u64, u32::from(address.width == Width::Wide) << 8)
-}
-
-/// Results that nobody wants.
-pub(super) fn unused(body: &mut Body<'_, '_>, width: Width) -> Field {
-    Field::Register(body.temporary(width), Role::Destination)
 }

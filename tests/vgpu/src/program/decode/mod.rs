@@ -1,14 +1,17 @@
 //! What each instruction of the text means: the handler, the operands, and what it counts as. One file per family.
 
+mod atomic;
 mod compare;
 mod control;
 mod convert;
 mod float;
 mod half;
 mod integer;
+mod matrix;
 mod memory;
 mod moves;
 mod special;
+mod warp;
 
 pub(super) use special::special_register;
 
@@ -77,8 +80,19 @@ fn unpack_rounding(modifier: u32) -> Rounding {
 /// Decodes an instruction.
 pub(super) fn instruction<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>]) -> Result<(), Reason> {
     opcode.drop_hints();
-    let families =
-        [integer::decode, half::decode, float::decode, moves::decode, compare::decode, convert::decode, memory::decode, control::decode];
+    let families = [
+        integer::decode,
+        half::decode,
+        float::decode,
+        moves::decode,
+        compare::decode,
+        convert::decode,
+        memory::decode,
+        atomic::decode,
+        warp::decode,
+        matrix::decode,
+        control::decode,
+    ];
     for family in families {
         if let Some(result) = family(body, opcode, operands) {
             return result;
