@@ -1,5 +1,6 @@
 //! The tests of the virtual GPU, one module per area.
 
+mod corpus;
 mod driver;
 mod isa;
 mod support;

@@ -1,8 +1,8 @@
 //! The container in which nvcc and others put several images: a "fat binary".
 //!
 //! A wrapper (as linked into a host program) points to the container; a container is a header and entries one after the other, each with its
-//! own header. An entry is PTX text or machine code for one architecture, plain or compressed. Only what PTX needs is read. LZ4 (nvcc before
-//! 12.4 or so) is undone here; other compressions are refused by name, with the remedy.
+//! own header. An entry is PTX text or machine code for one architecture, plain or compressed. Only what PTX needs is read. LZ4 (older nvcc) is
+//! undone here; for Zstandard (nvcc from 12.4 on) the system's library is asked, and where there is none the remedy is named.
 
 /// First word of a wrapper.
 pub const WRAPPER_MAGIC: u32 = 0x4662_43b1;
@@ -89,7 +89,10 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Entry>, FatbinError> {
                     let packed = payload.get(..compressed).ok_or(FatbinError::Truncated(at))?;
                     unpack_lz4(packed, unpacked).ok_or(FatbinError::Damaged(architecture))?
                 }
-                _ => return Err(FatbinError::Compressed { architecture, method: "zstandard" }),
+                _ => {
+                    let packed = payload.get(..compressed).ok_or(FatbinError::Truncated(at))?;
+                    unpack_zstandard(packed, unpacked, architecture)?
+                }
             };
             let length = text.iter().position(|&byte| byte == 0).unwrap_or(text.len());
             entries.push(Entry { architecture, text: String::from_utf8_lossy(&text[..length]).into_owned() });
@@ -128,6 +131,29 @@ fn unpack_lz4(mut packed: &[u8], unpacked: u64) -> Option<Vec<u8>> {
             output.push(output[index]);
         }
     }
+}
+
+/// Has Zstandard undone by the system's library.
+fn unpack_zstandard(packed: &[u8], unpacked: u64, architecture: u32) -> Result<Vec<u8>, FatbinError> {
+    /// `ZSTD_decompress`: target and its room, source and its length; the length written, or an error beyond all lengths.
+    type Decompress = unsafe extern "C" fn(*mut u8, usize, *const u8, usize) -> usize;
+    if unpacked > MOST_BYTES {
+        return Err(FatbinError::Damaged(architecture));
+    }
+    // SAFETY: plain look-ups by name; the library stays loaded.
+    let symbol = unsafe {
+        let library = libc::dlopen(c"libzstd.so.1".as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
+        if library.is_null() { library } else { libc::dlsym(library, c"ZSTD_decompress".as_ptr()) }
+    };
+    if symbol.is_null() {
+        return Err(FatbinError::Compressed { architecture, method: "Zstandard, and libzstd.so.1 is not there" });
+    }
+    // SAFETY: this is the prototype of that name in every version of the library.
+    let decompress = unsafe { std::mem::transmute::<*mut libc::c_void, Decompress>(symbol) };
+    let mut output = vec![0u8; unpacked as usize];
+    // SAFETY: both buffers with their lengths.
+    let written = unsafe { decompress(output.as_mut_ptr(), output.len(), packed.as_ptr(), packed.len()) };
+    if written == output.len() { Ok(output) } else { Err(FatbinError::Damaged(architecture)) }
 }
 
 /// A length of the LZ4 format: 15 means that more follows.
@@ -210,9 +236,14 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_unpacked_names_the_remedy() {
-        let error = read(&container(&[(1, 90, ZSTANDARD, vec![1, 2, 3], 10)])).unwrap_err().to_string();
-        assert!(error.contains("sm_90") && error.contains("--no-compress"), "{error}");
+    fn zstandard_is_undone_or_the_remedy_is_named() {
+        // A frame of one raw block, as the format's document lays it out.
+        let packed = b"\x28\xb5\x2f\xfd\x20\x05\x29\x00\x00hello".to_vec();
+        match read(&container(&[(1, 90, ZSTANDARD, packed, 5)])) {
+            Ok(entries) => assert_eq!(entries[0].text, "hello"),
+            Err(problem) => assert!(problem.to_string().contains("--no-compress"), "{problem}"),
+        }
+        assert!(read(&container(&[(1, 90, ZSTANDARD, vec![1, 2, 3], 10)])).is_err());
     }
 
     proptest! {

@@ -115,7 +115,10 @@ fn nodes_are_added_changed_and_cloned() {
         check(raw::cuGraphAddEmptyNode(&mut empty, graph, [first, second].as_ptr(), 2));
         check(raw::cuGraphNodeGetType(second, &mut kind));
         assert_eq!(kind, 2);
-        assert_eq!(raw::cuGraphAddMemsetNode(&mut first, graph, std::ptr::null(), 0, (&raw const outside).cast(), 0), 1);
+        assert_eq!(
+            raw::cuGraphAddMemsetNode(&mut first, graph, std::ptr::null(), 0, (&raw const outside).cast(), 0),
+            1
+        );
         check(raw::cuGraphClone(&mut clone, graph));
         check(raw::cuGraphInstantiateWithFlags(&mut exec, graph, 0));
         check(raw::cuGraphLaunch(exec, 0));

@@ -148,7 +148,10 @@ fn ranges_are_told() {
     unsafe {
         check(raw::cuMemGetAddressRange_v2(&mut base, &mut bytes, buffer.address + 999));
         assert_eq!((base, bytes), (buffer.address, 1000));
-        assert_eq!(error_name(raw::cuMemGetAddressRange_v2(&mut base, &mut bytes, buffer.address + 1000)), "CUDA_ERROR_NOT_FOUND");
+        assert_eq!(
+            error_name(raw::cuMemGetAddressRange_v2(&mut base, &mut bytes, buffer.address + 1000)),
+            "CUDA_ERROR_NOT_FOUND"
+        );
         let (mut free, mut total) = (0, 0);
         check(raw::cuMemGetInfo_v2(&mut free, &mut total));
         assert_eq!(total as u64, crate::support::MEMORY_BYTES);

@@ -12,14 +12,23 @@ fn what_is_no_module_is_refused() {
     let mut module = 0;
     // SAFETY: the driver must refuse these without crashing.
     unsafe {
-        assert_eq!(error_name(raw::cuModuleLoadData(&mut module, c"hello".as_ptr().cast())), "CUDA_ERROR_INVALID_IMAGE");
+        assert_eq!(
+            error_name(raw::cuModuleLoadData(&mut module, c"hello".as_ptr().cast())),
+            "CUDA_ERROR_INVALID_IMAGE"
+        );
         assert_eq!(raw::cuModuleLoadData(&mut module, null()), 1);
         assert_eq!(raw::cuModuleLoadData(&mut module, 0x77 as *const c_void), 1);
-        assert_eq!(error_name(raw::cuModuleLoadData(&mut module, c"\x7fELF and so on".as_ptr().cast())), "CUDA_ERROR_NO_BINARY_FOR_GPU");
+        assert_eq!(
+            error_name(raw::cuModuleLoadData(&mut module, c"\x7fELF and so on".as_ptr().cast())),
+            "CUDA_ERROR_NO_BINARY_FOR_GPU"
+        );
         assert_eq!(error_name(raw::cuModuleUnload(12345)), "CUDA_ERROR_INVALID_HANDLE");
         let loaded = Module::load(INCREMENT);
         let mut function = 0;
-        assert_eq!(error_name(raw::cuModuleGetFunction(&mut function, loaded.0, c"decrement".as_ptr())), "CUDA_ERROR_NOT_FOUND");
+        assert_eq!(
+            error_name(raw::cuModuleGetFunction(&mut function, loaded.0, c"decrement".as_ptr())),
+            "CUDA_ERROR_NOT_FOUND"
+        );
     }
 }
 
@@ -44,10 +53,8 @@ fn the_compilers_words_reach_the_log() {
 #[test]
 fn texts_are_linked() {
     context();
-    let main = INCREMENT.replace(
-        ".visible .entry",
-        ".extern .func (.param .b32 out) next(.param .b32 in);\n.visible .entry",
-    );
+    let main =
+        INCREMENT.replace(".visible .entry", ".extern .func (.param .b32 out) next(.param .b32 in);\n.visible .entry");
     let main = main.replace(
         "add.u32 %r5, %r5, 1;",
         "{ .param .b32 a; .param .b32 b; st.param.b32 [a], %r5; call.uni (b), next, (a); ld.param.b32 %r5, [b]; }",
@@ -96,7 +103,10 @@ fn launches_beyond_the_limits_have_the_drivers_codes() {
     assert_eq!(code([1, 1, 1], [32, 1, 1], 300_000), "CUDA_ERROR_INVALID_VALUE");
     assert_eq!(code([1, 1, 1], [32, 1, 1], 200_000), "CUDA_SUCCESS", "opted in on a machine with 227 KiB");
     assert_eq!(error_name(launch(77, [1; 3], [1; 3], 0, 0, &[])), "CUDA_ERROR_INVALID_HANDLE");
-    assert_eq!(error_name(launch(function, [1; 3], [1; 3], 0, 99, arguments![&buffer, 1u32])), "CUDA_ERROR_INVALID_HANDLE");
+    assert_eq!(
+        error_name(launch(function, [1; 3], [1; 3], 0, 99, arguments![&buffer, 1u32])),
+        "CUDA_ERROR_INVALID_HANDLE"
+    );
     // SAFETY: the arguments are missing, which must be an error; out-parameters live through the calls.
     unsafe {
         assert_eq!(raw::cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, 0, null_mut(), null_mut()), 1);

@@ -93,6 +93,9 @@ driver_functions! {
     fn cuLaunchKernel(function: u64, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32, stream: u64,
                       values: *mut *mut c_void, extra: *mut *mut c_void);
     fn cuOccupancyMaxActiveBlocksPerMultiprocessor(count: *mut i32, function: u64, block: i32, shared: usize);
+    fn cuTensorMapEncodeTiled(map: *mut c_void, data_type: u32, rank: u32, address: u64, sizes: *const u64,
+                              strides: *const u64, box_sizes: *const u32, steps: *const u32, interleave: u32, swizzle: u32,
+                              l2_promotion: u32, fill: u32);
     fn cuGetErrorName(error: u32, name: *mut *const c_char);
     fn cuGetProcAddress_v2(symbol: *const c_char, function: *mut *mut c_void, version: i32, flags: u64, status: *mut u32);
 }
@@ -180,6 +183,7 @@ impl<T> Drop for Buffer<T> {
 }
 
 /// A value that a kernel takes.
+#[derive(Clone)]
 pub struct Argument(Vec<u8>);
 
 macro_rules! argument {
@@ -299,6 +303,9 @@ pub fn assert_close(found: &[f64], expected: &[f64], tolerance: f64, what: &str)
     assert_eq!(found.len(), expected.len(), "{what}: lengths");
     for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
         let error = (found - expected).abs() / expected.abs().max(1.0);
-        assert!(error <= tolerance, "{what}[{index}]: {found} against {expected}, an error of {error:e} beyond {tolerance:e}");
+        assert!(
+            error <= tolerance,
+            "{what}[{index}]: {found} against {expected}, an error of {error:e} beyond {tolerance:e}"
+        );
     }
 }

@@ -31,10 +31,8 @@ def matmul(a, b, c, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK
 
 
 @triton.jit
-def matmul_descriptor(a, b, c, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
-    """The same through tensor descriptors that the kernel makes itself."""
-    left = tl.make_tensor_descriptor(a, shape=[M, K], strides=[K, 1], block_shape=[BLOCK_M, BLOCK_K])
-    right = tl.make_tensor_descriptor(b, shape=[K, N], strides=[N, 1], block_shape=[BLOCK_K, BLOCK_N])
+def matmul_descriptor(left, right, c, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+    """The same through tensor descriptors: the host passes tensor maps, the copies are the tensor memory accelerator's."""
     row, column = tl.program_id(0) * BLOCK_M, tl.program_id(1) * BLOCK_N
     total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for k in range(0, K, BLOCK_K):
@@ -155,7 +153,7 @@ VARIANTS = [
     ("matmul_fp8", matmul, MATRICES.format(t="fp8e4nv"), dict(WIDE, TF32=False), 4, (90,)),
     ("matmul_fp8_e5m2", matmul, MATRICES.format(t="fp8e5"), dict(TILE, TF32=False), 4, (80,)),
     ("matmul_wide", matmul, MATRICES.format(t="bf16"), dict(BLOCK_M=128, BLOCK_N=128, BLOCK_K=64, TF32=False), 8, (90,)),
-    ("matmul_descriptor", matmul_descriptor, MATRICES.format(t="fp16"), WIDE, 4, (90,)),
+    ("matmul_descriptor", matmul_descriptor, "tensordesc<fp16[128,64]> tensordesc<fp16[64,64]> *fp32 i32 i32 i32", WIDE, 4, (90,)),
     ("attention_f16", attention, "*fp16 *fp16 *fp16 *fp16 *fp32 i32 i32 fp32", HEAD, 4, (80, 90)),
     ("attention_bf16", attention, "*bf16 *bf16 *bf16 *bf16 *fp32 i32 i32 fp32", dict(HEAD, BLOCK_T=128), 8, (80, 90)),
     ("attention_backward", attention_backward, BACKWARD.format(t="bf16"), dict(D=64, BLOCK_T=64, BLOCK_S=64), 4, (80, 90)),
