@@ -88,10 +88,16 @@ pub(crate) fn map_to_block(address: u64, rank: u32) -> u64 {
 }
 
 /// `getctarank`.
-pub(crate) fn rank_of<T: Value<Register = T> + Into<u64>>(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+pub(crate) fn rank_of<T: Value<Register = T> + Into<u64>>(
+    warp: &mut Warp<'_>,
+    instruction: &Instruction,
+    mask: u32,
+) -> Flow {
     let addresses = warp.read::<T>(instruction.operands[1]);
     let own = warp.block.rank;
-    let ranks = std::array::from_fn(|lane| ((addresses[lane].into() >> SHARED_BITS & 0xff) as u32).checked_sub(1).unwrap_or(own));
+    let ranks = std::array::from_fn(|lane| {
+        ((addresses[lane].into() >> SHARED_BITS & 0xff) as u32).checked_sub(1).unwrap_or(own)
+    });
     warp.set_lanes(instruction.operands[0], mask, &ranks);
     Flow::Next
 }
@@ -342,7 +348,10 @@ impl Access {
             let begin = self.addresses[lane];
             let mut end = begin + self.bytes;
             lane += 1;
-            while lane < WARP && self.mask >> lane & 1 != 0 && (self.addresses[lane] == end || self.addresses[lane] == begin) {
+            while lane < WARP
+                && self.mask >> lane & 1 != 0
+                && (self.addresses[lane] == end || self.addresses[lane] == begin)
+            {
                 if self.addresses[lane] == end {
                     end += self.bytes;
                 }
@@ -409,13 +418,19 @@ impl Access {
 
     /// The lanes do not share a window: each one's is looked up.
     #[cold]
-    fn find_windows<const WATCHED: bool>(&mut self, warp: &mut Warp<'_>, instruction: &Instruction) -> Result<Located, Flow> {
+    fn find_windows<const WATCHED: bool>(
+        &mut self,
+        warp: &mut Warp<'_>,
+        instruction: &Instruction,
+    ) -> Result<Located, Flow> {
         let mut distance = None;
         for lane in (0..WARP).filter(|lane| self.mask >> lane & 1 != 0) {
             let address = self.addresses[lane];
             let window = warp.grid.table.find(address, self.bytes);
             let window = match window {
-                None if !warp.grid.checks.bounds && warp.grid.everything.contains(address, self.bytes) => warp.grid.everything,
+                None if !warp.grid.checks.bounds && warp.grid.everything.contains(address, self.bytes) => {
+                    warp.grid.everything
+                }
                 None => return Err(self.out_of_bounds(warp, instruction, lane)),
                 Some(window) => window,
             };
@@ -490,7 +505,8 @@ impl Access {
         counters.shared_conflict_cycles += cycles.saturating_sub(ideal);
         let own = rank == warp.block.rank as usize;
         let index = if own { warp.state.index } else { u32::MAX };
-        let lanes = super::shared::Lanes { warp: index, mask: self.mask, addresses: &self.addresses, bytes: self.bytes };
+        let lanes =
+            super::shared::Lanes { warp: index, mask: self.mask, addresses: &self.addresses, bytes: self.bytes };
         let span = self.contiguous.then_some((self.lowest, self.highest + self.bytes - self.lowest));
         if let Err(conflict) = warp.shared[rank].check(lanes, span, self.mode) {
             super::shared::report(warp, instruction, rank, *conflict);

@@ -84,7 +84,14 @@ impl<T: Word, F: Fn(T, T, T) -> T + Copy, const N: usize> Semantics for Atomic<T
             if place.addr() % size_of::<T>() != 0 {
                 let detail = "an atomic operation on a word that is not aligned".to_owned();
                 let address = Some((Space::Global, lanes[lane], bytes as u32));
-                return warp.fault(instruction, lane as u32, FaultKind::MisalignedAddress, Kind::Misaligned, address, detail);
+                return warp.fault(
+                    instruction,
+                    lane as u32,
+                    FaultKind::MisalignedAddress,
+                    Kind::Misaligned,
+                    address,
+                    detail,
+                );
             }
             for (part, before) in before.iter_mut().enumerate() {
                 let b = T::from_register(warp.read::<T::Register>(operands[N + 1 + part])[lane]);

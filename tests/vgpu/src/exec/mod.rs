@@ -31,7 +31,9 @@ pub(crate) mod system;
 mod warp;
 mod worker;
 
-pub(crate) use code::{Call, Code, Function, Handler, Instruction, Operand, Origin, Predicate, Relocation, SLOT, Slot, TensorWork};
+pub(crate) use code::{
+    Call, Code, Function, Handler, Instruction, Operand, Origin, Predicate, Relocation, SLOT, Slot, TensorWork,
+};
 pub(crate) use grid::put_constant;
 pub(crate) use semantics::{
     Carry, PredicateLogic, act, carry, map1, map2, map3, map4, predicate_logic, predicate_move, select, test, test1,

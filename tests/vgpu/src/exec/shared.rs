@@ -153,8 +153,12 @@ impl Shared {
             return Ok(());
         }
         match (span, mode) {
-            (Some((begin, bytes)), Mode::Read) if watch.read_run(lanes.warp as usize, begin, bytes, lanes.bytes) => Ok(()),
-            (Some((begin, bytes)), Mode::Write) if watch.write_run(lanes.warp as usize, begin, bytes, lanes.bytes) => Ok(()),
+            (Some((begin, bytes)), Mode::Read) if watch.read_run(lanes.warp as usize, begin, bytes, lanes.bytes) => {
+                Ok(())
+            }
+            (Some((begin, bytes)), Mode::Write) if watch.write_run(lanes.warp as usize, begin, bytes, lanes.bytes) => {
+                Ok(())
+            }
             _ => watch.each_lane(lanes, mode),
         }
     }
@@ -506,7 +510,9 @@ pub(crate) fn report(warp: &mut Warp<'_>, instruction: &Instruction, rank: usize
         (Kind::Uninitialised, _) => "no thread of the block has written there".to_owned(),
         (_, Some((other_warp, other_lane, wrote))) => {
             let did = match (kind, wrote) {
-                (Kind::AsyncReadEarly | Kind::AsyncOverwrite, _) => "has an asynchronous copy to there that is still pending",
+                (Kind::AsyncReadEarly | Kind::AsyncOverwrite, _) => {
+                    "has an asynchronous copy to there that is still pending"
+                }
                 (_, true) => "wrote there before",
                 (_, false) => "read there before",
             };
@@ -520,7 +526,8 @@ pub(crate) fn report(warp: &mut Warp<'_>, instruction: &Instruction, rank: usize
         }
         _ => String::new(),
     };
-    let detail = if rank == warp.block.rank as usize { detail } else { format!("{detail} (in block {rank} of the cluster)") };
+    let detail =
+        if rank == warp.block.rank as usize { detail } else { format!("{detail} (in block {rank} of the cluster)") };
     warp.find(instruction, lane, kind, Some((Space::Shared, address, bytes)), detail);
 }
 
