@@ -4,7 +4,7 @@
 //! which block of the cluster is meant: 0 for the own, else its rank plus one.
 
 use super::code::{Flow, Handler, Instruction, Operand};
-use super::semantics::{Semantics, handlers, store as store_register};
+use super::semantics::{Environment, Semantics, handlers, store as store_register};
 use super::warp::Warp;
 use super::{Class, FaultKind};
 use crate::checks::{Kind, Space};
@@ -666,11 +666,11 @@ struct Load<T, R, const N: usize>(std::marker::PhantomData<(T, R)>);
 impl<T: Stored, R: Lane, const N: usize> Semantics for Load<T, R, N> {
     /// Operands: N destinations, then the address.
     #[inline(always)]
-    fn run<const WATCHED: bool>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+    fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
         let addresses = addresses(warp, instruction, instruction.operands[N]);
         let bytes = (size_of::<T>() * N) as u64;
         let space = instruction.modifier & 0xff;
-        let located = match locate::<WATCHED>(warp, instruction, mask, space, addresses, bytes, Mode::Read) {
+        let located = match E::locate(warp, instruction, mask, space, &addresses, bytes, Mode::Read) {
             Ok(located) => located,
             Err(flow) => return flow,
         };
@@ -705,11 +705,11 @@ struct Store<T, R, const N: usize>(std::marker::PhantomData<(T, R)>);
 impl<T: Stored, R: Lane, const N: usize> Semantics for Store<T, R, N> {
     /// Operands: N sources, then the address.
     #[inline(always)]
-    fn run<const WATCHED: bool>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+    fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
         let addresses = addresses(warp, instruction, instruction.operands[N]);
         let bytes = (size_of::<T>() * N) as u64;
         let space = instruction.modifier & 0xff;
-        let located = match locate::<WATCHED>(warp, instruction, mask, space, addresses, bytes, Mode::Write) {
+        let located = match E::locate(warp, instruction, mask, space, &addresses, bytes, Mode::Write) {
             Ok(located) => located,
             Err(flow) => return flow,
         };

@@ -6,9 +6,9 @@
 //! A wait that is not over gives its answer and the turn of the warp. What those who arrived knew of accesses to shared memory, those who saw the phase end know.
 
 use super::FaultKind;
-use super::access::{LOCAL, Mode, SHARED, SHARED_BITS, addresses_at, locate, space};
+use super::access::{LOCAL, Mode, SHARED, SHARED_BITS, addresses_at, space};
 use super::code::{Flow, Handler, Instruction};
-use super::semantics::{Semantics, act, handlers, store as store_register};
+use super::semantics::{Environment, Semantics, act, handlers, store as store_register};
 use super::warp::{Progress, Warp};
 use crate::checks::{Kind, Space};
 use crate::isa::WARP;
@@ -100,7 +100,7 @@ struct Change;
 impl Semantics for Change {
     /// Operands: destination of the token, address, count or bytes. The operation is in the upper byte of the modifier.
     #[inline(always)]
-    fn run<const WATCHED: bool>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+    fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
         change(warp, instruction, mask)
     }
 }
@@ -278,8 +278,8 @@ pub(crate) fn bulk_copy() -> [Handler; 2] {
     struct Bulk;
     impl Semantics for Bulk {
         #[inline(always)]
-        fn run<const WATCHED: bool>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
-            match bulk::<WATCHED>(warp, instruction, mask) {
+        fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+            match bulk::<E>(warp, instruction, mask) {
                 Ok(()) => Flow::Next,
                 Err(flow) => flow,
             }
@@ -288,7 +288,7 @@ pub(crate) fn bulk_copy() -> [Handler; 2] {
     handlers(Bulk)
 }
 
-fn bulk<const WATCHED: bool>(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Result<(), Flow> {
+fn bulk<E: Environment>(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Result<(), Flow> {
     let [to, from, size, barrier, ..] = instruction.operands;
     let modifier = instruction.modifier;
     let outward = modifier & 1 << 11 != 0;
@@ -307,8 +307,8 @@ fn bulk<const WATCHED: bool>(warp: &mut Warp<'_>, instruction: &Instruction, mas
             let count = ((bytes - done) / 16).min(32) as u32;
             let lanes = if count == 32 { u32::MAX } else { (1 << count) - 1 };
             let places = |base: u64| std::array::from_fn(|index| strip(base) + done + 16 * index as u64);
-            let read = locate::<WATCHED>(warp, instruction, lanes, source, places(from[lane]), 16, Mode::Read)?;
-            let write = locate::<WATCHED>(warp, instruction, lanes, target, places(to[lane]), 16, Mode::Write)?;
+            let read = E::locate(warp, instruction, lanes, source, &places(from[lane]), 16, Mode::Read)?;
+            let write = E::locate(warp, instruction, lanes, target, &places(to[lane]), 16, Mode::Write)?;
             for index in 0..count as usize {
                 // SAFETY: `locate` found 16 bytes at both.
                 unsafe { write.pointer(index).cast::<[u8; 16]>().write_unaligned(read.pointer(index).cast::<[u8; 16]>().read_unaligned()) };

@@ -6,9 +6,9 @@
 use std::collections::VecDeque;
 
 use super::FaultKind;
-use super::access::{Mode, addresses_at, locate, space};
+use super::access::{Mode, addresses_at, space};
 use super::code::{Flow, Handler, Instruction};
-use super::semantics::{Semantics, handlers};
+use super::semantics::{Environment, Semantics, handlers};
 use super::warp::Warp;
 use crate::checks::{Kind, Space};
 use crate::isa::{Lanes64, WARP};
@@ -51,7 +51,7 @@ impl<const BYTES: usize> Semantics for Copy<BYTES> {
     /// Operands: destination and source addresses, and how many bytes of the source are read. The low and high halves of the immediate are the offsets; bits 8 and
     /// 9 of the modifier say that the addresses have 64 bits.
     #[inline(always)]
-    fn run<const WATCHED: bool>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+    fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
         let [to, from, size, ..] = instruction.operands;
         let (immediate, modifier) = (instruction.immediate, instruction.modifier);
         let destinations = addresses_at(warp, to, modifier & 1 << 8 != 0, i64::from(immediate as i32));
@@ -62,7 +62,7 @@ impl<const BYTES: usize> Semantics for Copy<BYTES> {
         let partial = crate::isa::mask_of(|lane| sizes[lane] > 0) & mask & !whole;
         if whole != 0 {
             let located =
-                match locate::<WATCHED>(warp, instruction, whole, space::GLOBAL, sources, BYTES as u64, Mode::Read) {
+                match E::locate(warp, instruction, whole, space::GLOBAL, &sources, BYTES as u64, Mode::Read) {
                     Ok(located) => located,
                     Err(flow) => return flow,
                 };
@@ -74,16 +74,16 @@ impl<const BYTES: usize> Semantics for Copy<BYTES> {
         for lane in (0..WARP).filter(|lane| partial >> lane & 1 != 0) {
             for (index, byte) in data[lane][..sizes[lane] as usize].iter_mut().enumerate() {
                 let address = [sources[lane].wrapping_add(index as u64); WARP];
-                match locate::<WATCHED>(warp, instruction, 1 << lane, space::GLOBAL, address, 1, Mode::Read) {
+                match E::locate(warp, instruction, 1 << lane, space::GLOBAL, &address, 1, Mode::Read) {
                     // SAFETY: `locate` found the byte.
                     Ok(located) => *byte = unsafe { located.pointer(lane).read() },
                     Err(flow) => return flow,
                 }
             }
         }
-        let watched = WATCHED && warp.grid.checks.async_copies;
+        let watched = E::WATCHED && warp.grid.checks.async_copies;
         let mode = if watched { Mode::Pending } else { Mode::Write };
-        let located = match locate::<WATCHED>(warp, instruction, mask, space::SHARED, destinations, BYTES as u64, mode) {
+        let located = match E::locate(warp, instruction, mask, space::SHARED, &destinations, BYTES as u64, mode) {
             Ok(located) => located,
             Err(flow) => return flow,
         };
