@@ -7,7 +7,7 @@
 //! | [`semantics`] | from the meaning of an instruction to the function that executes it, for three levels of the processor |
 //! | [`grid`], [`cluster`], [`block`] | blocks on threads, turns of warps, barriers |
 //! | [`warp`], [`flow`] | registers, divergence, calls |
-//! | [`access`], [`shared`] | loads and stores with their checks, races in shared memory |
+//! | [`access`], [`shared`], [`traffic`] | loads and stores with their checks, races within and between blocks |
 //! | [`atomic`], [`collective`], [`barrier`], [`matrix`] | what their names say |
 //! | [`pending`], [`mbarrier`], [`tensor`] | asynchronous copies, and what counts them |
 //! | [`special`], [`system`] | special registers, printf and its like |
@@ -29,6 +29,7 @@ mod shared;
 pub(crate) mod special;
 pub(crate) mod system;
 pub(crate) mod tensor;
+mod traffic;
 mod warp;
 mod worker;
 

@@ -215,7 +215,7 @@ impl<'b, 'a> Body<'b, 'a> {
     fn take_local(&mut self, bytes: u32, align: u32) -> u32 {
         let offset = self.local.next_multiple_of(align.max(1));
         self.local = offset + bytes;
-        self.local_bytes = self.local_bytes.max(self.local.next_multiple_of(16));
+        self.local_bytes = self.local_bytes.max(self.local);
         offset
     }
 
