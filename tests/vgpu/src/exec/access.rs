@@ -510,7 +510,7 @@ impl Access {
         if self.highest >> SHARED_BITS != 0 {
             rank = self.other_block(warp, instruction)?;
         }
-        if self.highest + self.bytes > u64::from(warp.block.shared_bytes) {
+        if self.highest.saturating_add(self.bytes) > u64::from(warp.block.shared_bytes) {
             return Err(self.outside(warp, instruction, Space::Shared, u64::from(warp.block.shared_bytes)));
         }
         if WATCHED {
@@ -563,7 +563,7 @@ impl Access {
 
     #[cold]
     fn outside(&self, warp: &mut Warp<'_>, instruction: &Instruction, space: Space, bytes: u64) -> Flow {
-        let lane = self.first(|address| address + self.bytes > bytes);
+        let lane = self.first(|address| address.saturating_add(self.bytes) > bytes);
         let address = self.addresses[lane];
         let place = Some((space, address, self.bytes as u32));
         let detail = format!("{space} memory has {bytes} bytes here");
@@ -572,7 +572,7 @@ impl Access {
 
     fn param(self, warp: &mut Warp<'_>, instruction: &Instruction) -> Result<Located, Flow> {
         let params = warp.grid.launch.params;
-        if self.highest + self.bytes > params.len() as u64 {
+        if self.highest.saturating_add(self.bytes) > params.len() as u64 {
             return Err(self.outside(warp, instruction, Space::Parameter, params.len() as u64));
         }
         if self.mode.writes() {
@@ -594,9 +594,9 @@ impl Access {
         if in_frame {
             let frame = u64::from(warp.frame.local);
             for address in &mut self.addresses {
-                *address += frame;
+                *address = address.wrapping_add(frame);
             }
-            self.highest += frame;
+            self.highest = self.highest.saturating_add(frame);
         }
         let end = u64::from(warp.frame.local + warp.grid.code.functions[warp.frame.function as usize].local_bytes);
         if self.highest.saturating_add(self.bytes) > end {

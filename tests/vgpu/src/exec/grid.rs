@@ -171,7 +171,7 @@ pub(crate) fn launch(
         traffic: Traffic::default(),
         machine,
         begin: Instant::now(),
-        shared_bytes: launch.kernel.static_shared_bytes + launch.dynamic_shared_bytes,
+        shared_bytes: launch.kernel.static_shared_bytes.saturating_add(launch.dynamic_shared_bytes),
         seed: mix(settings.seed),
         next: AtomicU64::new(0),
         stop: AtomicBool::new(false),

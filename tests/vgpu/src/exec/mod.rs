@@ -8,7 +8,7 @@
 //! | [`grid`], [`cluster`], [`block`] | blocks on threads, turns of warps, barriers |
 //! | [`warp`], [`flow`] | registers, divergence, calls |
 //! | [`access`], [`shared`], [`traffic`] | loads and stores with their checks, races within and between blocks |
-//! | [`atomic`], [`collective`], [`barrier`], [`matrix`] | what their names say |
+//! | [`atomic`], [`collective`], [`barrier`], [`matrix`], [`fragment`] | what their names say |
 //! | [`pending`], [`mbarrier`], [`tensor`] | asynchronous copies, and what counts them |
 //! | [`special`], [`system`] | special registers, printf and its like |
 
@@ -20,6 +20,7 @@ mod cluster;
 mod code;
 pub(crate) mod collective;
 pub(crate) mod flow;
+pub(crate) mod fragment;
 mod grid;
 pub(crate) mod matrix;
 pub(crate) mod mbarrier;
