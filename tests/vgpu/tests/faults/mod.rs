@@ -197,8 +197,10 @@ impl Case {
         if lines.is_empty() {
             return Ok(());
         }
+        // The line itself, or a call that was inlined there.
+        let mut told = place.source.iter().chain(&place.inlined_at);
         match &place.source {
-            Some(source) if source.file.ends_with(self.file.name) && lines.contains(&source.line) => Ok(()),
+            _ if told.any(|source| source.file.ends_with(self.file.name) && lines.contains(&source.line)) => Ok(()),
             other => Err(format!("the source is said to be {other:?}, not {} {lines:?}:\n{finding}", self.file.name)),
         }
     }
