@@ -4,17 +4,17 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use cuda::isa::matrix::wgmma::{self, Major, Operand, SourceA, Wgmma};
 use cuda::isa::matrix::{self, Element, Level, Mma, Sum};
 use cuda::isa::{Lanes, WARP};
 
-/// Seconds per call of `work`: median and best of 31 batches.
-fn time(mut work: impl FnMut()) -> (f64, f64) {
-    const BATCH: u32 = 2000;
+/// Seconds per call of `work`: median and best of 31 batches of so many.
+fn time(batch: u32, mut work: impl FnMut()) -> (f64, f64) {
     let mut seconds: Vec<f64> = (0..31)
         .map(|_| {
             let start = Instant::now();
-            (0..BATCH).for_each(|_| work());
-            start.elapsed().as_secs_f64() / BATCH as f64
+            (0..batch).for_each(|_| work());
+            start.elapsed().as_secs_f64() / batch as f64
         })
         .collect();
     seconds.sort_by(f64::total_cmp);
@@ -34,13 +34,28 @@ fn mma(name: &str, element: Element, depth: u32, sum: Sum) {
         if level > Level::best() {
             continue;
         }
-        let (median, best) = time(|| {
+        let (median, best) = time(2000, || {
             let c: [&Lanes; 4] = std::array::from_fn(|register| &c[register % c.len()]);
             matrix::mma_at(level, &shape, &mut d, black_box(&a), black_box(&b), &c[..registers.c]);
         });
         let rate = |seconds: f64| shape.operations() as f64 / seconds * 1e-9;
         println!("mma {name:<18} {level:<10?} {:>8.1} GOP/s median {:>8.1} best", rate(median), rate(best));
     }
+}
+
+/// `wgmma` of m64n128 with both operands in shared memory, K-major.
+fn wgmma(name: &str, element: Element) {
+    let operand = |extent: u32| Operand { element, major: Major::K, extent };
+    let shape =
+        Wgmma { a: operand(64), b: operand(128), d: Sum::F32, negate_a: false, negate_b: false, saturate: false };
+    let (a, b) = (vec![[0x30; 16]; 128], vec![[0x30; 16]; 256]);
+    let mut d = vec![vec![[0; WARP]; shape.registers()]; 4];
+    let (median, best) = time(100, || {
+        let [d0, d1, d2, d3] = &mut d[..] else { unreachable!() };
+        wgmma::wgmma(&shape, [d0, d1, d2, d3], SourceA::Shared(black_box(&a)), black_box(&b), true);
+    });
+    let rate = |seconds: f64| shape.operations() as f64 / seconds * 1e-9;
+    println!("wgmma {name:<27} {:>8.1} GOP/s median {:>8.1} best", rate(median), rate(best));
 }
 
 fn main() {
@@ -50,4 +65,6 @@ fn main() {
     mma("m16n8k8 tf32", Element::Tf32, 8, Sum::F32);
     mma("m16n8k32 e4m3", Element::E4m3, 32, Sum::F32);
     mma("m16n8k32 s8", Element::S8, 32, Sum::S32);
+    wgmma("m64n128k16 bf16", Element::Bf16);
+    wgmma("m64n128k32 e4m3", Element::E4m3);
 }

@@ -2,5 +2,7 @@
 
 mod corpus;
 mod driver;
+mod exec;
+mod faults;
 mod isa;
 mod support;

@@ -4,7 +4,7 @@
 //! which block of the cluster is meant: 0 for the own, else its rank plus one.
 
 use super::code::{Flow, Handler, Instruction, Operand};
-use super::semantics::{Semantics, handlers, store as store_register};
+use super::semantics::{Environment, Semantics, handlers, store as store_register};
 use super::warp::Warp;
 use super::{Class, FaultKind};
 use crate::checks::{Kind, Space};
@@ -160,17 +160,22 @@ impl Mode {
 /// The addresses of a memory operand: a register of 32 or 64 bits (bit 8 of the modifier tells) plus the immediate.
 #[inline(always)]
 pub(crate) fn addresses(warp: &Warp<'_>, instruction: &Instruction, base: Operand) -> Lanes64 {
-    let offset = instruction.immediate;
+    addresses_at(warp, base, instruction.modifier & 1 << 8 != 0, instruction.immediate as i64)
+}
+
+/// The addresses in a register of 32 or 64 bits, plus an offset.
+#[inline(always)]
+pub(crate) fn addresses_at(warp: &Warp<'_>, base: Operand, is_wide: bool, offset: i64) -> Lanes64 {
     let mut addresses = [0; WARP];
-    if instruction.modifier & 1 << 8 != 0 {
+    if is_wide {
         let base = warp.read::<u64>(base);
         for lane in 0..WARP {
-            addresses[lane] = base[lane].wrapping_add(offset);
+            addresses[lane] = base[lane].wrapping_add_signed(offset);
         }
     } else {
         let base = warp.lanes(base);
         for lane in 0..WARP {
-            addresses[lane] = u64::from(base[lane].wrapping_add(offset as u32));
+            addresses[lane] = u64::from(base[lane].wrapping_add_signed(offset as i32));
         }
     }
     addresses
@@ -661,11 +666,11 @@ struct Load<T, R, const N: usize>(std::marker::PhantomData<(T, R)>);
 impl<T: Stored, R: Lane, const N: usize> Semantics for Load<T, R, N> {
     /// Operands: N destinations, then the address.
     #[inline(always)]
-    fn run<const WATCHED: bool>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+    fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
         let addresses = addresses(warp, instruction, instruction.operands[N]);
         let bytes = (size_of::<T>() * N) as u64;
         let space = instruction.modifier & 0xff;
-        let located = match locate::<WATCHED>(warp, instruction, mask, space, addresses, bytes, Mode::Read) {
+        let located = match E::locate(warp, instruction, mask, space, &addresses, bytes, Mode::Read) {
             Ok(located) => located,
             Err(flow) => return flow,
         };
@@ -700,11 +705,11 @@ struct Store<T, R, const N: usize>(std::marker::PhantomData<(T, R)>);
 impl<T: Stored, R: Lane, const N: usize> Semantics for Store<T, R, N> {
     /// Operands: N sources, then the address.
     #[inline(always)]
-    fn run<const WATCHED: bool>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+    fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
         let addresses = addresses(warp, instruction, instruction.operands[N]);
         let bytes = (size_of::<T>() * N) as u64;
         let space = instruction.modifier & 0xff;
-        let located = match locate::<WATCHED>(warp, instruction, mask, space, addresses, bytes, Mode::Write) {
+        let located = match E::locate(warp, instruction, mask, space, &addresses, bytes, Mode::Write) {
             Ok(located) => located,
             Err(flow) => return flow,
         };

@@ -9,6 +9,7 @@
 //! | [`warp`], [`flow`] | registers, divergence, calls |
 //! | [`access`], [`shared`] | loads and stores with their checks, races in shared memory |
 //! | [`atomic`], [`collective`], [`barrier`], [`matrix`] | what their names say |
+//! | [`pending`], [`mbarrier`] | asynchronous copies, and what counts them |
 //! | [`special`], [`system`] | special registers, printf and its like |
 
 pub(crate) mod access;
@@ -21,7 +22,8 @@ pub(crate) mod collective;
 pub(crate) mod flow;
 mod grid;
 pub(crate) mod matrix;
-mod pending;
+pub(crate) mod mbarrier;
+pub(crate) mod pending;
 mod semantics;
 mod shared;
 pub(crate) mod special;

@@ -31,7 +31,7 @@ fn dot(a: Element, b: Element, x: u32, y: u32) -> i32 {
 pub fn mma(level: Level, shape: &Mma, d: &mut [Lanes], a: &[&Lanes], b: &[&Lanes], c: &[&Lanes]) {
     if shape.rows == 16 && shape.a.width() == 8 {
         let mut products = [[0; WARP]; 4];
-        product::mma(level, (shape.a, shape.b), &mut products, a, b, [&[0; WARP]; 4]);
+        product::mma(level, (shape.a, shape.b), false)(&mut products, a, b, &[&[0; WARP]; 4]);
         for ((sum, start), product) in d.iter_mut().zip(c).zip(&products) {
             for lane in 0..WARP {
                 let (start, product) = (start[lane] as i32, f32::from_bits(product[lane]) as i32);

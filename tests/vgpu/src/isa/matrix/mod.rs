@@ -33,7 +33,6 @@ pub mod wgmma;
 
 pub use vector::Level;
 
-use super::half::{F16, Half, pack, unpack};
 use super::{Lanes, Lanes64, WARP};
 
 /// Types of A and B.
@@ -203,39 +202,10 @@ pub fn mma(shape: &Mma, d: &mut [Lanes], a: &[&Lanes], b: &[&Lanes], c: &[&Lanes
 /// [`mma`] with a given instruction set (or less, if the processor lacks it). The result is the same.
 #[inline]
 pub fn mma_at(level: Level, shape: &Mma, d: &mut [Lanes], a: &[&Lanes], b: &[&Lanes], c: &[&Lanes]) {
-    match (shape.c, c) {
-        (Sum::S32, _) => integer::mma(level, shape, d, a, b, c),
-        (Sum::F16, &[c0, c1]) => {
-            let [(c0, c1), (c2, c3)] = [widen(c0), widen(c1)];
-            sum_f32(level, shape, d, a, b, [&c0, &c1, &c2, &c3]);
-        }
-        (_, &[c0, c1, c2, c3]) => sum_f32(level, shape, d, a, b, [c0, c1, c2, c3]),
-        _ => unreachable!("C of {shape:?} has {} registers", c.len()),
+    match shape.c {
+        Sum::S32 => integer::mma(level, shape, d, a, b, c),
+        sum => product::mma(level, (shape.a, shape.b), sum == Sum::F16)(d, a, b, c),
     }
-}
-
-/// The product with f32 sums, and D as asked for.
-fn sum_f32(level: Level, shape: &Mma, d: &mut [Lanes], a: &[&Lanes], b: &[&Lanes], c: [&Lanes; 4]) {
-    let elements = (shape.a, shape.b);
-    if let Ok(d) = <&mut [Lanes; 4]>::try_from(&mut *d) {
-        return product::mma(level, elements, d, a, b, c);
-    }
-    let mut sums = [[0; WARP]; 4];
-    product::mma(level, elements, &mut sums, a, b, c);
-    for (register, pair) in d.iter_mut().zip(sums.chunks_exact(2)) {
-        *register = narrow(&pair[0], &pair[1]);
-    }
-}
-
-/// A register of f16 pairs as two of f32.
-fn widen(pairs: &Lanes) -> (Lanes, Lanes) {
-    let half = |index: usize| pairs.map(|pair| unpack::<F16>(pair)[index].to_f32().to_bits());
-    (half(0), half(1))
-}
-
-/// Two registers of f32 rounded into one of f16 pairs.
-fn narrow(low: &Lanes, high: &Lanes) -> Lanes {
-    std::array::from_fn(|lane| pack([low[lane], high[lane]].map(|bits| F16::from_f32(f32::from_bits(bits)))))
 }
 
 /// `mma.sync` of f64: products are added in order of `k` by fused multiply-adds. `rows` is 8 or 16; the depth is four

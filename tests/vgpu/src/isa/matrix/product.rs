@@ -18,11 +18,13 @@
 //!
 //! | | AVX-512 | AVX2 | portable |
 //! |---|---|---|---|
-//! | m16n8k16 bf16 | 117 | 70 | 1.8 |
-//! | m16n8k16 f16 | 101 | 54 | 1.7 |
-//! | m16n8k8 tf32 | 96 | 58 | 1.7 |
-//! | m16n8k32 e4m3 | 113 | 48 | 1.7 |
-//! | m16n8k32 s8 | 46 | 41 | 1.8 |
+//! | m16n8k16 bf16 | 158 | 82 | 1.8 |
+//! | m16n8k16 f16 | 117 | 62 | 1.7 |
+//! | m16n8k16 f16, f16 sums | 110 | 51 | 1.6 |
+//! | m16n8k8 tf32 | 128 | 69 | 1.7 |
+//! | m16n8k32 e4m3 | 123 | 56 | 1.7 |
+//! | m16n8k32 s8 | 52 | 40 | 1.8 |
+//! | wgmma m64n128k16 bf16, shared A | 75 | | |
 
 use super::Element;
 #[cfg(target_arch = "x86_64")]
@@ -176,18 +178,77 @@ unsafe fn load_pair<V: Vector>(register: &Lanes, start: usize) -> [V; 2] {
     unsafe { [V::load(register.as_ptr().add(start)), V::load(register.as_ptr().add(start + V::LANES))] }
 }
 
+/// How sums sit in the registers of C and D.
+trait Sums {
+    /// Registers of C and D.
+    const COUNT: usize;
+    /// The sums of element `index` (0 to 3), two vectors from lane `start`.
+    unsafe fn load<V: Vector>(c: &[&Lanes], index: usize, start: usize) -> [V; 2];
+    /// Writes all four.
+    unsafe fn store<V: Vector>(sums: [[V; 2]; 4], d: &mut [Lanes], start: usize);
+}
+
+/// An f32 in each of four registers.
+struct SingleSums;
+
+/// Pairs of f16 in two.
+struct HalfSums;
+
+// SAFETY of the calls below: passed on to the caller, who vouches for the instruction set, and for the vectors from
+// `start` on lying inside a register.
+impl Sums for SingleSums {
+    const COUNT: usize = 4;
+    #[inline(always)]
+    unsafe fn load<V: Vector>(c: &[&Lanes], index: usize, start: usize) -> [V; 2] {
+        unsafe { load_pair(c[index], start) }
+    }
+    #[inline(always)]
+    unsafe fn store<V: Vector>(sums: [[V; 2]; 4], d: &mut [Lanes], start: usize) {
+        for register in 0..4 {
+            for part in 0..2 {
+                let to = unsafe { d[register].as_mut_ptr().add(start + part * V::LANES) };
+                unsafe { sums[register][part].canonical().store(to) };
+            }
+        }
+    }
+}
+
+impl Sums for HalfSums {
+    const COUNT: usize = 2;
+    #[inline(always)]
+    unsafe fn load<V: Vector>(c: &[&Lanes], index: usize, start: usize) -> [V; 2] {
+        unsafe {
+            let [first, second]: [V; 2] = load_pair(c[index / 2], start);
+            [UnpackF16::unpack(first, index % 2), UnpackF16::unpack(second, index % 2)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn store<V: Vector>(sums: [[V; 2]; 4], d: &mut [Lanes], start: usize) {
+        for register in 0..2 {
+            for part in 0..2 {
+                unsafe {
+                    let to = d[register].as_mut_ptr().add(start + part * V::LANES);
+                    let low = sums[2 * register][part].canonical().narrow_f16();
+                    let high = sums[2 * register + 1][part].canonical().narrow_f16();
+                    low.or(high.shl(16)).store(to);
+                }
+            }
+        }
+    }
+}
+
 /// `d = a * panel + c`, two vectors of lanes at a time: eight sums, enough to hide the latency of their additions.
 ///
 /// Plain loops instead of `map`: closures inside the standard library's functions are compiled without the caller's
 /// instruction set.
 #[inline(always)]
-unsafe fn multiply<V: Vector, E: Unpack>(d: &mut [Lanes; 4], a: &[&Lanes], panel: &[PanelRow], c: [&Lanes; 4]) {
+unsafe fn multiply<V: Vector, E: Unpack, S: Sums>(d: &mut [Lanes], a: &[&Lanes], panel: &[PanelRow], c: &[&Lanes]) {
     for start in (0..32).step_by(2 * V::LANES) {
         // SAFETY: both vectors from `start` on lie inside a register.
         unsafe {
-            let mut sums = [load_pair::<V>(c[0], start); 4];
-            for register in 1..4 {
-                sums[register] = load_pair(c[register], start);
+            let mut sums = [S::load::<V>(c, 0, start); 4];
+            for index in 1..4 {
+                sums[index] = S::load(c, index, start);
             }
             for (pair, rows) in a.chunks_exact(2).zip(panel.chunks_exact(4 * E::COUNT)) {
                 let registers: [[V; 2]; 2] = [load_pair(pair[0], start), load_pair(pair[1], start)];
@@ -205,87 +266,87 @@ unsafe fn multiply<V: Vector, E: Unpack>(d: &mut [Lanes; 4], a: &[&Lanes], panel
                 add_columns::<V, 2>(&mut sums, planes, rows);
                 add_columns::<V, 3>(&mut sums, planes, rows);
             }
-            for register in 0..4 {
-                for part in 0..2 {
-                    let to = d[register].as_mut_ptr().add(start + part * V::LANES);
-                    sums[register][part].canonical().store(to);
-                }
-            }
+            S::store(sums, d, start);
         }
     }
 }
 
 /// [`multiply`] of a fragment of B, unrolled for the one or two registers that it has.
 #[inline(always)]
-unsafe fn fragments<V: Vector, A: Unpack, B: Unpack>(d: &mut [Lanes; 4], a: &[&Lanes], b: &[&Lanes], c: [&Lanes; 4]) {
+unsafe fn fragments<V: Vector, A: Unpack, B: Unpack, S: Sums>(
+    d: &mut [Lanes],
+    a: &[&Lanes],
+    b: &[&Lanes],
+    c: &[&Lanes],
+) {
+    let (d, c) = (&mut d[..S::COUNT], &c[..S::COUNT]);
     let mut panel = [[0.0; 8]; MOST_ROWS];
     // SAFETY: passed on to the caller.
     unsafe {
         match (a, b) {
             (&[a0, a1], &[b0]) => {
                 fill_panel::<V, B>(&[b0], &mut panel[..4 * B::COUNT]);
-                multiply::<V, A>(d, &[a0, a1], &panel[..4 * B::COUNT], c);
+                multiply::<V, A, S>(d, &[a0, a1], &panel[..4 * B::COUNT], c);
             }
             (&[a0, a1, a2, a3], &[b0, b1]) => {
                 fill_panel::<V, B>(&[b0, b1], &mut panel[..8 * B::COUNT]);
-                multiply::<V, A>(d, &[a0, a1, a2, a3], &panel[..8 * B::COUNT], c);
+                multiply::<V, A, S>(d, &[a0, a1, a2, a3], &panel[..8 * B::COUNT], c);
             }
             _ => unreachable!("fragments of A and B have two and one registers, or four and two"),
         }
     }
 }
 
+/// An `mma` on registers: D, A, B, C.
+type Multiply = fn(&mut [Lanes], &[&Lanes], &[&Lanes], &[&Lanes]);
+
 /// [`fragments`], compiled for each instruction set and chosen at run time.
-fn fragments_at<A: Unpack, B: Unpack>(level: Level, d: &mut [Lanes; 4], a: &[&Lanes], b: &[&Lanes], c: [&Lanes; 4]) {
+fn fragments_at<A: Unpack, B: Unpack, S: Sums>(level: Level) -> Multiply {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
-        fn avx512<A: Unpack, B: Unpack>(d: &mut [Lanes; 4], a: &[&Lanes], b: &[&Lanes], c: [&Lanes; 4]) {
+        fn avx512<A: Unpack, B: Unpack, S: Sums>(d: &mut [Lanes], a: &[&Lanes], b: &[&Lanes], c: &[&Lanes]) {
             // SAFETY: the instruction set is enabled here.
-            unsafe { fragments::<Avx512, A, B>(d, a, b, c) }
+            unsafe { fragments::<Avx512, A, B, S>(d, a, b, c) }
         }
 
         #[target_feature(enable = "avx2,fma,f16c")]
-        fn avx2<A: Unpack, B: Unpack>(d: &mut [Lanes; 4], a: &[&Lanes], b: &[&Lanes], c: [&Lanes; 4]) {
+        fn avx2<A: Unpack, B: Unpack, S: Sums>(d: &mut [Lanes], a: &[&Lanes], b: &[&Lanes], c: &[&Lanes]) {
             // SAFETY: the instruction set is enabled here.
-            unsafe { fragments::<Avx2, A, B>(d, a, b, c) }
+            unsafe { fragments::<Avx2, A, B, S>(d, a, b, c) }
         }
 
         match level.min(Level::best()) {
             // SAFETY: the processor has it, says `Level::best`.
-            Level::Avx512 => return unsafe { avx512::<A, B>(d, a, b, c) },
+            Level::Avx512 => return |d, a, b, c| unsafe { avx512::<A, B, S>(d, a, b, c) },
             // SAFETY: as above.
-            Level::Avx2 => return unsafe { avx2::<A, B>(d, a, b, c) },
+            Level::Avx2 => return |d, a, b, c| unsafe { avx2::<A, B, S>(d, a, b, c) },
             Level::Portable => {}
         }
     }
     let _ = level;
     // SAFETY: plain code needs nothing.
-    unsafe { fragments::<Portable, A, B>(d, a, b, c) }
+    |d, a, b, c| unsafe { fragments::<Portable, A, B, S>(d, a, b, c) }
 }
 
-/// `mma.m16n8`: `d = a * b + c` from fragments: two registers of A and one of B, or four and two. C and D are f32, of
-/// integers too: sums of 32 products of bytes are exact.
-pub(super) fn mma(
-    level: Level,
-    elements: (Element, Element),
-    d: &mut [Lanes; 4],
-    a: &[&Lanes],
-    b: &[&Lanes],
-    c: [&Lanes; 4],
-) {
+/// `mma.m16n8`: a function for `d = a * b + c` from fragments: two registers of A and one of B, or four and two. With
+/// `halves` C and D are f16, else f32, of integers too: sums of 32 products of bytes are exact.
+pub(super) fn mma(level: Level, elements: (Element, Element), halves: bool) -> Multiply {
+    fn of<A: Unpack, B: Unpack>(level: Level, halves: bool) -> Multiply {
+        if halves { fragments_at::<A, B, HalfSums>(level) } else { fragments_at::<A, B, SingleSums>(level) }
+    }
     match elements {
-        (Element::F16, Element::F16) => fragments_at::<UnpackF16, UnpackF16>(level, d, a, b, c),
-        (Element::Bf16, Element::Bf16) => fragments_at::<UnpackBf16, UnpackBf16>(level, d, a, b, c),
-        (Element::Tf32, Element::Tf32) => fragments_at::<UnpackTf32, UnpackTf32>(level, d, a, b, c),
-        (Element::E4m3, Element::E4m3) => fragments_at::<UnpackE4m3, UnpackE4m3>(level, d, a, b, c),
-        (Element::E4m3, Element::E5m2) => fragments_at::<UnpackE4m3, UnpackE5m2>(level, d, a, b, c),
-        (Element::E5m2, Element::E4m3) => fragments_at::<UnpackE5m2, UnpackE4m3>(level, d, a, b, c),
-        (Element::E5m2, Element::E5m2) => fragments_at::<UnpackE5m2, UnpackE5m2>(level, d, a, b, c),
-        (Element::S8, Element::S8) => fragments_at::<UnpackS8, UnpackS8>(level, d, a, b, c),
-        (Element::S8, Element::U8) => fragments_at::<UnpackS8, UnpackU8>(level, d, a, b, c),
-        (Element::U8, Element::S8) => fragments_at::<UnpackU8, UnpackS8>(level, d, a, b, c),
-        (Element::U8, Element::U8) => fragments_at::<UnpackU8, UnpackU8>(level, d, a, b, c),
+        (Element::F16, Element::F16) => of::<UnpackF16, UnpackF16>(level, halves),
+        (Element::Bf16, Element::Bf16) => fragments_at::<UnpackBf16, UnpackBf16, SingleSums>(level),
+        (Element::Tf32, Element::Tf32) => fragments_at::<UnpackTf32, UnpackTf32, SingleSums>(level),
+        (Element::E4m3, Element::E4m3) => of::<UnpackE4m3, UnpackE4m3>(level, halves),
+        (Element::E4m3, Element::E5m2) => of::<UnpackE4m3, UnpackE5m2>(level, halves),
+        (Element::E5m2, Element::E4m3) => of::<UnpackE5m2, UnpackE4m3>(level, halves),
+        (Element::E5m2, Element::E5m2) => of::<UnpackE5m2, UnpackE5m2>(level, halves),
+        (Element::S8, Element::S8) => fragments_at::<UnpackS8, UnpackS8, SingleSums>(level),
+        (Element::S8, Element::U8) => fragments_at::<UnpackS8, UnpackU8, SingleSums>(level),
+        (Element::U8, Element::S8) => fragments_at::<UnpackU8, UnpackS8, SingleSums>(level),
+        (Element::U8, Element::U8) => fragments_at::<UnpackU8, UnpackU8, SingleSums>(level),
         _ => unreachable!("{elements:?} are not summed in f32"),
     }
 }

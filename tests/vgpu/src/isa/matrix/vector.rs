@@ -95,6 +95,8 @@ pub(super) trait Vector: Copy {
     unsafe fn mul_add(self, factor: Self, term: Self) -> Self;
     /// The f32 value of the f16 in the low half of each lane; the upper half must be zero.
     unsafe fn widen_f16(self) -> Self;
+    /// The f16 nearest to each f32, in the low half of its lane; of NaN, only the one that instructions give.
+    unsafe fn narrow_f16(self) -> Self;
     /// The f32 NaN `0x7fffffff` for every NaN.
     unsafe fn canonical(self) -> Self;
     /// From the 32 lanes `4 n + t`: lanes `8 t + 4 (n % 2) + n / 2`, written to `to`.
@@ -189,6 +191,10 @@ impl Vector for Portable {
     #[inline(always)]
     unsafe fn widen_f16(self) -> Self {
         self.map(|a| F16(a as u16).to_f32().to_bits())
+    }
+    #[inline(always)]
+    unsafe fn narrow_f16(self) -> Self {
+        self.map(|a| F16::from_f32(f32::from_bits(a)).0 as u32)
     }
     #[inline(always)]
     unsafe fn canonical(self) -> Self {
@@ -295,6 +301,10 @@ impl Vector for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn narrow_f16(self) -> Self {
+        Avx2(unsafe { _mm256_cvtepu16_epi32(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.float())) })
+    }
+    #[inline(always)]
     unsafe fn canonical(self) -> Self {
         unsafe {
             let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(self.float(), self.float());
@@ -394,6 +404,10 @@ impl Vector for Avx512 {
     #[inline(always)]
     unsafe fn widen_f16(self) -> Self {
         Avx512::from_float(unsafe { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(self.0)) })
+    }
+    #[inline(always)]
+    unsafe fn narrow_f16(self) -> Self {
+        Avx512(unsafe { _mm512_cvtepu16_epi32(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.float())) })
     }
     #[inline(always)]
     unsafe fn canonical(self) -> Self {

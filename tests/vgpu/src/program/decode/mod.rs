@@ -1,5 +1,6 @@
 //! What each instruction of the text means: the handler, the operands, and what it counts as. One file per family.
 
+mod asynchronous;
 mod atomic;
 mod compare;
 mod control;
@@ -113,6 +114,7 @@ pub(super) fn instruction<'a>(
         atomic::decode,
         warp::decode,
         matrix::decode,
+        asynchronous::decode,
         control::decode,
     ];
     for family in families {
