@@ -225,7 +225,13 @@ fn change_one(
 }
 
 /// Bytes have come that an object counts.
-pub(crate) fn complete_bytes(warp: &mut Warp<'_>, instruction: &Instruction, lane: usize, address: u64, bytes: u32) -> Result<(), Flow> {
+pub(crate) fn complete_bytes(
+    warp: &mut Warp<'_>,
+    instruction: &Instruction,
+    lane: usize,
+    address: u64,
+    bytes: u32,
+) -> Result<(), Flow> {
     change_one(warp, instruction, Operation::Complete, lane, address, bytes).map(|_| ())
 }
 
@@ -311,7 +317,12 @@ fn bulk<E: Environment>(warp: &mut Warp<'_>, instruction: &Instruction, mask: u3
             let write = E::locate(warp, instruction, lanes, target, &places(to[lane]), 16, Mode::Write)?;
             for index in 0..count as usize {
                 // SAFETY: `locate` found 16 bytes at both.
-                unsafe { write.pointer(index).cast::<[u8; 16]>().write_unaligned(read.pointer(index).cast::<[u8; 16]>().read_unaligned()) };
+                unsafe {
+                    write
+                        .pointer(index)
+                        .cast::<[u8; 16]>()
+                        .write_unaligned(read.pointer(index).cast::<[u8; 16]>().read_unaligned())
+                };
             }
             done += u64::from(count) * 16;
         }
