@@ -272,6 +272,10 @@ pub(crate) fn join(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) ->
 
 /// `exit`, and `ret` of a kernel.
 pub(crate) fn exit(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+    if warp.state.live == mask && !warp.state.pending.is_empty() {
+        let detail = "the warp ends while copies are on their way that no wait has made visible".to_owned();
+        warp.find(instruction, mask.trailing_zeros(), Kind::AsyncNeverWaited, None, detail);
+    }
     let next = warp.at(instruction) + 1;
     warp.end(mask, next)
 }

@@ -214,7 +214,8 @@ fn change_one(
     object.pending -= arrivals;
     object.bytes += bytes;
     let index = warp.state.index;
-    if arrivals > 0 && rank == warp.block.rank as usize {
+    // Bytes that have come are known to who waits, as what was done before an arrival is.
+    if (arrivals > 0 || operation == Operation::Complete) && rank == warp.block.rank as usize {
         warp.shared[rank].release_to(index, offset);
     }
     if object.settle() {

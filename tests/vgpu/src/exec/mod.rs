@@ -9,7 +9,7 @@
 //! | [`warp`], [`flow`] | registers, divergence, calls |
 //! | [`access`], [`shared`] | loads and stores with their checks, races in shared memory |
 //! | [`atomic`], [`collective`], [`barrier`], [`matrix`] | what their names say |
-//! | [`pending`], [`mbarrier`] | asynchronous copies, and what counts them |
+//! | [`pending`], [`mbarrier`], [`tensor`] | asynchronous copies, and what counts them |
 //! | [`special`], [`system`] | special registers, printf and its like |
 
 pub(crate) mod access;
@@ -28,6 +28,7 @@ mod semantics;
 mod shared;
 pub(crate) mod special;
 pub(crate) mod system;
+pub(crate) mod tensor;
 mod warp;
 mod worker;
 

@@ -23,6 +23,8 @@ pub(super) struct Builder<'a> {
     pub calls: Vec<Call>,
     /// Shapes of matrix instructions.
     pub matrices: Vec<exec::matrix::MatrixShape>,
+    /// The same of warpgroups.
+    pub groups: Vec<exec::matrix::GroupShape>,
     /// The smallest access to shared memory so far.
     pub shared_granule: u32,
     /// Whether functions are called through pointers.
@@ -112,6 +114,7 @@ pub(super) fn build<'a>(
         shared_bytes: 0,
         calls: Vec::new(),
         matrices: Vec::new(),
+        groups: Vec::new(),
         shared_granule: 4,
         calls_pointers: false,
     };
@@ -153,6 +156,7 @@ pub(super) fn build<'a>(
     let mut code = assembler.code;
     code.calls = builder.calls;
     code.matrices = builder.matrices;
+    code.groups = builder.groups;
     code.shared_granule = builder.shared_granule;
     kernel.static_shared_bytes = builder.shared_bytes.next_multiple_of(16);
     kernel.local_bytes = local;
