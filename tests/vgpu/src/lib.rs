@@ -18,9 +18,11 @@
 //! An arrow only ever points down; nothing here knows any program that runs on it.
 
 pub mod checks;
+pub mod driver;
 pub mod exec;
 pub mod isa;
 pub mod machine;
 pub mod memory;
 pub mod program;
 pub mod ptx;
+pub mod report;

@@ -4,7 +4,7 @@
 //! which block of the cluster is meant: 0 for the own, else its rank plus one.
 
 use super::code::{Flow, Handler, Instruction, Operand};
-use super::semantics::{Semantics, handlers, store as store_register};
+use super::semantics::{Environment, Semantics, handlers, store as store_register};
 use super::warp::Warp;
 use super::{Class, FaultKind};
 use crate::checks::{Kind, Space};
@@ -88,10 +88,16 @@ pub(crate) fn map_to_block(address: u64, rank: u32) -> u64 {
 }
 
 /// `getctarank`.
-pub(crate) fn rank_of<T: Value<Register = T> + Into<u64>>(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+pub(crate) fn rank_of<T: Value<Register = T> + Into<u64>>(
+    warp: &mut Warp<'_>,
+    instruction: &Instruction,
+    mask: u32,
+) -> Flow {
     let addresses = warp.read::<T>(instruction.operands[1]);
     let own = warp.block.rank;
-    let ranks = std::array::from_fn(|lane| ((addresses[lane].into() >> SHARED_BITS & 0xff) as u32).checked_sub(1).unwrap_or(own));
+    let ranks = std::array::from_fn(|lane| {
+        ((addresses[lane].into() >> SHARED_BITS & 0xff) as u32).checked_sub(1).unwrap_or(own)
+    });
     warp.set_lanes(instruction.operands[0], mask, &ranks);
     Flow::Next
 }
@@ -154,17 +160,22 @@ impl Mode {
 /// The addresses of a memory operand: a register of 32 or 64 bits (bit 8 of the modifier tells) plus the immediate.
 #[inline(always)]
 pub(crate) fn addresses(warp: &Warp<'_>, instruction: &Instruction, base: Operand) -> Lanes64 {
-    let offset = instruction.immediate;
+    addresses_at(warp, base, instruction.modifier & 1 << 8 != 0, instruction.immediate as i64)
+}
+
+/// The addresses in a register of 32 or 64 bits, plus an offset.
+#[inline(always)]
+pub(crate) fn addresses_at(warp: &Warp<'_>, base: Operand, is_wide: bool, offset: i64) -> Lanes64 {
     let mut addresses = [0; WARP];
-    if instruction.modifier & 1 << 8 != 0 {
+    if is_wide {
         let base = warp.read::<u64>(base);
         for lane in 0..WARP {
-            addresses[lane] = base[lane].wrapping_add(offset);
+            addresses[lane] = base[lane].wrapping_add_signed(offset);
         }
     } else {
         let base = warp.lanes(base);
         for lane in 0..WARP {
-            addresses[lane] = u64::from(base[lane].wrapping_add(offset as u32));
+            addresses[lane] = u64::from(base[lane].wrapping_add_signed(offset as i32));
         }
     }
     addresses
@@ -337,7 +348,10 @@ impl Access {
             let begin = self.addresses[lane];
             let mut end = begin + self.bytes;
             lane += 1;
-            while lane < WARP && self.mask >> lane & 1 != 0 && (self.addresses[lane] == end || self.addresses[lane] == begin) {
+            while lane < WARP
+                && self.mask >> lane & 1 != 0
+                && (self.addresses[lane] == end || self.addresses[lane] == begin)
+            {
                 if self.addresses[lane] == end {
                     end += self.bytes;
                 }
@@ -404,13 +418,19 @@ impl Access {
 
     /// The lanes do not share a window: each one's is looked up.
     #[cold]
-    fn find_windows<const WATCHED: bool>(&mut self, warp: &mut Warp<'_>, instruction: &Instruction) -> Result<Located, Flow> {
+    fn find_windows<const WATCHED: bool>(
+        &mut self,
+        warp: &mut Warp<'_>,
+        instruction: &Instruction,
+    ) -> Result<Located, Flow> {
         let mut distance = None;
         for lane in (0..WARP).filter(|lane| self.mask >> lane & 1 != 0) {
             let address = self.addresses[lane];
             let window = warp.grid.table.find(address, self.bytes);
             let window = match window {
-                None if !warp.grid.checks.bounds && warp.grid.everything.contains(address, self.bytes) => warp.grid.everything,
+                None if !warp.grid.checks.bounds && warp.grid.everything.contains(address, self.bytes) => {
+                    warp.grid.everything
+                }
                 None => return Err(self.out_of_bounds(warp, instruction, lane)),
                 Some(window) => window,
             };
@@ -485,7 +505,8 @@ impl Access {
         counters.shared_conflict_cycles += cycles.saturating_sub(ideal);
         let own = rank == warp.block.rank as usize;
         let index = if own { warp.state.index } else { u32::MAX };
-        let lanes = super::shared::Lanes { warp: index, mask: self.mask, addresses: &self.addresses, bytes: self.bytes };
+        let lanes =
+            super::shared::Lanes { warp: index, mask: self.mask, addresses: &self.addresses, bytes: self.bytes };
         let span = self.contiguous.then_some((self.lowest, self.highest + self.bytes - self.lowest));
         if let Err(conflict) = warp.shared[rank].check(lanes, span, self.mode) {
             super::shared::report(warp, instruction, rank, *conflict);
@@ -645,11 +666,11 @@ struct Load<T, R, const N: usize>(std::marker::PhantomData<(T, R)>);
 impl<T: Stored, R: Lane, const N: usize> Semantics for Load<T, R, N> {
     /// Operands: N destinations, then the address.
     #[inline(always)]
-    fn run<const WATCHED: bool>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+    fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
         let addresses = addresses(warp, instruction, instruction.operands[N]);
         let bytes = (size_of::<T>() * N) as u64;
         let space = instruction.modifier & 0xff;
-        let located = match locate::<WATCHED>(warp, instruction, mask, space, addresses, bytes, Mode::Read) {
+        let located = match E::locate(warp, instruction, mask, space, &addresses, bytes, Mode::Read) {
             Ok(located) => located,
             Err(flow) => return flow,
         };
@@ -684,11 +705,11 @@ struct Store<T, R, const N: usize>(std::marker::PhantomData<(T, R)>);
 impl<T: Stored, R: Lane, const N: usize> Semantics for Store<T, R, N> {
     /// Operands: N sources, then the address.
     #[inline(always)]
-    fn run<const WATCHED: bool>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+    fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
         let addresses = addresses(warp, instruction, instruction.operands[N]);
         let bytes = (size_of::<T>() * N) as u64;
         let space = instruction.modifier & 0xff;
-        let located = match locate::<WATCHED>(warp, instruction, mask, space, addresses, bytes, Mode::Write) {
+        let located = match E::locate(warp, instruction, mask, space, &addresses, bytes, Mode::Write) {
             Ok(located) => located,
             Err(flow) => return flow,
         };

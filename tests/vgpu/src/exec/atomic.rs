@@ -4,9 +4,9 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::FaultKind;
-use super::access::{Lane, Mode, addresses, locate};
+use super::access::{Lane, Mode, addresses};
 use super::code::{Flow, Handler, Instruction};
-use super::semantics::{Semantics, handlers, store as store_register};
+use super::semantics::{Environment, Semantics, handlers, store as store_register};
 use super::warp::Warp;
 use crate::checks::{Kind, Space};
 use crate::isa::WARP;
@@ -62,7 +62,7 @@ struct Atomic<T, F, const N: usize>(F, PhantomData<T>);
 impl<T: Word, F: Fn(T, T, T) -> T + Copy, const N: usize> Semantics for Atomic<T, F, N> {
     /// Operands: N destinations, the address, N values, and for `cas` the new value. Lanes go one after the other.
     #[inline(always)]
-    fn run<const WATCHED: bool>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+    fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
         let list: [_; 9];
         let operands = if N > 1 {
             let found = warp.list(instruction);
@@ -74,7 +74,7 @@ impl<T: Word, F: Fn(T, T, T) -> T + Copy, const N: usize> Semantics for Atomic<T
         let lanes = addresses(warp, instruction, operands[N]);
         let bytes = (size_of::<T>() * N) as u64;
         let space = instruction.modifier & 0xff;
-        let located = match locate::<WATCHED>(warp, instruction, mask, space, lanes, bytes, Mode::Atomic) {
+        let located = match E::locate(warp, instruction, mask, space, &lanes, bytes, Mode::Atomic) {
             Ok(located) => located,
             Err(flow) => return flow,
         };
@@ -84,7 +84,14 @@ impl<T: Word, F: Fn(T, T, T) -> T + Copy, const N: usize> Semantics for Atomic<T
             if place.addr() % size_of::<T>() != 0 {
                 let detail = "an atomic operation on a word that is not aligned".to_owned();
                 let address = Some((Space::Global, lanes[lane], bytes as u32));
-                return warp.fault(instruction, lane as u32, FaultKind::MisalignedAddress, Kind::Misaligned, address, detail);
+                return warp.fault(
+                    instruction,
+                    lane as u32,
+                    FaultKind::MisalignedAddress,
+                    Kind::Misaligned,
+                    address,
+                    detail,
+                );
             }
             for (part, before) in before.iter_mut().enumerate() {
                 let b = T::from_register(warp.read::<T::Register>(operands[N + 1 + part])[lane]);

@@ -59,7 +59,11 @@ pub(crate) fn barrier(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32)
     state.asked += mask.count_ones();
     if let Err(others) = warp.block.arrive(number, threads, expected) {
         let text = |count: Option<u32>| count.map_or("all".to_owned(), |count| count.to_string());
-        let detail = format!("barrier {number} waits for {} threads here, and others came with {}", text(expected), text(others));
+        let detail = format!(
+            "barrier {number} waits for {} threads here, and others came with {}",
+            text(expected),
+            text(others)
+        );
         return warp.fault(instruction, first, FaultKind::Finding, Kind::BarrierCount, None, detail);
     }
     let at = warp.at(instruction);

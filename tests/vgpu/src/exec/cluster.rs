@@ -184,18 +184,25 @@ impl Cluster {
         let fragment = self.warps[index].fragments.first().cloned().unwrap_or_default();
         let count = |wanted: fn(Progress) -> bool| {
             let fragments = self.warps.iter().flat_map(|warp| &warp.fragments);
-            fragments.filter(|fragment| wanted(fragment.progress)).map(|fragment| fragment.mask.count_ones()).sum::<u32>()
+            fragments
+                .filter(|fragment| wanted(fragment.progress))
+                .map(|fragment| fragment.mask.count_ones())
+                .sum::<u32>()
         };
         let at_barriers = count(|progress| matches!(progress, Progress::Barrier(_)));
         let at_lanes = count(|progress| progress == Progress::Lanes);
         let (kind, detail) = match fragment.progress {
             Progress::Lanes => (
                 Kind::CollectiveMask,
-                format!("{at_lanes} threads wait for lanes of their warp that never come here; {at_barriers} wait at barriers"),
+                format!(
+                    "{at_lanes} threads wait for lanes of their warp that never come here; {at_barriers} wait at barriers"
+                ),
             ),
             _ => (
                 Kind::Deadlock,
-                format!("{at_barriers} threads wait at barriers that the others never reach; {at_lanes} wait for lanes of their warp"),
+                format!(
+                    "{at_barriers} threads wait at barriers that the others never reach; {at_lanes} wait for lanes of their warp"
+                ),
             ),
         };
         let warp = Warp::new(&mut self.warps[index], &mut self.blocks[block], &mut self.shared, grid, worker);
@@ -224,7 +231,12 @@ impl State {
         self.track_local = grid.checks.initialised;
         self.reserve_local(kernel.local_bytes);
         self.fragments.clear();
-        self.fragments.push(Fragment { at: kernel.entry, mask: self.live, frame: Frame::default(), ..Fragment::default() });
+        self.fragments.push(Fragment {
+            at: kernel.entry,
+            mask: self.live,
+            frame: Frame::default(),
+            ..Fragment::default()
+        });
         self.joins.clear();
         let [x, y, _] = grid.launch.block;
         for lane in 0..32 {

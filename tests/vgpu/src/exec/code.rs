@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::{Class, Tensor};
 use super::warp::Warp;
+use super::{Class, Tensor};
 
 /// Executes an instruction for the lanes of a mask, which is never empty.
 ///

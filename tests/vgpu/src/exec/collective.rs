@@ -63,7 +63,9 @@ fn assemble(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32, members: 
         warp.advance_waiting(at);
         return Ok(all);
     }
-    if let Some(&lane) = lanes.iter().find(|&&lane| members[lane] & all & !mask_of(|other| members[other] == members[lane]) != 0) {
+    if let Some(&lane) =
+        lanes.iter().find(|&&lane| members[lane] & all & !mask_of(|other| members[other] == members[lane]) != 0)
+    {
         let detail = format!("lanes that lane {lane} names in its member mask {:#010x} name others", members[lane]);
         warp.find(instruction, lane as u32, Kind::CollectiveMask, None, detail);
         warp.advance_waiting(at);
@@ -123,7 +125,11 @@ pub(crate) fn vote(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) ->
 }
 
 /// `match.any.sync`: operands are the destination, the value, and the members.
-pub(crate) fn match_any<R: Value<Register = R> + PartialEq>(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+pub(crate) fn match_any<R: Value<Register = R> + PartialEq>(
+    warp: &mut Warp<'_>,
+    instruction: &Instruction,
+    mask: u32,
+) -> Flow {
     together(warp, instruction, mask, instruction.operands[2], |warp, instruction, mask| {
         let [d, a, ..] = instruction.operands;
         let result = exchange::match_any(mask, warp.read::<R>(a));
@@ -132,7 +138,11 @@ pub(crate) fn match_any<R: Value<Register = R> + PartialEq>(warp: &mut Warp<'_>,
 }
 
 /// `match.all.sync`: operands are the destination, the value, the members, and a predicate.
-pub(crate) fn match_all<R: Value<Register = R> + PartialEq>(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+pub(crate) fn match_all<R: Value<Register = R> + PartialEq>(
+    warp: &mut Warp<'_>,
+    instruction: &Instruction,
+    mask: u32,
+) -> Flow {
     together(warp, instruction, mask, instruction.operands[2], |warp, instruction, mask| {
         let [d, a, _, p, ..] = instruction.operands;
         let (result, same) = exchange::match_all(mask, warp.read::<R>(a));
@@ -226,7 +236,8 @@ impl Warp<'_> {
     fn waiting_at(&self, at: u32) -> u32 {
         let depth = self.state.fragments[self.fragment].stack.len();
         let others = self.state.fragments.iter().enumerate().filter(|(index, _)| *index != self.fragment);
-        let waiting = others.filter(|(_, other)| other.progress == Progress::Lanes && other.at == at && other.stack.len() == depth);
+        let waiting = others
+            .filter(|(_, other)| other.progress == Progress::Lanes && other.at == at && other.stack.len() == depth);
         waiting.map(|(_, other)| other.mask).fold(0, |all, mask| all | mask)
     }
 

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::code::{Code, Relocation, SLOT, Slot};
 use super::cluster::{Cluster, Outcome};
+use super::code::{Code, Relocation, SLOT, Slot};
 use super::worker::{Worker, mix};
 use super::{Class, Counters, Fault, FaultKind, Launch, Settings};
 use crate::checks::{Checks, Finding, Kind};
@@ -100,7 +100,10 @@ impl Grid<'_> {
         let mut exhausted = false;
         while !self.is_stopped() {
             let wanted = if self.launch.cooperative { usize::MAX } else { RESIDENT };
-            if !exhausted && resident.len() < wanted && (resident.is_empty() || self.launch.cooperative || resident[0].is_patient()) {
+            if !exhausted
+                && resident.len() < wanted
+                && (resident.is_empty() || self.launch.cooperative || resident[0].is_patient())
+            {
                 match self.next_cluster() {
                     Some(index) => {
                         worker.seed(self.seed ^ mix(index));
@@ -160,7 +163,8 @@ pub(crate) fn launch(
         table: memory.table(),
         everything: memory.everything(),
         checks: settings.checks,
-        touched: watched.then(|| std::array::from_fn(|_| Footprint::new(memory.everything().start(), memory.everything().bytes()))),
+        touched: watched
+            .then(|| std::array::from_fn(|_| Footprint::new(memory.everything().start(), memory.everything().bytes()))),
         machine,
         begin: Instant::now(),
         shared_bytes: launch.kernel.static_shared_bytes + launch.dynamic_shared_bytes,
@@ -209,7 +213,8 @@ fn summarise(grid: &Grid<'_>, workers: Vec<Worker>) -> Result<Counters, Box<Faul
             }
             if instruction.class == Some(Class::Tensor) && hits > 0 {
                 if let Some(work) = grid.code.tensor.get(&at) {
-                    let sum = if work.is_warpgroup { &mut counters.warpgroup_tensor_flop } else { &mut counters.tensor_flop };
+                    let sum =
+                        if work.is_warpgroup { &mut counters.warpgroup_tensor_flop } else { &mut counters.tensor_flop };
                     sum[work.inputs as usize] += hits * work.flop;
                 }
             }

@@ -1,8 +1,8 @@
 //! Matrix instructions of a warp (PTX ISA 9.7.14): mma, ldmatrix, stmatrix, movmatrix. Semantics in [`crate::isa::matrix`].
 
-use super::access::{Mode, addresses, locate, space};
+use super::access::{Mode, addresses, space};
 use super::code::{Flow, Handler, Instruction};
-use super::semantics::{Semantics, act, handlers, store as store_register};
+use super::semantics::{Environment, Semantics, act, handlers, store as store_register};
 use super::warp::Warp;
 use crate::isa::matrix::{self, Mma, move_rows, quad_pair};
 use crate::isa::{Lanes, Lanes64, WARP};
@@ -79,13 +79,13 @@ struct LoadMatrix<const N: usize, const TRANSPOSED: bool>;
 impl<const N: usize, const TRANSPOSED: bool> Semantics for LoadMatrix<N, TRANSPOSED> {
     /// Operands: N destinations, then the address.
     #[inline(always)]
-    fn run<const WATCHED: bool>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+    fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
         if let Err(flow) = warp.converge(instruction, mask) {
             return flow;
         }
         let rows = addresses(warp, instruction, instruction.operands[N]);
         let space = shared_space(instruction);
-        let located = match locate::<WATCHED>(warp, instruction, address_lanes(N), space, rows, 16, Mode::Read) {
+        let located = match E::locate(warp, instruction, address_lanes(N), space, &rows, 16, Mode::Read) {
             Ok(located) => located,
             Err(flow) => return flow,
         };
@@ -117,13 +117,13 @@ struct StoreMatrix<const N: usize, const TRANSPOSED: bool>;
 impl<const N: usize, const TRANSPOSED: bool> Semantics for StoreMatrix<N, TRANSPOSED> {
     /// Operands: N sources, then the address.
     #[inline(always)]
-    fn run<const WATCHED: bool>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+    fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
         if let Err(flow) = warp.converge(instruction, mask) {
             return flow;
         }
         let rows = addresses(warp, instruction, instruction.operands[N]);
         let space = shared_space(instruction);
-        let located = match locate::<WATCHED>(warp, instruction, address_lanes(N), space, rows, 16, Mode::Write) {
+        let located = match E::locate(warp, instruction, address_lanes(N), space, &rows, 16, Mode::Write) {
             Ok(located) => located,
             Err(flow) => return flow,
         };

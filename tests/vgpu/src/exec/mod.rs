@@ -9,6 +9,7 @@
 //! | [`warp`], [`flow`] | registers, divergence, calls |
 //! | [`access`], [`shared`] | loads and stores with their checks, races in shared memory |
 //! | [`atomic`], [`collective`], [`barrier`], [`matrix`] | what their names say |
+//! | [`pending`], [`mbarrier`] | asynchronous copies, and what counts them |
 //! | [`special`], [`system`] | special registers, printf and its like |
 
 pub(crate) mod access;
@@ -21,7 +22,8 @@ pub(crate) mod collective;
 pub(crate) mod flow;
 mod grid;
 pub(crate) mod matrix;
-mod pending;
+pub(crate) mod mbarrier;
+pub(crate) mod pending;
 mod semantics;
 mod shared;
 pub(crate) mod special;
@@ -29,7 +31,9 @@ pub(crate) mod system;
 mod warp;
 mod worker;
 
-pub(crate) use code::{Call, Code, Function, Handler, Instruction, Operand, Origin, Predicate, Relocation, SLOT, Slot, TensorWork};
+pub(crate) use code::{
+    Call, Code, Function, Handler, Instruction, Operand, Origin, Predicate, Relocation, SLOT, Slot, TensorWork,
+};
 pub(crate) use grid::put_constant;
 pub(crate) use semantics::{
     Carry, PredicateLogic, act, carry, map1, map2, map3, map4, predicate_logic, predicate_move, select, test, test1,

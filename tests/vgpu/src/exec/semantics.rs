@@ -8,35 +8,57 @@
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
+use super::access::{Located, Mode, locate};
 use super::code::{Flow, Handler, Instruction};
 use super::warp::Warp;
-use crate::isa::{self, Value, WARP};
+use crate::isa::{self, Lanes64, Value, WARP};
 
 /// What an instruction does. Implemented by types without size.
 pub(crate) trait Semantics: Copy {
-    /// Executes the instruction. `WATCHED` says whether checks and memory counters are on.
-    fn run<const WATCHED: bool>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow;
+    /// Executes the instruction.
+    fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow;
+}
+
+/// How an instruction is executed: for which processor, and with what care.
+pub(crate) trait Environment {
+    /// Whether checks and memory counters are on.
+    const WATCHED: bool;
+
+    /// [`locate`], which is too large to be part of every instruction, for this processor.
+    fn locate(
+        warp: &mut Warp<'_>,
+        instruction: &Instruction,
+        mask: u32,
+        space: u32,
+        addresses: &Lanes64,
+        bytes: u64,
+        mode: Mode,
+    ) -> Result<Located, Flow>;
 }
 
 /// The functions for [`Instruction::run`] that execute `semantics` on this processor, without and with checks.
 pub(crate) fn handlers<S: Semantics>(_: S) -> [Handler; 2] {
-    [handler::<S, false>(), handler::<S, true>()]
-}
-
-/// The function for an instruction that has nothing to check.
-fn same_handlers<S: Semantics>(_: S) -> [Handler; 2] {
-    [handler::<S, false>(); 2]
-}
-
-fn handler<S: Semantics, const WATCHED: bool>() -> Handler {
     const { assert!(size_of::<S>() == 0, "the type alone must say what to run") };
     match level() {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => on_avx512::<S, WATCHED>,
+        Level::Avx512 => [on_avx512::<S, Avx512<false>>, on_avx512::<S, Avx512<true>>],
         #[cfg(all(target_arch = "x86_64", feature = "portable"))]
-        Level::Avx2 => on_avx2::<S, WATCHED>,
+        Level::Avx2 => [on_avx2::<S, Avx2<false>>, on_avx2::<S, Avx2<true>>],
         #[cfg(any(not(target_arch = "x86_64"), feature = "portable"))]
-        Level::Baseline => on_baseline::<S, WATCHED>,
+        Level::Baseline => [on_baseline::<S, Baseline<false>>, on_baseline::<S, Baseline<true>>],
+    }
+}
+
+/// The functions for an instruction that has nothing to check.
+fn same_handlers<S: Semantics>(_: S) -> [Handler; 2] {
+    const { assert!(size_of::<S>() == 0, "the type alone must say what to run") };
+    match level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => [on_avx512::<S, Avx512<false>>; 2],
+        #[cfg(all(target_arch = "x86_64", feature = "portable"))]
+        Level::Avx2 => [on_avx2::<S, Avx2<false>>; 2],
+        #[cfg(any(not(target_arch = "x86_64"), feature = "portable"))]
+        Level::Baseline => [on_baseline::<S, Baseline<false>>; 2],
     }
 }
 
@@ -82,22 +104,73 @@ fn value<S: Semantics>() -> S {
     unsafe { std::mem::MaybeUninit::<S>::uninit().assume_init() }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
-unsafe fn on_avx512<S: Semantics, const W: bool>(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
-    value::<S>().run::<W>(warp, instruction, mask)
+macro_rules! environment {
+    ($environment:ident, $run:ident, $locate:ident, $condition:meta $(, $features:literal)?) => {
+        #[$condition]
+        struct $environment<const WATCHED: bool>;
+
+        #[$condition]
+        impl<const WATCHED: bool> Environment for $environment<WATCHED> {
+            const WATCHED: bool = WATCHED;
+
+            #[inline(always)]
+            fn locate(
+                warp: &mut Warp<'_>,
+                instruction: &Instruction,
+                mask: u32,
+                space: u32,
+                addresses: &Lanes64,
+                bytes: u64,
+                mode: Mode,
+            ) -> Result<Located, Flow> {
+                // SAFETY: only functions for this processor, which `handlers` chose after detection, name this environment.
+                unsafe { $locate::<WATCHED>(warp, instruction, mask, space, addresses, bytes, mode) }
+            }
+        }
+
+        #[$condition]
+        $(#[target_feature(enable = $features)])?
+        #[inline(never)]
+        unsafe fn $locate<const WATCHED: bool>(
+            warp: &mut Warp<'_>,
+            instruction: &Instruction,
+            mask: u32,
+            space: u32,
+            addresses: &Lanes64,
+            bytes: u64,
+            mode: Mode,
+        ) -> Result<Located, Flow> {
+            locate::<WATCHED>(warp, instruction, mask, space, *addresses, bytes, mode)
+        }
+
+        #[$condition]
+        $(#[target_feature(enable = $features)])?
+        unsafe fn $run<S: Semantics, E: Environment>(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+            value::<S>().run::<E>(warp, instruction, mask)
+        }
+    };
 }
 
-#[cfg(all(target_arch = "x86_64", feature = "portable"))]
-#[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
-unsafe fn on_avx2<S: Semantics, const W: bool>(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
-    value::<S>().run::<W>(warp, instruction, mask)
-}
-
-#[cfg(any(not(target_arch = "x86_64"), feature = "portable"))]
-unsafe fn on_baseline<S: Semantics, const W: bool>(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
-    value::<S>().run::<W>(warp, instruction, mask)
-}
+environment!(
+    Avx512,
+    on_avx512,
+    locate_on_avx512,
+    cfg(target_arch = "x86_64"),
+    "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt"
+);
+environment!(
+    Avx2,
+    on_avx2,
+    locate_on_avx2,
+    cfg(all(target_arch = "x86_64", feature = "portable")),
+    "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt"
+);
+environment!(
+    Baseline,
+    on_baseline,
+    locate_on_baseline,
+    cfg(any(not(target_arch = "x86_64"), feature = "portable"))
+);
 
 /// Writes the lanes of `mask` to a register.
 #[inline(always)]
@@ -131,7 +204,7 @@ macro_rules! map {
 
         impl<F: Fn(u32, $($register),*) -> R + Copy, R: Value, $($register: Value),*> Semantics for $type<F, R, $($register),*> {
             #[inline(always)]
-            fn run<const WATCHED: bool>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+            fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
                 $(let $argument = warp.read::<$register>(instruction.operands[$index]);)*
                 let modifier = instruction.modifier;
                 let mut result = [R::Register::default(); WARP];
@@ -160,7 +233,7 @@ struct Test<F, A, B>(F, PhantomData<(A, B)>);
 
 impl<F: Fn(u32, A, B) -> bool + Copy, A: Value, B: Value> Semantics for Test<F, A, B> {
     #[inline(always)]
-    fn run<const WATCHED: bool>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+    fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
         let (a, b) = (warp.read::<A>(instruction.operands[2]), warp.read::<B>(instruction.operands[3]));
         let modifier = instruction.modifier;
         let holds = isa::mask_of(|lane| (self.0)(modifier, A::read(a[lane]), B::read(b[lane])));
@@ -179,7 +252,7 @@ struct Act<F>(F);
 
 impl<F: Fn(&mut Warp<'_>, &Instruction, u32) -> Flow + Copy> Semantics for Act<F> {
     #[inline(always)]
-    fn run<const WATCHED: bool>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+    fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
         (self.0)(warp, instruction, mask)
     }
 }
@@ -194,7 +267,7 @@ struct Test1<F, A>(F, PhantomData<A>);
 
 impl<F: Fn(u32, A) -> bool + Copy, A: Value> Semantics for Test1<F, A> {
     #[inline(always)]
-    fn run<const WATCHED: bool>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+    fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
         let a = warp.read::<A>(instruction.operands[2]);
         let holds = isa::mask_of(|lane| (self.0)(instruction.modifier & 0xff_ffff, A::read(a[lane])));
         warp.set_predicates(instruction, mask, holds);

@@ -8,6 +8,8 @@
 //!
 //! Numbers of a block before are too small to mean anything for the next, so nothing has to be cleared.
 
+use std::collections::HashMap;
+
 use super::access::Mode;
 use super::code::{Instruction, Slot};
 use super::grid::Grid;
@@ -52,6 +54,8 @@ struct Watch {
     known_all: Vec<u32>,
     /// When each lane last passed a synchronisation of its warp.
     lanes: Vec<[u32; WARP]>,
+    /// The mbarrier objects by their offset.
+    objects: HashMap<u64, Phases>,
     /// Which checks are on.
     races: bool,
     warp_races: bool,
@@ -149,21 +153,80 @@ impl Shared {
             return Ok(());
         }
         match (span, mode) {
-            (Some((begin, bytes)), Mode::Read) if watch.read_run(lanes.warp as usize, begin, bytes, lanes.bytes) => Ok(()),
-            (Some((begin, bytes)), Mode::Write) if watch.write_run(lanes.warp as usize, begin, bytes, lanes.bytes) => Ok(()),
+            (Some((begin, bytes)), Mode::Read) if watch.read_run(lanes.warp as usize, begin, bytes, lanes.bytes) => {
+                Ok(())
+            }
+            (Some((begin, bytes)), Mode::Write) if watch.write_run(lanes.warp as usize, begin, bytes, lanes.bytes) => {
+                Ok(())
+            }
             _ => watch.each_lane(lanes, mode),
         }
     }
 
-    /// An asynchronous copy of a lane has come to its end: what it wrote is there from now on.
-    pub fn arrived(&mut self, warp: u32, lane: u32, begin: u64, bytes: u64) {
-        if let Some(watch) = &mut self.watch {
-            for granule in watch.granules_of(begin, bytes) {
+    /// Asynchronous copies of lanes have come to their end: what they wrote is there from now on.
+    pub fn arrived(&mut self, warp: u32, mask: u32, to: &Lanes64, bytes: u64) {
+        let Some(watch) = &mut self.watch else { return };
+        for lane in (0..WARP).filter(|lane| mask >> lane & 1 != 0) {
+            for granule in watch.granules_of(to[lane], bytes) {
                 watch.written[granule] = watch.time;
-                watch.writer[granule] = (warp * 32 + lane) as u16;
+                watch.writer[granule] = (warp as usize * WARP + lane) as u16;
             }
         }
     }
+
+    /// A word of 8 bytes, which must lie inside.
+    pub fn word(&self, offset: u64) -> u64 {
+        let slot = &self.bytes[offset as usize / 128].0;
+        let index = offset as usize % 128 / 4;
+        u64::from(slot[index]) | u64::from(slot[index + 1]) << 32
+    }
+
+    /// Writes a word of 8 bytes, which must lie inside.
+    pub fn set_word(&mut self, offset: u64, word: u64) {
+        let slot = &mut self.bytes[offset as usize / 128].0;
+        let index = offset as usize % 128 / 4;
+        (slot[index], slot[index + 1]) = (word as u32, (word >> 32) as u32);
+    }
+
+    /// An mbarrier object begins to count: what is known behind it is empty.
+    pub fn begin_phase(&mut self, offset: u64) {
+        if let Some(watch) = &mut self.watch {
+            watch.objects.insert(offset, Phases::default());
+        }
+    }
+
+    /// A warp arrives at an mbarrier object.
+    pub fn release_to(&mut self, warp: u32, offset: u64) {
+        if let Some(watch) = &mut self.watch {
+            let mut phases = watch.objects.remove(&offset).unwrap_or_default();
+            watch.release(warp as usize, &mut phases.now);
+            watch.objects.insert(offset, phases);
+        }
+    }
+
+    /// A phase of an mbarrier object ends.
+    pub fn end_phase(&mut self, offset: u64) {
+        if let Some(phases) = self.watch.as_mut().and_then(|watch| watch.objects.get_mut(&offset)) {
+            phases.before = std::mem::take(&mut phases.now);
+        }
+    }
+
+    /// A warp has seen a phase end.
+    pub fn acquire_from(&mut self, warp: u32, offset: u64) {
+        if let Some(watch) = &mut self.watch {
+            if let Some(phases) = watch.objects.remove(&offset) {
+                watch.acquire(warp as usize, &phases.before);
+                watch.objects.insert(offset, phases);
+            }
+        }
+    }
+}
+
+/// What those knew who arrived at an mbarrier object, in this phase and in the one before.
+#[derive(Debug, Default)]
+struct Phases {
+    now: Vec<u32>,
+    before: Vec<u32>,
 }
 
 impl Watch {
@@ -179,6 +242,7 @@ impl Watch {
             self.known_all = vec![0; warps];
             self.lanes = vec![[0; WARP]; warps];
         }
+        self.objects.clear();
         let before = self.time;
         self.time += 1;
         self.begin = self.time;
@@ -280,6 +344,10 @@ impl Watch {
     /// Any access, lane by lane.
     fn each_lane(&mut self, lanes: Lanes<'_>, mode: Mode) -> Result<(), Box<Conflict>> {
         let warp = lanes.warp as usize;
+        if self.passes(lanes, mode) {
+            self.note_all(lanes, mode);
+            return Ok(());
+        }
         let mut conflict = None;
         for lane in (0..WARP).filter(|lane| lanes.mask >> lane & 1 != 0) {
             let address = lanes.addresses[lane];
@@ -305,6 +373,58 @@ impl Watch {
             }
         }
         conflict.map_or(Ok(()), |conflict| Err(Box::new(conflict)))
+    }
+
+    /// Whether a look at the times alone shows that an access is in order.
+    fn passes(&self, lanes: Lanes<'_>, mode: Mode) -> bool {
+        let known = self.known_all[lanes.warp as usize];
+        let bound = (known + 1).wrapping_sub(self.begin);
+        let mut passed = mode != Mode::Atomic;
+        for lane in (0..WARP).filter(|lane| lanes.mask >> lane & 1 != 0) {
+            let range = self.granules_of(lanes.addresses[lane], lanes.bytes);
+            if mode == Mode::Read {
+                for &written in &self.written[range] {
+                    passed &= written.wrapping_sub(self.begin) < bound;
+                }
+            } else {
+                for (&written, &read) in self.written[range.clone()].iter().zip(&self.read[range]) {
+                    passed &= written <= known && read <= known;
+                }
+            }
+        }
+        // Lanes of one store that write the same place are looked at one by one.
+        passed && (mode == Mode::Read || self.are_apart(lanes))
+    }
+
+    /// Whether no two lanes have the same address.
+    fn are_apart(&self, lanes: Lanes<'_>) -> bool {
+        let mut last = None;
+        (0..WARP).filter(|lane| lanes.mask >> lane & 1 != 0).all(|lane| {
+            let address = lanes.addresses[lane];
+            let apart = last.is_none_or(|last| address > last);
+            last = Some(address);
+            apart
+        })
+    }
+
+    /// Notes an access that is in order.
+    fn note_all(&mut self, lanes: Lanes<'_>, mode: Mode) {
+        let (warp, time) = (lanes.warp as usize, self.time);
+        let plane = warp * self.granules;
+        for lane in (0..WARP).filter(|lane| lanes.mask >> lane & 1 != 0) {
+            let range = self.granules_of(lanes.addresses[lane], lanes.bytes);
+            if mode == Mode::Read {
+                self.read[range.clone()].fill(time);
+                let planes = plane + range.start..plane + range.end;
+                for (reader, by) in self.reader[planes.clone()].iter_mut().zip(&mut self.read_by[planes]) {
+                    *reader = if *by == time && *reader != lane as u8 { MANY } else { lane as u8 };
+                    *by = time;
+                }
+            } else {
+                self.written[range.clone()].fill(if mode == Mode::Pending { PENDING } else { time });
+                self.writer[range].fill((warp * WARP + lane) as u16);
+            }
+        }
     }
 
     fn note(&mut self, warp: usize, lane: usize, granule: usize, mode: Mode) {
@@ -390,7 +510,9 @@ pub(crate) fn report(warp: &mut Warp<'_>, instruction: &Instruction, rank: usize
         (Kind::Uninitialised, _) => "no thread of the block has written there".to_owned(),
         (_, Some((other_warp, other_lane, wrote))) => {
             let did = match (kind, wrote) {
-                (Kind::AsyncReadEarly | Kind::AsyncOverwrite, _) => "has an asynchronous copy to there that is still pending",
+                (Kind::AsyncReadEarly | Kind::AsyncOverwrite, _) => {
+                    "has an asynchronous copy to there that is still pending"
+                }
                 (_, true) => "wrote there before",
                 (_, false) => "read there before",
             };
@@ -404,7 +526,8 @@ pub(crate) fn report(warp: &mut Warp<'_>, instruction: &Instruction, rank: usize
         }
         _ => String::new(),
     };
-    let detail = if rank == warp.block.rank as usize { detail } else { format!("{detail} (in block {rank} of the cluster)") };
+    let detail =
+        if rank == warp.block.rank as usize { detail } else { format!("{detail} (in block {rank} of the cluster)") };
     warp.find(instruction, lane, kind, Some((Space::Shared, address, bytes)), detail);
 }
 

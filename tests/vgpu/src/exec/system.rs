@@ -129,7 +129,17 @@ fn format_text(format: &str, take: &mut impl FnMut(u64) -> u64, text: impl Fn(u6
         }
         let bytes = if long { 8 } else { 4 };
         let signed = |word: u64| if long { word as i64 } else { i64::from(word as u32 as i32) };
-        let sign = |negative: bool| if negative { "-" } else if plus { "+" } else if blank { " " } else { "" };
+        let sign = |negative: bool| {
+            if negative {
+                "-"
+            } else if plus {
+                "+"
+            } else if blank {
+                " "
+            } else {
+                ""
+            }
+        };
         let (prefix, digits) = match rest.next() {
             Some('d' | 'i') => {
                 let value = signed(take(bytes));
@@ -249,7 +259,10 @@ mod tests {
         assert_eq!(format("%d %u %ld", &[0xffff_ffff, 0xffff_ffff, u64::MAX]), "-1 4294967295 -1");
         assert_eq!(format("%x %#X %o %c %%", &[255, 255, 8, 65]), "ff 0XFF 10 A %");
         let (pi, big) = (std::f64::consts::PI.to_bits(), 1.5e10f64.to_bits());
-        assert_eq!(format("%f %.2f %8.3f %e %g %g", &[pi, pi, pi, pi, pi, big]), "3.141593 3.14    3.142 3.141593e+00 3.14159 1.5e+10");
+        assert_eq!(
+            format("%f %.2f %8.3f %e %g %g", &[pi, pi, pi, pi, pi, big]),
+            "3.141593 3.14    3.142 3.141593e+00 3.14159 1.5e+10"
+        );
         assert_eq!(format("%s %.2s|%6s", &[0, 0, 0]), "text te|  text");
     }
 }

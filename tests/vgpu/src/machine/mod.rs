@@ -1,9 +1,13 @@
 //! The described GPU: what it can hold, how fast its parts are, and what follows from both.
 //!
 //! * [`Machine`]: limits and rates of an A100 or an H100, from NVIDIA's published tables.
+//! * [`limits`]: what a launch may ask for, and how many blocks fit.
+//! * [`model`]: how long a launch would take, and what bounds it.
 //! * [`footprint`]: which sectors of device memory a launch touched, hence its L2 and DRAM traffic.
 
 pub mod footprint;
+pub mod limits;
+pub mod model;
 
 pub use footprint::Footprint;
 

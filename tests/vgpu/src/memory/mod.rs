@@ -316,6 +316,25 @@ impl Memory {
         Ok(())
     }
 
+    /// Copies `bytes` from `source` to `destination`, each of which is device memory or the program's own: the address tells.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfBounds`] and [`MemoryError::BadHostRange`].
+    pub fn transfer(&self, destination: u64, source: u64, bytes: u64) -> Result<(), MemoryError> {
+        match (self.is_device(destination), self.is_device(source)) {
+            _ if bytes == 0 => Ok(()),
+            (true, true) => self.copy(destination, source, bytes),
+            (true, false) => self.write_from_host(destination, source, bytes),
+            (false, true) => self.read_to_host(destination, source, bytes),
+            (false, false) => self.reservation.copy_within_host(destination, source, bytes),
+        }
+    }
+
+    /// Whether an address is the device's: in its range, or registered.
+    pub fn is_device(&self, address: u64) -> bool {
+        self.reservation.contains(address) || self.window(address, 1).is_some()
+    }
+
     /// Fills `count` elements of `pattern.len()` bytes (1, 2 or 4), `stride` bytes apart.
     ///
     /// # Errors

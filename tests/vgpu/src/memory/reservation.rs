@@ -90,7 +90,7 @@ impl Reservation {
     pub fn copy_from_host(&self, window: &Window, device: u64, host: u64, bytes: u64) -> Result<(), MemoryError> {
         let bad = MemoryError::BadHostRange { address: host, bytes };
         if !self.contains(device) {
-            return copy_probed(self, host, bytes, host as *const u8, window.host(device)).ok_or(bad);
+            return copy_own(window.host(device) as u64, host, bytes).ok_or(bad);
         }
         let offset = device - self.base;
         transfer(bytes, |done, length| {
@@ -105,7 +105,7 @@ impl Reservation {
     pub fn copy_to_host(&self, window: &Window, host: u64, device: u64, bytes: u64) -> Result<(), MemoryError> {
         let bad = MemoryError::BadHostRange { address: host, bytes };
         if !self.contains(device) {
-            return copy_probed(self, host, bytes, window.host(device), host as *mut u8).ok_or(bad);
+            return copy_own(host, window.host(device) as u64, bytes).ok_or(bad);
         }
         let offset = device - self.base;
         transfer(bytes, |done, length| {
@@ -114,6 +114,11 @@ impl Reservation {
             unsafe { libc::pread(self.file, target, length, (offset + done) as libc::off_t) }
         })
         .ok_or(bad)
+    }
+
+    /// Copies between two ranges of the program's own memory.
+    pub fn copy_within_host(&self, to: u64, from: u64, bytes: u64) -> Result<(), MemoryError> {
+        copy_own(to, from, bytes).ok_or(MemoryError::BadHostRange { address: from, bytes })
     }
 
     /// Whether a range of host memory is mapped and readable, page by page.
@@ -178,14 +183,14 @@ fn transfer(bytes: u64, mut call: impl FnMut(u64, usize) -> isize) -> Option<()>
     Some(())
 }
 
-/// A copy between two pieces of host memory, of which `probed` was never seen before.
-fn copy_probed(at: &Reservation, probed: u64, bytes: u64, from: *const u8, to: *mut u8) -> Option<()> {
-    if !at.host_range_is_accessible(probed, bytes) {
-        return None;
-    }
-    // SAFETY: one side was registered by the program, the other was just found to be mapped.
-    unsafe { std::ptr::copy(from, to, bytes as usize) };
-    Some(())
+/// A copy between two pieces of our own process, neither of which is trusted.
+fn copy_own(to: u64, from: u64, bytes: u64) -> Option<()> {
+    transfer(bytes, |done, length| {
+        let local = libc::iovec { iov_base: (to + done) as *mut libc::c_void, iov_len: length };
+        let remote = libc::iovec { iov_base: (from + done) as *mut libc::c_void, iov_len: length };
+        // SAFETY: the kernel checks both sides; the program has handed us the target to be written.
+        unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) }
+    })
 }
 
 fn last_error(call: &str) -> MemoryError {

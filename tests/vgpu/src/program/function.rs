@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
+use super::LoadErrorKind;
 use super::draft::{Draft, Field, Label, Next, Place, Register, Role, Step, Width};
 use super::kernel::Builder;
 use super::opcode::Opcode;
-use super::LoadErrorKind;
 use crate::exec::{Class, Handler};
 use crate::ptx::{Function, Instruction, Operand, StateSpace, Statement, Type, TypeKind, Variable};
 
@@ -500,7 +500,12 @@ impl<'b, 'a> Body<'b, 'a> {
                         if space == StateSpace::Local {
                             // The frame is added when it runs.
                             let offset = i64::from(begin) + offset;
-                            return Ok(Address { base: Field::Wide(0), width: Width::Wide, offset, space: Some(space) });
+                            return Ok(Address {
+                                base: Field::Wide(0),
+                                width: Width::Wide,
+                                offset,
+                                space: Some(space),
+                            });
                         }
                         Some(space)
                     }

@@ -250,7 +250,8 @@ impl Assembler {
                 Next::Table(_) | Next::Meet => true,
                 _ => false,
             };
-            let meet = if last.next == Next::Meet { graph.of_step.get(block.end as usize).copied() } else { Some(block.meet) };
+            let meet =
+                if last.next == Next::Meet { graph.of_step.get(block.end as usize).copied() } else { Some(block.meet) };
             if let Some(meet) = meet.filter(|&meet| parts && meet != NONE) {
                 is_meeting[meet as usize] = true;
             }
@@ -316,7 +317,8 @@ impl Assembler {
                     self.code.tensor.insert(at, TensorWork { inputs, flop, is_warpgroup });
                 }
                 self.code.instructions.push(instruction);
-                let (line, text) = text_of(statements.get(step.origin.statement as usize)).unwrap_or((step.origin.line, ""));
+                let (line, text) =
+                    text_of(statements.get(step.origin.statement as usize)).unwrap_or((step.origin.line, ""));
                 let (file, source_line) = step.origin.source;
                 let source = self.file_numbers.get(&file).map_or((0, 0), |&index| (index, source_line));
                 self.code.origins.push(Origin { line, text: text.into(), source, function });

@@ -133,7 +133,8 @@ impl<'a> Linked<'a> {
             reason: reason.to_owned(),
             kind,
         };
-        let unsized_variable = || fail("a variable without a size, or of more than 2^40 bytes", LoadErrorKind::Unsupported);
+        let unsized_variable =
+            || fail("a variable without a size, or of more than 2^40 bytes", LoadErrorKind::Unsupported);
         let bytes = variable.bytes().filter(|&bytes| bytes <= 1 << 40).ok_or_else(unsized_variable)?;
         let size = variable.ty.bytes() as usize;
         let mut init = Vec::with_capacity(variable.init.len() * size);

@@ -116,9 +116,9 @@ fn single(operation: &str, name: &str, space: u32) -> Option<[Handler; 2]> {
         ("add", "u64" | "s64") => atomic(|old: u64, b, _| old.wrapping_add(b)),
         ("add", "f32") if space == space::GLOBAL => atomic(|old: u32, b, _| add_single(true, old, b)),
         ("add", "f32") => atomic(|old: u32, b, _| add_single(false, old, b)),
-        ("add", "f64") => atomic(|old: u64, b, _| {
-            float64::add(Rounding::Nearest, f64::from_bits(old), f64::from_bits(b)).to_bits()
-        }),
+        ("add", "f64") => {
+            atomic(|old: u64, b, _| float64::add(Rounding::Nearest, f64::from_bits(old), f64::from_bits(b)).to_bits())
+        }
         ("add", "f16") => atomic(|old: u16, b, _| half::add(PLAIN, F16(old), F16(b)).0),
         ("add", "bf16") => atomic(|old: u16, b, _| half::add(PLAIN, Bf16(old), Bf16(b)).0),
         ("add", "f16x2") => atomic(|old: u32, b, _| half::pair2::<F16>(old, b, |a, b| half::add(PLAIN, a, b))),

@@ -296,8 +296,13 @@ pub(super) fn test_property<'a>(
     let run = with!(property, ty.bits == 64; "finite" Finite "infinite" Infinite "number" Number "notanumber" NotANumber
         "normal" Normal "subnormal" Subnormal);
     let Operand::Name(p, 0) = operands[0] else { return Err(Reason::syntax("expected a predicate")) };
-    let fields =
-        vec![body.predicate_destination(p)?, Field::Sink, body.source(&operands[1], ty)?, Field::None, Field::Always(true)];
+    let fields = vec![
+        body.predicate_destination(p)?,
+        Field::Sink,
+        body.source(&operands[1], ty)?,
+        Field::None,
+        Field::Always(true),
+    ];
     body.step(run, class_of(ty), fields);
     Ok(())
 }

@@ -35,9 +35,9 @@ pub(super) fn decode<'a>(
             body.step(act(flow::trap), Class::Control, Vec::new()).next = Next::End;
             Some(Ok(()))
         }
-        "nanosleep" => {
-            required(opcode.choose(&[("u32", ())]), ".u32").err().map_or(Some(nanosleep(body, operands)), |error| Some(Err(error)))
-        }
+        "nanosleep" => required(opcode.choose(&[("u32", ())]), ".u32")
+            .err()
+            .map_or(Some(nanosleep(body, operands)), |error| Some(Err(error))),
         "pmevent" | "prefetch" | "prefetchu" | "applypriority" | "discard" => {
             // Hints and events, without effect on what a program computes.
             while opcode.first().is_some() {}

@@ -97,7 +97,10 @@ impl Kind {
 fn pack_conversion(conversion: Conversion, from: Kind, to: Kind) -> u32 {
     let Conversion { rounding, to_integral, ftz, sat, relu, satfinite } = conversion;
     let flags = [to_integral, ftz, sat, relu, satfinite].into_iter().enumerate();
-    rounding as u32 | flags.map(|(bit, flag)| u32::from(flag) << (bit + 3)).sum::<u32>() | from.pack() << 8 | to.pack() << 16
+    rounding as u32
+        | flags.map(|(bit, flag)| u32::from(flag) << (bit + 3)).sum::<u32>()
+        | from.pack() << 8
+        | to.pack() << 16
 }
 
 #[inline(always)]
@@ -119,9 +122,7 @@ fn any(modifier: u32, bits: u64) -> u64 {
     let conversion = unpack_conversion(modifier);
     match (Kind::unpack(modifier >> 8 & 15), Kind::unpack(modifier >> 16 & 15)) {
         (Kind::Integer(from), Kind::Integer(to)) => integer_to_integer(from, to, conversion.sat, bits),
-        (Kind::Integer(from), Kind::Float(to)) => {
-            integer_to_float(from, to, conversion.rounding, conversion.sat, bits)
-        }
+        (Kind::Integer(from), Kind::Float(to)) => integer_to_float(from, to, conversion.rounding, conversion.sat, bits),
         (Kind::Float(from), Kind::Integer(to)) => float_to_integer(from, to, conversion.rounding, conversion.ftz, bits),
         (Kind::Float(from), Kind::Float(to)) => float_to_float(from, to, conversion, bits),
         _ => 0,

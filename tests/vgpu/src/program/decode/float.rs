@@ -16,8 +16,8 @@ pub(super) fn decode<'a>(
     operands: &[Operand<'a>],
 ) -> Option<Result<(), Reason>> {
     const ROOTS: [&str; 19] = [
-        "add", "sub", "mul", "fma", "mad", "div", "rcp", "sqrt", "rsqrt", "min", "max", "abs", "neg", "copysign", "sin",
-        "cos", "lg2", "ex2", "tanh",
+        "add", "sub", "mul", "fma", "mad", "div", "rcp", "sqrt", "rsqrt", "min", "max", "abs", "neg", "copysign",
+        "sin", "cos", "lg2", "ex2", "tanh",
     ];
     if !ROOTS.contains(&opcode.root) {
         return match opcode.root {
@@ -153,13 +153,11 @@ fn pair<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a
         "add" => (by_mode!(mode, map2, |m, a: u64, b: u64| both([a, b], |[a, b]| float32::add(m, a, b))), 3),
         "sub" => (by_mode!(mode, map2, |m, a: u64, b: u64| both([a, b], |[a, b]| float32::sub(m, a, b))), 3),
         "mul" => (by_mode!(mode, map2, |m, a: u64, b: u64| both([a, b], |[a, b]| float32::mul(m, a, b))), 3),
-        "fma" => (
-            by_mode!(mode, map3, |m, a: u64, b: u64, c: u64| both([a, b, c], |[a, b, c]| float32::fma(m, a, b, c))),
-            4,
-        ),
+        "fma" => {
+            (by_mode!(mode, map3, |m, a: u64, b: u64, c: u64| both([a, b, c], |[a, b, c]| float32::fma(m, a, b, c))), 4)
+        }
         _ => return Err(Reason::unsupported("such an operation on pairs")),
     };
     body.simple(run, Class::Single, operands, &vec![U64; count])?.modifier = pack_mode(mode);
     Ok(())
 }
-

@@ -101,23 +101,12 @@ fn of_type<'a, T: Half>(
 }
 
 /// `add.f32.f16`, `sub.f32.bf16`, `fma.rn.f32.f16`: half-precision inputs to single-precision arithmetic.
-fn mixed<'a, T: Half>(
-    body: &mut Body<'_, 'a>,
-    opcode: &Opcode<'a>,
-    operands: &[Operand<'a>],
-) -> Result<(), Reason> {
-    let mode = Mode {
-        rounding: opcode.choose(&ROUNDINGS).unwrap_or(Rounding::Nearest),
-        ftz: false,
-        sat: opcode.take("sat"),
-    };
+fn mixed<'a, T: Half>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>]) -> Result<(), Reason> {
+    let mode =
+        Mode { rounding: opcode.choose(&ROUNDINGS).unwrap_or(Rounding::Nearest), ftz: false, sat: opcode.take("sat") };
     let (run, types) = match opcode.root {
-        "add" => {
-            (map2(|m, a: T, c: f32| float32::add(super::unpack_mode(m), a.to_f32(), c)), vec![U32, U16, U32])
-        }
-        "sub" => {
-            (map2(|m, a: T, c: f32| float32::sub(super::unpack_mode(m), a.to_f32(), c)), vec![U32, U16, U32])
-        }
+        "add" => (map2(|m, a: T, c: f32| float32::add(super::unpack_mode(m), a.to_f32(), c)), vec![U32, U16, U32]),
+        "sub" => (map2(|m, a: T, c: f32| float32::sub(super::unpack_mode(m), a.to_f32(), c)), vec![U32, U16, U32]),
         "fma" => (
             map3(|m, a: T, b: T, c: f32| float32::fma(super::unpack_mode(m), a.to_f32(), b.to_f32(), c)),
             vec![U32, U16, U16, U32],

@@ -3,7 +3,7 @@
 //! Not supported: the video instructions but `vadd`-less code needs (none), `add.cc` of packed types.
 
 use super::{U32, by_integer, integer_class, required};
-use crate::exec::{Class, Handler, Carry, map1, map2, map3, map4};
+use crate::exec::{Carry, Class, Handler, map1, map2, map3, map4};
 use crate::isa::bits::{self, Permute};
 use crate::isa::integer::{self, Integer};
 use crate::program::function::{Body, Reason, width_of};
@@ -98,12 +98,8 @@ fn arithmetic_of<'a>(
             },
             vec![wide, ty, ty],
         ),
-        ("mad", Some("lo"), false) => {
-            (by_integer!(name, T => map3(|_, a: T, b: T, c: T| a.mad_lo(b, c))), vec![ty; 4])
-        }
-        ("mad", Some("hi"), false) => {
-            (by_integer!(name, T => map3(|_, a: T, b: T, c: T| a.mad_hi(b, c))), vec![ty; 4])
-        }
+        ("mad", Some("lo"), false) => (by_integer!(name, T => map3(|_, a: T, b: T, c: T| a.mad_lo(b, c))), vec![ty; 4]),
+        ("mad", Some("hi"), false) => (by_integer!(name, T => map3(|_, a: T, b: T, c: T| a.mad_hi(b, c))), vec![ty; 4]),
         ("mad", Some("hi"), true) => {
             (by_integer!(name, T => map3(|_, a: T, b: T, c: T| a.mad_hi_sat(b, c))), vec![ty; 4])
         }
@@ -399,4 +395,3 @@ fn dot<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>
         u32::from(a_signed) | u32::from(b_signed) << 1 | u32::from(high) << 2;
     Ok(())
 }
-

@@ -42,8 +42,8 @@ pub(super) fn take_space(opcode: &Opcode<'_>) -> u32 {
 /// Drops what orders accesses and hints at caches.
 pub(super) fn drop_order(opcode: &Opcode<'_>) {
     const WORDS: [&str; 22] = [
-        "weak", "volatile", "relaxed", "acquire", "release", "acq_rel", "mmio", "cta", "cluster", "gpu", "sys", "ca", "cg",
-        "cs", "lu", "cv", "wb", "wt", "nc", "unified", "sc", "async",
+        "weak", "volatile", "relaxed", "acquire", "release", "acq_rel", "mmio", "cta", "cluster", "gpu", "sys", "ca",
+        "cg", "cs", "lu", "cv", "wb", "wt", "nc", "unified", "sc", "async",
     ];
     while opcode.find(|name| WORDS.contains(&name).then_some(())).is_some() {}
 }
@@ -55,7 +55,9 @@ pub(super) fn place(is_entry: bool, space: u32, address: &Address) -> Result<u32
         Some(StateSpace::Param) if is_entry => Ok(space::PARAM),
         Some(StateSpace::Shared) => Ok(space::SHARED),
         Some(StateSpace::Global | StateSpace::Const) => Ok(space::GLOBAL),
-        _ if space == space::PARAM && !is_entry => Err(Reason::unsupported("computed addresses of parameters of functions")),
+        _ if space == space::PARAM && !is_entry => {
+            Err(Reason::unsupported("computed addresses of parameters of functions"))
+        }
         _ => Ok(space),
     }
 }
@@ -73,7 +75,9 @@ fn transfer<'a>(
     let (_, ty) = required(opcode.ty(), "a type")?;
     // A cache policy may follow.
     let (value, address) = match (operands, stores) {
-        ([value, address] | [value, address, _], false) | ([address, value] | [address, value, _], true) => (value, address),
+        ([value, address] | [value, address, _], false) | ([address, value] | [address, value, _], true) => {
+            (value, address)
+        }
         _ => return Err(Reason::syntax("expected an address and a value")),
     };
     let address = body.address(address)?;
@@ -95,7 +99,9 @@ fn transfer<'a>(
         fields.push(if stores {
             let held = Type { bits: if width == Width::Wide { 64 } else { ty.bits.min(32) }, ..ty };
             match body.width_of(part) {
-                Some(_) => body.source(part, Type { bits: if width == Width::Wide { 64 } else { 32 }, kind: TypeKind::Bits })?,
+                Some(_) => {
+                    body.source(part, Type { bits: if width == Width::Wide { 64 } else { 32 }, kind: TypeKind::Bits })?
+                }
                 None => body.source(part, held)?,
             }
         } else {

@@ -1,5 +1,6 @@
 //! What each instruction of the text means: the handler, the operands, and what it counts as. One file per family.
 
+mod asynchronous;
 mod atomic;
 mod compare;
 mod control;
@@ -26,12 +27,30 @@ use crate::ptx::{Operand, Type};
 macro_rules! by_integer {
     ($ty:expr, $T:ident => $handlers:expr) => {
         match $ty {
-            "u16" | "b16" => Some({ type $T = u16; $handlers }),
-            "s16" => Some({ type $T = i16; $handlers }),
-            "u32" | "b32" => Some({ type $T = u32; $handlers }),
-            "s32" => Some({ type $T = i32; $handlers }),
-            "u64" | "b64" => Some({ type $T = u64; $handlers }),
-            "s64" => Some({ type $T = i64; $handlers }),
+            "u16" | "b16" => Some({
+                type $T = u16;
+                $handlers
+            }),
+            "s16" => Some({
+                type $T = i16;
+                $handlers
+            }),
+            "u32" | "b32" => Some({
+                type $T = u32;
+                $handlers
+            }),
+            "s32" => Some({
+                type $T = i32;
+                $handlers
+            }),
+            "u64" | "b64" => Some({
+                type $T = u64;
+                $handlers
+            }),
+            "s64" => Some({
+                type $T = i64;
+                $handlers
+            }),
             _ => None,
         }
     };
@@ -78,7 +97,11 @@ fn unpack_rounding(modifier: u32) -> Rounding {
 }
 
 /// Decodes an instruction.
-pub(super) fn instruction<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>]) -> Result<(), Reason> {
+pub(super) fn instruction<'a>(
+    body: &mut Body<'_, 'a>,
+    opcode: &Opcode<'a>,
+    operands: &[Operand<'a>],
+) -> Result<(), Reason> {
     opcode.drop_hints();
     let families = [
         integer::decode,
@@ -91,6 +114,7 @@ pub(super) fn instruction<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, oper
         atomic::decode,
         warp::decode,
         matrix::decode,
+        asynchronous::decode,
         control::decode,
     ];
     for family in families {

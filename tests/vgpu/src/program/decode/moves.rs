@@ -77,9 +77,12 @@ fn unpack<'a>(body: &mut Body<'_, 'a>, parts: &[Operand<'a>], source: &Operand<'
     let step = if wide { 64 } else { 32 } / parts.len().max(1) as u32;
     // The source may be overwritten by the first part only where a part is as wide: never.
     if let (Field::Register(register, _), false) = (value, wide) {
-        if parts.iter().any(|part| body.destination(part, Width::Narrow).ok() == Some(Field::Register(register, Role::Destination))) {
+        if parts.iter().any(|part| {
+            body.destination(part, Width::Narrow).ok() == Some(Field::Register(register, Role::Destination))
+        }) {
             let copy = body.temporary(Width::Narrow);
-            body.step(map1(|_, a: u32| a), Class::Move, vec![Field::Register(copy, Role::Destination), value]).class = None;
+            body.step(map1(|_, a: u32| a), Class::Move, vec![Field::Register(copy, Role::Destination), value]).class =
+                None;
             value = Field::Register(copy, Role::Source);
         }
     }
@@ -127,7 +130,8 @@ fn isspacep<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operan
         NOTHING,
         Field::Always(true),
     ];
-    body.step(crate::exec::test1(|space, a: u64| access::is_in(space & 0xff, a)), Class::Integer, fields).modifier = space;
+    body.step(crate::exec::test1(|space, a: u64| access::is_in(space & 0xff, a)), Class::Integer, fields).modifier =
+        space;
     Ok(())
 }
 

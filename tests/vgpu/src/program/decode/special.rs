@@ -58,7 +58,9 @@ pub(in crate::program) fn special_register(
         "cluster_nctarank" => narrow(exec::cluster_rank(), 1),
         "is_explicit_cluster" => None,
         _ if name.starts_with("envreg") || name.starts_with("pm") => narrow(exec::zero(), 0),
-        "reserved_smem_offset_begin" | "reserved_smem_offset_end" | "reserved_smem_offset_cap" => narrow(exec::zero(), 0),
+        "reserved_smem_offset_begin" | "reserved_smem_offset_end" | "reserved_smem_offset_cap" => {
+            narrow(exec::zero(), 0)
+        }
         _ => None,
     }
 }

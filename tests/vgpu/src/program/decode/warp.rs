@@ -194,4 +194,3 @@ fn barrier<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand
     body.step(act(barrier::barrier), Class::Barrier, vec![number, count, predicate, destination]).modifier = modifier;
     Ok(())
 }
-

@@ -1,0 +1,5 @@
+//! Kernels that nvcc compiled, run by the executor and compared with plain Rust.
+
+mod device;
+mod gemm;
+mod small;
