@@ -94,8 +94,11 @@ impl Cluster {
                 }
                 std::mem::swap(&mut self.ready, &mut self.yielded);
                 self.idle += 1;
-                if self.idle > PATIENCE && self.live > 0 {
-                    // Others may still do what is waited for.
+                if self.idle > PATIENCE {
+                    // What mbarrier objects count, only this cluster can do; anything else others may still do.
+                    if self.ready.iter().all(|&index| self.warps[index as usize].awaits.is_some()) {
+                        return self.stuck(grid, worker);
+                    }
                     self.idle = 0;
                     break;
                 }
@@ -191,11 +194,18 @@ impl Cluster {
         };
         let at_barriers = count(|progress| matches!(progress, Progress::Barrier(_)));
         let at_lanes = count(|progress| progress == Progress::Lanes);
-        let (kind, detail) = match fragment.progress {
-            Progress::Lanes => (
-                Kind::CollectiveMask,
+        let instruction = grid.code.instructions[fragment.at as usize];
+        let (kind, detail) = match (fragment.progress, self.warps[index].awaits) {
+            (Progress::Lanes, _) => (
+                super::collective::kind_of_divergence(&instruction),
                 format!(
                     "{at_lanes} threads wait for lanes of their warp that never come here; {at_barriers} wait at barriers"
+                ),
+            ),
+            (_, Some(_)) => (
+                Kind::Deadlock,
+                format!(
+                    "an mbarrier object never completes the phase for which this warp waits; {at_barriers} threads wait at barriers"
                 ),
             ),
             _ => (
@@ -206,8 +216,9 @@ impl Cluster {
             ),
         };
         let warp = Warp::new(&mut self.warps[index], &mut self.blocks[block], &mut self.shared, grid, worker);
-        let place = warp.place(fragment.at, fragment.mask.trailing_zeros());
-        worker.found(kind, fragment.at, Finding::new(kind, place, detail));
+        let at = warp.state.awaits.filter(|_| fragment.progress == Progress::Ready).unwrap_or(fragment.at);
+        let place = warp.place(at, fragment.mask.trailing_zeros());
+        worker.found(kind, at, Finding::new(kind, place, detail));
         worker.fault.get_or_insert(FaultKind::Deadlock);
         Outcome::Fault
     }
@@ -248,6 +259,8 @@ impl State {
         }
         self.yielded = false;
         self.stale = 0;
+        self.turns = 0;
+        self.awaits = None;
         self.instructions = 0;
         self.cluster_phase = 0;
         self.pending.clear();

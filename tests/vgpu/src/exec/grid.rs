@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use super::cluster::{Cluster, Outcome};
 use super::code::{Code, Relocation, SLOT, Slot};
+use super::traffic::Traffic;
 use super::worker::{Worker, mix};
 use super::{Class, Counters, Fault, FaultKind, Launch, Settings};
 use crate::checks::{Checks, Finding, Kind};
@@ -40,6 +41,8 @@ pub(crate) struct Grid<'a> {
     pub checks: Checks,
     /// Sectors that were read and written.
     pub touched: Option<[Footprint; 2]>,
+    /// Which blocks use which words of global memory, where that is checked.
+    pub traffic: Traffic,
     /// The GPU.
     pub machine: &'a Machine,
     /// When the launch began.
@@ -165,9 +168,10 @@ pub(crate) fn launch(
         checks: settings.checks,
         touched: watched
             .then(|| std::array::from_fn(|_| Footprint::new(memory.everything().start(), memory.everything().bytes()))),
+        traffic: Traffic::default(),
         machine,
         begin: Instant::now(),
-        shared_bytes: launch.kernel.static_shared_bytes + launch.dynamic_shared_bytes,
+        shared_bytes: launch.kernel.static_shared_bytes.saturating_add(launch.dynamic_shared_bytes),
         seed: mix(settings.seed),
         next: AtomicU64::new(0),
         stop: AtomicBool::new(false),

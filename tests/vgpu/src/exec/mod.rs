@@ -7,8 +7,8 @@
 //! | [`semantics`] | from the meaning of an instruction to the function that executes it, for three levels of the processor |
 //! | [`grid`], [`cluster`], [`block`] | blocks on threads, turns of warps, barriers |
 //! | [`warp`], [`flow`] | registers, divergence, calls |
-//! | [`access`], [`shared`] | loads and stores with their checks, races in shared memory |
-//! | [`atomic`], [`collective`], [`barrier`], [`matrix`] | what their names say |
+//! | [`access`], [`shared`], [`traffic`] | loads and stores with their checks, races within and between blocks |
+//! | [`atomic`], [`collective`], [`barrier`], [`matrix`], [`fragment`] | what their names say |
 //! | [`pending`], [`mbarrier`], [`tensor`] | asynchronous copies, and what counts them |
 //! | [`special`], [`system`] | special registers, printf and its like |
 
@@ -20,6 +20,7 @@ mod cluster;
 mod code;
 pub(crate) mod collective;
 pub(crate) mod flow;
+pub(crate) mod fragment;
 mod grid;
 pub(crate) mod matrix;
 pub(crate) mod mbarrier;
@@ -29,6 +30,7 @@ mod shared;
 pub(crate) mod special;
 pub(crate) mod system;
 pub(crate) mod tensor;
+mod traffic;
 mod warp;
 mod worker;
 

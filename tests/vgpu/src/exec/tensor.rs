@@ -1,15 +1,15 @@
 //! Copies of tensor boxes between global and shared memory (PTX ISA 9.7.9.27): cp.async.bulk.tensor, cp.reduce.async.bulk.tensor. The map is read where the kernel has it; what it
 //! means is in [`crate::isa::tensor_map`].
 //!
-//! A copy is done at once, and its bytes are counted at the mbarrier then: who waits for it sees it. Rows of the box that reach beyond the tensor are filled when loaded
+//! A copy is done at once, but its bytes count as pending, and are counted at the mbarrier, only when somebody waits there. Rows of the box that reach beyond the tensor are filled when loaded
 //! and left out when stored.
 
 use super::FaultKind;
 use super::access::{Mode, PARAM, SHARED, SHARED_BITS, addresses_at};
 use super::code::{Flow, Handler, Instruction};
-use super::mbarrier::complete_bytes;
+use super::mbarrier::send_bytes;
 use super::semantics::{Environment, Semantics, handlers};
-use super::shared;
+use super::shared::{self, Flight};
 use super::warp::Warp;
 use crate::checks::{Kind, Space};
 use crate::isa::tensor_map::{BYTES, TensorMap};
@@ -120,7 +120,13 @@ fn copy_box(warp: &mut Warp<'_>, instruction: &Instruction, lane: usize, watched
             } else {
                 barrier
             };
-            complete_bytes(warp, instruction, lane, barrier, bytes as u32)?;
+            let flight = Flight {
+                bytes: bytes as u32,
+                ranges: vec![(offset, bytes)],
+                warp: if rank == warp.block.rank as usize { warp.state.index } else { u32::MAX },
+                lane: lane as u32,
+            };
+            send_bytes(warp, instruction, lane, barrier, flight)?;
         }
     }
     Ok(())
@@ -147,7 +153,8 @@ fn transfer(
             (0..map.box_row_bytes()).step_by(16).map(|at| u64::from(map.swizzle(offset + row.shared_offset + at)));
         let chunks: Vec<u64> = chunks.collect();
         if watched {
-            note(warp, instruction, rank, &chunks, if stores { Mode::Read } else { Mode::Write });
+            let written = if warp.grid.checks.async_copies { Mode::Pending } else { Mode::Write };
+            note(warp, instruction, rank, &chunks, if stores { Mode::Read } else { written });
         }
         let base = warp.shared[rank].pointer();
         if stores {

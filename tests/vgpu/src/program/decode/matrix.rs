@@ -1,6 +1,6 @@
 //! Matrix instructions (PTX ISA 9.7.14, 9.7.15): mma, ldmatrix, stmatrix, movmatrix, wgmma. Semantics in [`crate::exec::matrix`] and [`crate::isa::matrix`].
 //!
-//! Not supported: `wmma` (compilers lower it to `mma` for sm_80 PTX only in part), sparse and block-scaled forms.
+//! `wmma` is in [`super::fragment`]. Not supported: sparse and block-scaled forms.
 
 use super::{U32, U64, memory, required};
 use crate::exec::matrix::{self, GroupShape, MatrixShape};

@@ -68,6 +68,7 @@ fn transfer<'a>(
     operands: &[Operand<'a>],
     stores: bool,
 ) -> Result<(), Reason> {
+    let read_only = opcode.take("nc");
     drop_order(opcode);
     let space = take_space(opcode);
     drop_order(opcode);
@@ -118,6 +119,9 @@ fn transfer<'a>(
     let step = body.step(run, class, fields);
     step.immediate = address.offset as u64;
     step.modifier = space | u32::from(address.width == Width::Wide) << 8;
+    if read_only {
+        step.modifier |= access::READ_ONLY;
+    }
     Ok(())
 }
 
