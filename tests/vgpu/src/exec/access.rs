@@ -49,6 +49,9 @@ pub(crate) mod space {
     pub const PARAM: u32 = 5;
 }
 
+/// Bit of the modifier of a load or store that is `.volatile`, `.relaxed` or stronger.
+pub(crate) const STRONG: u32 = 1 << 10;
+
 /// The spaces by name, for `isspacep`.
 pub(crate) const SPACES: [(&str, u32); 7] = [
     ("global", space::GLOBAL),
@@ -308,6 +311,9 @@ impl Access {
             }
             return self.find_windows::<false>(warp, instruction);
         }
+        if warp.grid.between.is_some() && instruction.modifier & STRONG == 0 && self.mode != Mode::Atomic {
+            self.between_blocks(warp, instruction);
+        }
         let at = warp.at(instruction);
         let window = match *warp.worker.window(at) {
             Some(window) if window.contains(self.lowest, span) => window,
@@ -330,6 +336,25 @@ impl Access {
             self.scattered(warp, instruction, window);
         }
         Ok(self.located((window.host(self.lowest) as usize).wrapping_sub(self.lowest as usize)))
+    }
+
+    /// Looks for other blocks that use the same words in this launch. Atomic and strong accesses may meet others.
+    #[cold]
+    fn between_blocks(&self, warp: &mut Warp<'_>, instruction: &Instruction) {
+        let Some(between) = &warp.grid.between else { return };
+        let own = warp.grid.linear_block(warp.block.id);
+        let met = |lane: &usize| between.access(own, self.addresses[*lane], self.bytes, self.mode.writes());
+        let mut found = None;
+        for lane in (0..WARP).filter(|lane| self.mask >> lane & 1 != 0) {
+            // Every lane is recorded, and the first conflict told.
+            found = met(&lane).map(|other| (lane, other)).or(found);
+        }
+        if let Some((lane, other)) = found {
+            let place = Some((Space::Global, self.addresses[lane], self.bytes as u32));
+            let this = if self.mode.writes() { "written" } else { "read" };
+            let detail = format!("{this} by block {own} and {other}, with nothing to order them");
+            warp.find(instruction, lane as u32, Kind::GlobalRace, place, detail);
+        }
     }
 
     /// Checks and counts an access whose lanes do not follow each other, run by run.

@@ -1,6 +1,8 @@
 //! The warps of a cluster, in turns.
 
-use super::FaultKind;
+use std::time::Duration;
+
+use super::{Class, FaultKind};
 use super::block::{Block, CLUSTER_BARRIER};
 use super::flow::Pause;
 use super::grid::Grid;
@@ -175,6 +177,19 @@ impl Cluster {
         }
     }
 
+    /// The launch takes too long: says where one of its warps is.
+    #[cold]
+    pub fn overdue(&mut self, grid: &Grid<'_>, worker: &mut Worker, limit: Duration) {
+        let Some(index) = (0..self.warps.len()).find(|&index| self.warps[index].live != 0) else { return };
+        let block = index / self.warps_per_block;
+        let fragment = self.warps[index].fragments.first().cloned().unwrap_or_default();
+        let warp = Warp::new(&mut self.warps[index], &mut self.blocks[block], &mut self.shared, grid, worker);
+        let place = warp.place(fragment.at, fragment.mask.trailing_zeros());
+        let detail = format!("the kernel still runs after {} s, and is here", limit.as_secs_f64());
+        worker.found(Kind::Timeout, fragment.at, Finding::new(Kind::Timeout, place, detail));
+        worker.fault.get_or_insert(FaultKind::Deadlock);
+    }
+
     /// No warp can run: says who waits for what.
     #[cold]
     fn stuck(&mut self, grid: &Grid<'_>, worker: &mut Worker) -> Outcome {
@@ -191,9 +206,10 @@ impl Cluster {
         };
         let at_barriers = count(|progress| matches!(progress, Progress::Barrier(_)));
         let at_lanes = count(|progress| progress == Progress::Lanes);
+        let at_barrier = grid.code.instructions[fragment.at as usize].class == Some(Class::Barrier);
         let (kind, detail) = match fragment.progress {
             Progress::Lanes => (
-                Kind::CollectiveMask,
+                if at_barrier { Kind::DivergentBarrier } else { Kind::CollectiveMask },
                 format!(
                     "{at_lanes} threads wait for lanes of their warp that never come here; {at_barriers} wait at barriers"
                 ),

@@ -6,8 +6,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::between::Between;
 use super::cluster::{Cluster, Outcome};
 use super::code::{Code, Relocation, SLOT, Slot};
 use super::worker::{Worker, mix};
@@ -46,6 +47,9 @@ pub(crate) struct Grid<'a> {
     pub begin: Instant,
     /// Shared memory of a block in bytes.
     pub shared_bytes: u32,
+    /// Which block wrote and read what, for the check of races between blocks.
+    pub between: Option<Between>,
+    timeout: Option<Duration>,
     seed: u64,
     next: AtomicU64,
     stop: AtomicBool,
@@ -122,7 +126,10 @@ impl Grid<'_> {
                     worker.counters.blocks += u64::from(self.cluster_blocks());
                     spare = Some(cluster);
                 }
-                Outcome::Paused => resident.push_back(cluster),
+                Outcome::Paused => match self.timeout.filter(|limit| self.begin.elapsed() > *limit) {
+                    Some(limit) if !self.stop.swap(true, Ordering::Relaxed) => cluster.overdue(self, worker, limit),
+                    _ => resident.push_back(cluster),
+                },
                 Outcome::Fault => self.stop.store(true, Ordering::Relaxed),
             }
             if worker.is_full() {
@@ -168,6 +175,8 @@ pub(crate) fn launch(
         machine,
         begin: Instant::now(),
         shared_bytes: launch.kernel.static_shared_bytes + launch.dynamic_shared_bytes,
+        between: settings.checks.global_races.then(Between::default),
+        timeout: settings.timeout,
         seed: mix(settings.seed),
         next: AtomicU64::new(0),
         stop: AtomicBool::new(false),

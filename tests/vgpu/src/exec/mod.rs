@@ -7,7 +7,7 @@
 //! | [`semantics`] | from the meaning of an instruction to the function that executes it, for three levels of the processor |
 //! | [`grid`], [`cluster`], [`block`] | blocks on threads, turns of warps, barriers |
 //! | [`warp`], [`flow`] | registers, divergence, calls |
-//! | [`access`], [`shared`] | loads and stores with their checks, races in shared memory |
+//! | [`access`], [`shared`], [`between`] | loads and stores with their checks, races in shared memory and between blocks |
 //! | [`atomic`], [`collective`], [`barrier`], [`matrix`] | what their names say |
 //! | [`pending`], [`mbarrier`] | asynchronous copies, and what counts them |
 //! | [`special`], [`system`] | special registers, printf and its like |
@@ -15,6 +15,7 @@
 pub(crate) mod access;
 pub(crate) mod atomic;
 pub(crate) mod barrier;
+mod between;
 mod block;
 mod cluster;
 mod code;
@@ -38,6 +39,8 @@ pub(crate) use grid::put_constant;
 pub(crate) use semantics::{
     Carry, PredicateLogic, act, carry, map1, map2, map3, map4, predicate_logic, predicate_move, select, test, test1,
 };
+
+use std::time::Duration;
 
 use crate::checks::{Checks, Finding};
 use crate::machine::Machine;
@@ -74,6 +77,8 @@ pub struct Settings {
     pub seed: u64,
     /// Host threads.
     pub threads: usize,
+    /// After which a launch is ended with a finding; `None` lets it run for ever.
+    pub timeout: Option<Duration>,
 }
 
 /// Runs a launch to its end.

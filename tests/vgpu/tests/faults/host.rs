@@ -38,19 +38,8 @@ fn launch(function: u64, threads: u32, dynamic_bytes: u32) -> String {
     let mut values: [*mut c_void; 3] = [(&raw mut a).cast(), (&raw mut b).cast(), (&raw mut n).cast()];
     // SAFETY: three arguments of the kernel's types; the buffers are freed after the launch has ended.
     unsafe {
-        let code = raw::cuLaunchKernel(
-            function,
-            1,
-            1,
-            1,
-            threads,
-            1,
-            1,
-            dynamic_bytes,
-            0,
-            values.as_mut_ptr(),
-            null_mut(),
-        );
+        let code =
+            raw::cuLaunchKernel(function, 1, 1, 1, threads, 1, 1, dynamic_bytes, 0, values.as_mut_ptr(), null_mut());
         check(raw::cuCtxSynchronize());
         check(raw::cuMemFree_v2(a));
         check(raw::cuMemFree_v2(b));
@@ -110,8 +99,7 @@ fn arguments_of_the_wrong_size() {
         ];
         // SAFETY: the buffer has at least as many bytes as its size says.
         unsafe {
-            let code =
-                raw::cuLaunchKernel(kernel, 1, 1, 1, 32, 1, 1, 0, 0, null_mut(), extra.as_mut_ptr());
+            let code = raw::cuLaunchKernel(kernel, 1, 1, 1, 32, 1, 1, 0, 0, null_mut(), extra.as_mut_ptr());
             check(raw::cuCtxSynchronize());
             error_name(code)
         }
