@@ -1,7 +1,6 @@
 //! The environment variables of the virtual GPU. All are read once, by `cuInit`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use crate::checks::Checks;
 use crate::exec::Settings;
@@ -21,7 +20,7 @@ pub enum Clock {
 pub struct Config {
     /// `VGPU_MACHINE` (`a100`, `h100`) or `VGPU_CAPABILITY` (`8.0`, `9.0`), with the memory of `VGPU_MEMORY`.
     pub machine: Machine,
-    /// `VGPU_CHECKS`, `VGPU_SEED`, `VGPU_THREADS`, `VGPU_TIMEOUT_S` (600 by default, 0 for none).
+    /// `VGPU_CHECKS`, `VGPU_SEED`, `VGPU_THREADS`.
     pub settings: Settings,
     /// `VGPU_CLOCK`.
     pub clock: Clock,
@@ -51,10 +50,6 @@ impl Config {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = number(&variable, "VGPU_THREADS", cores as u64)?.clamp(1, 1024) as usize;
         let seed = number(&variable, "VGPU_SEED", 0)?;
-        let timeout = match number(&variable, "VGPU_TIMEOUT_S", 600)? {
-            0 => None,
-            seconds => Some(Duration::from_secs(seconds)),
-        };
         let clock = match variable("VGPU_CLOCK").as_deref() {
             None | Some("" | "model") => Clock::Modelled,
             Some("wall") => Clock::Wall,
@@ -62,7 +57,7 @@ impl Config {
         };
         Ok(Config {
             machine,
-            settings: Settings { checks, seed, threads, timeout },
+            settings: Settings { checks, seed, threads },
             clock,
             report: variable("VGPU_REPORT").filter(|path| !path.is_empty()).map(PathBuf::from),
             trace: variable("VGPU_TRACE").is_some_and(|value| !value.is_empty() && value != "0"),

@@ -49,9 +49,6 @@ pub(crate) mod space {
     pub const PARAM: u32 = 5;
 }
 
-/// Bit of the modifier of a load or store that is `.volatile`, `.relaxed` or stronger.
-pub(crate) const STRONG: u32 = 1 << 10;
-
 /// The spaces by name, for `isspacep`.
 pub(crate) const SPACES: [(&str, u32); 7] = [
     ("global", space::GLOBAL),
@@ -159,6 +156,9 @@ impl Mode {
         self != Mode::Read
     }
 }
+
+/// The bit of the modifier of a load through the read-only path (`.nc`).
+pub(crate) const READ_ONLY: u32 = 1 << 9;
 
 /// The addresses of a memory operand: a register of 32 or 64 bits (bit 8 of the modifier tells) plus the immediate.
 #[inline(always)]
@@ -311,9 +311,6 @@ impl Access {
             }
             return self.find_windows::<false>(warp, instruction);
         }
-        if warp.grid.between.is_some() && instruction.modifier & STRONG == 0 && self.mode != Mode::Atomic {
-            self.between_blocks(warp, instruction);
-        }
         let at = warp.at(instruction);
         let window = match *warp.worker.window(at) {
             Some(window) if window.contains(self.lowest, span) => window,
@@ -322,6 +319,9 @@ impl Access {
                 None => return self.find_windows::<true>(warp, instruction),
             },
         };
+        if self.mode == Mode::Read && instruction.class == Some(Class::GlobalLoad) && instruction.modifier & READ_ONLY != 0 {
+            self.check_read_only(warp, instruction);
+        }
         if self.contiguous {
             if self.mode.reads() && warp.grid.checks.initialised && !window.is_initialised(self.lowest, span) {
                 self.unwritten(warp, instruction, window);
@@ -335,26 +335,10 @@ impl Access {
         } else {
             self.scattered(warp, instruction, window);
         }
+        if warp.grid.checks.global_races {
+            self.between_blocks(warp, instruction);
+        }
         Ok(self.located((window.host(self.lowest) as usize).wrapping_sub(self.lowest as usize)))
-    }
-
-    /// Looks for other blocks that use the same words in this launch. Atomic and strong accesses may meet others.
-    #[cold]
-    fn between_blocks(&self, warp: &mut Warp<'_>, instruction: &Instruction) {
-        let Some(between) = &warp.grid.between else { return };
-        let own = warp.grid.linear_block(warp.block.id);
-        let met = |lane: &usize| between.access(own, self.addresses[*lane], self.bytes, self.mode.writes());
-        let mut found = None;
-        for lane in (0..WARP).filter(|lane| self.mask >> lane & 1 != 0) {
-            // Every lane is recorded, and the first conflict told.
-            found = met(&lane).map(|other| (lane, other)).or(found);
-        }
-        if let Some((lane, other)) = found {
-            let place = Some((Space::Global, self.addresses[lane], self.bytes as u32));
-            let this = if self.mode.writes() { "written" } else { "read" };
-            let detail = format!("{this} by block {own} and {other}, with nothing to order them");
-            warp.find(instruction, lane as u32, Kind::GlobalRace, place, detail);
-        }
     }
 
     /// Checks and counts an access whose lanes do not follow each other, run by run.
@@ -432,6 +416,36 @@ impl Access {
         }
     }
 
+    /// A load through the read-only path of what this launch has written.
+    fn check_read_only(&self, warp: &mut Warp<'_>, instruction: &Instruction) {
+        let Some([_, written]) = &warp.grid.touched else { return };
+        let stale = (0..WARP).find(|&lane| self.mask >> lane & 1 != 0 && written.contains(self.addresses[lane]));
+        if let Some(lane) = stale.filter(|_| warp.grid.checks.bounds) {
+            let place = Some((Space::Global, self.addresses[lane], self.bytes as u32));
+            let detail = "the load promises that the launch does not write there, and it has".to_owned();
+            warp.find(instruction, lane as u32, Kind::ReadOnly, place, detail);
+        }
+    }
+
+    /// Looks for accesses of other blocks to the same words.
+    #[cold]
+    fn between_blocks(&self, warp: &mut Warp<'_>, instruction: &Instruction) {
+        if self.mode == Mode::Atomic {
+            return;
+        }
+        let block = warp.grid.linear_block(warp.block.id);
+        for lane in (0..WARP).filter(|lane| self.mask >> lane & 1 != 0) {
+            let words = self.addresses[lane] / 4..(self.addresses[lane] + self.bytes).div_ceil(4);
+            let Some(other) = warp.grid.traffic.conflict(words, block, self.mode.writes()) else { continue };
+            let place = Some((Space::Global, self.addresses[lane], self.bytes as u32));
+            let did = if other.wrote { "writes" } else { "reads" };
+            let [x, y, _] = warp.grid.launch.grid.map(u64::from);
+            let (bx, by, bz) = (other.block % x, other.block / x % y, other.block / x / y);
+            let detail = format!("block ({bx}, {by}, {bz}) {did} there in the same launch, and one of the two writes");
+            warp.find(instruction, lane as u32, Kind::GlobalRace, place, detail);
+        }
+    }
+
     #[cold]
     fn unwritten(&self, warp: &mut Warp<'_>, instruction: &Instruction, window: Window) {
         let lane = self.first(|address| !window.is_initialised(address, self.bytes));
@@ -496,7 +510,7 @@ impl Access {
         if self.highest >> SHARED_BITS != 0 {
             rank = self.other_block(warp, instruction)?;
         }
-        if self.highest + self.bytes > u64::from(warp.block.shared_bytes) {
+        if self.highest.saturating_add(self.bytes) > u64::from(warp.block.shared_bytes) {
             return Err(self.outside(warp, instruction, Space::Shared, u64::from(warp.block.shared_bytes)));
         }
         if WATCHED {
@@ -549,7 +563,7 @@ impl Access {
 
     #[cold]
     fn outside(&self, warp: &mut Warp<'_>, instruction: &Instruction, space: Space, bytes: u64) -> Flow {
-        let lane = self.first(|address| address + self.bytes > bytes);
+        let lane = self.first(|address| address.saturating_add(self.bytes) > bytes);
         let address = self.addresses[lane];
         let place = Some((space, address, self.bytes as u32));
         let detail = format!("{space} memory has {bytes} bytes here");
@@ -558,7 +572,7 @@ impl Access {
 
     fn param(self, warp: &mut Warp<'_>, instruction: &Instruction) -> Result<Located, Flow> {
         let params = warp.grid.launch.params;
-        if self.highest + self.bytes > params.len() as u64 {
+        if self.highest.saturating_add(self.bytes) > params.len() as u64 {
             return Err(self.outside(warp, instruction, Space::Parameter, params.len() as u64));
         }
         if self.mode.writes() {
@@ -580,14 +594,15 @@ impl Access {
         if in_frame {
             let frame = u64::from(warp.frame.local);
             for address in &mut self.addresses {
-                *address += frame;
+                *address = address.wrapping_add(frame);
             }
-            self.highest += frame;
+            self.highest = self.highest.saturating_add(frame);
+        }
+        let end = u64::from(warp.frame.local + warp.grid.code.functions[warp.frame.function as usize].local_bytes);
+        if self.highest.saturating_add(self.bytes) > end {
+            return Err(self.outside(warp, instruction, Space::Local, end));
         }
         let bytes = u64::from(warp.state.local_bytes);
-        if self.highest.saturating_add(self.bytes) > bytes {
-            return Err(self.outside(warp, instruction, Space::Local, bytes));
-        }
         let mut unwritten = None;
         for lane in 0..WARP {
             let begin = lane * bytes as usize + self.addresses[lane] as usize;

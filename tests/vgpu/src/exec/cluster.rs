@@ -1,8 +1,6 @@
 //! The warps of a cluster, in turns.
 
-use std::time::Duration;
-
-use super::{Class, FaultKind};
+use super::FaultKind;
 use super::block::{Block, CLUSTER_BARRIER};
 use super::flow::Pause;
 use super::grid::Grid;
@@ -96,8 +94,11 @@ impl Cluster {
                 }
                 std::mem::swap(&mut self.ready, &mut self.yielded);
                 self.idle += 1;
-                if self.idle > PATIENCE && self.live > 0 {
-                    // Others may still do what is waited for.
+                if self.idle > PATIENCE {
+                    // What mbarrier objects count, only this cluster can do; anything else others may still do.
+                    if self.ready.iter().all(|&index| self.warps[index as usize].awaits.is_some()) {
+                        return self.stuck(grid, worker);
+                    }
                     self.idle = 0;
                     break;
                 }
@@ -177,19 +178,6 @@ impl Cluster {
         }
     }
 
-    /// The launch takes too long: says where one of its warps is.
-    #[cold]
-    pub fn overdue(&mut self, grid: &Grid<'_>, worker: &mut Worker, limit: Duration) {
-        let Some(index) = (0..self.warps.len()).find(|&index| self.warps[index].live != 0) else { return };
-        let block = index / self.warps_per_block;
-        let fragment = self.warps[index].fragments.first().cloned().unwrap_or_default();
-        let warp = Warp::new(&mut self.warps[index], &mut self.blocks[block], &mut self.shared, grid, worker);
-        let place = warp.place(fragment.at, fragment.mask.trailing_zeros());
-        let detail = format!("the kernel still runs after {} s, and is here", limit.as_secs_f64());
-        worker.found(Kind::Timeout, fragment.at, Finding::new(Kind::Timeout, place, detail));
-        worker.fault.get_or_insert(FaultKind::Deadlock);
-    }
-
     /// No warp can run: says who waits for what.
     #[cold]
     fn stuck(&mut self, grid: &Grid<'_>, worker: &mut Worker) -> Outcome {
@@ -206,12 +194,18 @@ impl Cluster {
         };
         let at_barriers = count(|progress| matches!(progress, Progress::Barrier(_)));
         let at_lanes = count(|progress| progress == Progress::Lanes);
-        let at_barrier = grid.code.instructions[fragment.at as usize].class == Some(Class::Barrier);
-        let (kind, detail) = match fragment.progress {
-            Progress::Lanes => (
-                if at_barrier { Kind::DivergentBarrier } else { Kind::CollectiveMask },
+        let instruction = grid.code.instructions[fragment.at as usize];
+        let (kind, detail) = match (fragment.progress, self.warps[index].awaits) {
+            (Progress::Lanes, _) => (
+                super::collective::kind_of_divergence(&instruction),
                 format!(
                     "{at_lanes} threads wait for lanes of their warp that never come here; {at_barriers} wait at barriers"
+                ),
+            ),
+            (_, Some(_)) => (
+                Kind::Deadlock,
+                format!(
+                    "an mbarrier object never completes the phase for which this warp waits; {at_barriers} threads wait at barriers"
                 ),
             ),
             _ => (
@@ -222,8 +216,9 @@ impl Cluster {
             ),
         };
         let warp = Warp::new(&mut self.warps[index], &mut self.blocks[block], &mut self.shared, grid, worker);
-        let place = warp.place(fragment.at, fragment.mask.trailing_zeros());
-        worker.found(kind, fragment.at, Finding::new(kind, place, detail));
+        let at = warp.state.awaits.filter(|_| fragment.progress == Progress::Ready).unwrap_or(fragment.at);
+        let place = warp.place(at, fragment.mask.trailing_zeros());
+        worker.found(kind, at, Finding::new(kind, place, detail));
         worker.fault.get_or_insert(FaultKind::Deadlock);
         Outcome::Fault
     }
@@ -264,6 +259,8 @@ impl State {
         }
         self.yielded = false;
         self.stale = 0;
+        self.turns = 0;
+        self.awaits = None;
         self.instructions = 0;
         self.cluster_phase = 0;
         self.pending.clear();

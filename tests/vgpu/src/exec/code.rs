@@ -180,6 +180,10 @@ pub(crate) struct Code {
     pub files: Vec<String>,
     /// Shapes of matrix instructions, by their immediate.
     pub matrices: Vec<super::matrix::MatrixShape>,
+    /// Matrices of `wmma`, by what their instruction says.
+    pub fragments: Vec<super::fragment::Fragment>,
+    /// Shapes of matrix instructions of warpgroups, by their immediate.
+    pub groups: Vec<super::matrix::GroupShape>,
     /// What instructions do on tensor cores, by their place.
     pub tensor: HashMap<u32, TensorWork>,
     /// The smallest access to shared memory, in bytes: the granularity of race detection.

@@ -1,15 +1,19 @@
 //! Instructions that lanes of a warp execute together (PTX ISA 9.7.9.6, 9.7.13.5 to 9.7.13.12): shfl, vote, match, redux, elect, activemask, bar.warp.sync; and how
 //! lanes come together for them.
 //!
-//! A lane that arrives waits until all lanes of its member mask have arrived that have not ended. They need not come in one fragment: fragments that took
+//! The member mask is operand [`MEMBERS`]. A lane that arrives waits until all lanes of its member mask have arrived that have not ended. They need not come in one fragment: fragments that took
 //! different ways to the same instruction wait for each other, and the last one executes it for all. For `bar.warp.sync` the instructions may differ too.
 
-use super::code::{Flow, Handler, Instruction, Operand};
+use super::Class;
+use super::code::{Flow, Handler, Instruction};
 use super::semantics::act;
 use super::warp::{Progress, Warp};
 use crate::checks::Kind;
 use crate::isa::exchange::{self, Reduction, Shuffle};
 use crate::isa::{Value, WARP, mask_of};
+
+/// The operand that holds the member mask, of all instructions here.
+pub(crate) const MEMBERS: usize = 5;
 
 /// Executes `group` for each set of lanes of a mask that name the same members, once all members are there.
 #[inline(always)]
@@ -17,13 +21,12 @@ fn together(
     warp: &mut Warp<'_>,
     instruction: &Instruction,
     mask: u32,
-    members: Operand,
     group: impl Fn(&mut Warp<'_>, &Instruction, u32),
 ) -> Flow {
-    let members = warp.lanes(members);
+    let members = warp.lanes(instruction.operands[MEMBERS]);
     let wanted = members[mask.trailing_zeros() as usize & 31];
     let same = mask_of(|lane| members[lane] == wanted);
-    if same & mask == mask && wanted & warp.state.live == mask {
+    if same & mask == mask && wanted & warp.state.all == mask {
         group(warp, instruction, mask);
         return Flow::Next;
     }
@@ -60,6 +63,13 @@ fn assemble(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32, members: 
     };
     let lanes: Vec<usize> = (0..WARP).filter(|lane| all >> lane & 1 != 0).collect();
     if lanes.iter().all(|&lane| is_complete(lane)) {
+        let departed = lanes.iter().fold(0, |all, &lane| all | members[lane]) & warp.state.all & !live;
+        // A barrier does not miss lanes that ended before; a result that should come from them does.
+        if departed != 0 && !is_barrier(instruction) {
+            let lane = mask.trailing_zeros();
+            let detail = format!("the member mask names the lanes {departed:#010x}, which have ended");
+            warp.find(instruction, lane, Kind::CollectiveMask, None, detail);
+        }
         warp.advance_waiting(at);
         return Ok(all);
     }
@@ -74,12 +84,20 @@ fn assemble(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32, members: 
     Err(warp.pause(at, Progress::Lanes))
 }
 
-/// `shfl.sync`: operands are the destination, a predicate, the value, the lane, the clamp, and the members.
+/// Whether an instruction is `bar.warp.sync`.
+fn is_barrier(instruction: &Instruction) -> bool {
+    instruction.modifier == WARP_BARRIER
+}
+
+/// The modifier of `bar.warp.sync`.
+pub(crate) const WARP_BARRIER: u32 = u32::MAX;
+
+/// `shfl.sync`: operands are the destination, a predicate, the value, the lane, and the clamp.
 pub(crate) fn shuffle(shuffle: Shuffle) -> [Handler; 2] {
     macro_rules! of {
         ($kind:ident) => {
             act(|warp: &mut Warp<'_>, instruction: &Instruction, mask: u32| {
-                together(warp, instruction, mask, instruction.operands[5], |warp, instruction, mask| {
+                together(warp, instruction, mask, |warp, instruction, mask| {
                     let [d, p, a, b, c, _] = instruction.operands;
                     let (sources, inside) = exchange::shuffle_sources(Shuffle::$kind, warp.lanes(b), warp.lanes(c));
                     let a = warp.lanes(a);
@@ -101,18 +119,18 @@ pub(crate) fn shuffle(shuffle: Shuffle) -> [Handler; 2] {
     }
 }
 
-/// `vote.sync.ballot`: operands are the destination, the predicate, and the members.
+/// `vote.sync.ballot`: operands are the destination and the predicate.
 pub(crate) fn ballot(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
-    together(warp, instruction, mask, instruction.operands[2], |warp, instruction, mask| {
+    together(warp, instruction, mask, |warp, instruction, mask| {
         let [d, a, ..] = instruction.operands;
         let ballot = exchange::vote_ballot(mask, warp.predicate(a.predicate()));
         warp.set_lanes(d, mask, &[ballot; WARP]);
     })
 }
 
-/// `vote.sync.all`, `.any`, `.uni` by the modifier 0, 1, 2: operands are the predicates and the members.
+/// `vote.sync.all`, `.any`, `.uni` by the modifier 0, 1, 2: operands are the predicates.
 pub(crate) fn vote(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
-    together(warp, instruction, mask, instruction.operands[2], |warp, instruction, mask| {
+    together(warp, instruction, mask, |warp, instruction, mask| {
         let [d, a, ..] = instruction.operands;
         let holds = warp.predicate(a.predicate());
         let result = match instruction.modifier {
@@ -124,26 +142,26 @@ pub(crate) fn vote(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) ->
     })
 }
 
-/// `match.any.sync`: operands are the destination, the value, and the members.
+/// `match.any.sync`: operands are the destination and the value.
 pub(crate) fn match_any<R: Value<Register = R> + PartialEq>(
     warp: &mut Warp<'_>,
     instruction: &Instruction,
     mask: u32,
 ) -> Flow {
-    together(warp, instruction, mask, instruction.operands[2], |warp, instruction, mask| {
+    together(warp, instruction, mask, |warp, instruction, mask| {
         let [d, a, ..] = instruction.operands;
         let result = exchange::match_any(mask, warp.read::<R>(a));
         warp.set_lanes(d, mask, &result);
     })
 }
 
-/// `match.all.sync`: operands are the destination, the value, the members, and a predicate.
+/// `match.all.sync`: operands are the destination, the value, nothing, and a predicate.
 pub(crate) fn match_all<R: Value<Register = R> + PartialEq>(
     warp: &mut Warp<'_>,
     instruction: &Instruction,
     mask: u32,
 ) -> Flow {
-    together(warp, instruction, mask, instruction.operands[2], |warp, instruction, mask| {
+    together(warp, instruction, mask, |warp, instruction, mask| {
         let [d, a, _, p, ..] = instruction.operands;
         let (result, same) = exchange::match_all(mask, warp.read::<R>(a));
         warp.set_lanes(d, mask, &[result; WARP]);
@@ -163,9 +181,9 @@ pub(crate) const REDUCTIONS: [Reduction; 8] = [
     Reduction::Xor,
 ];
 
-/// `redux.sync`: operands are the destination, the value, and the members.
+/// `redux.sync`: operands are the destination and the value.
 pub(crate) fn redux(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
-    together(warp, instruction, mask, instruction.operands[2], |warp, instruction, mask| {
+    together(warp, instruction, mask, |warp, instruction, mask| {
         let [d, a, ..] = instruction.operands;
         let reduction = REDUCTIONS[instruction.modifier as usize % REDUCTIONS.len()];
         let result = exchange::redux(reduction, mask, warp.lanes(a));
@@ -173,9 +191,9 @@ pub(crate) fn redux(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -
     })
 }
 
-/// `elect.sync`: operands are the destination, a predicate, and the members.
+/// `elect.sync`: operands are the destination and a predicate.
 pub(crate) fn elect(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
-    together(warp, instruction, mask, instruction.operands[2], |warp, instruction, mask| {
+    together(warp, instruction, mask, |warp, instruction, mask| {
         let [d, p, ..] = instruction.operands;
         let leader = exchange::elect(mask);
         warp.set_lanes(d, mask, &[leader; WARP]);
@@ -189,10 +207,10 @@ pub(crate) fn active_mask(warp: &mut Warp<'_>, instruction: &Instruction, mask: 
     Flow::Next
 }
 
-/// `bar.warp.sync`: operand 0 is the members. What lanes wrote before is seen by the others behind it.
+/// `bar.warp.sync`. What lanes wrote before is seen by the others behind it.
 pub(crate) fn warp_barrier(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
-    let members = warp.lanes(instruction.operands[0]);
-    let flow = together(warp, instruction, mask, instruction.operands[0], |_, _, _| {});
+    let members = warp.lanes(instruction.operands[MEMBERS]);
+    let flow = together(warp, instruction, mask, |_, _, _| {});
     match flow {
         Flow::Next => {
             let lanes = members[mask.trailing_zeros() as usize & 31] & warp.state.live;
@@ -229,6 +247,11 @@ fn meet_elsewhere(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32, mem
     let (rank, index) = (warp.block.rank as usize, warp.state.index);
     warp.shared[rank].synchronise_lanes(index, wanted);
     Flow::Switch
+}
+
+/// What it is when lanes of a warp do not come to an instruction that all have to execute.
+pub(super) fn kind_of_divergence(instruction: &Instruction) -> Kind {
+    if instruction.class == Some(Class::Barrier) { Kind::DivergentBarrier } else { Kind::CollectiveMask }
 }
 
 impl Warp<'_> {
@@ -268,7 +291,7 @@ impl Warp<'_> {
                 // Some lanes of this very fragment skip the instruction: a guard that differs.
                 let lane = (self.active & !mask).trailing_zeros();
                 let detail = format!("lane {lane} does not execute it, and others of its warp do: all have to");
-                self.find(instruction, lane, Kind::DivergentBarrier, None, detail);
+                self.find(instruction, lane, kind_of_divergence(instruction), None, detail);
                 return Ok(());
             }
             return Err(self.pause(at, Progress::Lanes));

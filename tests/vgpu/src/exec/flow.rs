@@ -7,6 +7,7 @@
 
 use super::FaultKind;
 use super::code::{Flow, Instruction};
+use super::collective::{MEMBERS, kind_of_divergence};
 use super::warp::{Fragment, Frame, Join, Progress, Return, Warp};
 use crate::checks::Kind;
 
@@ -15,6 +16,9 @@ pub(crate) const TURN: u32 = 1 << 12;
 
 /// Turns in which a fragment did nothing but jump, after which lanes that wait for it at a join go on.
 const PATIENCE: u32 = 16;
+
+/// Turns of this kind in a row, after which a warp counts as one that never ends: 134 million jumps.
+const LIMIT: u32 = 1 << 15;
 
 /// Calls within calls that are possible.
 const MAXIMUM_DEPTH: usize = 1024;
@@ -73,8 +77,7 @@ impl Warp<'_> {
                         jumps += 1;
                         if jumps >= TURN {
                             self.running().at = at;
-                            self.tire();
-                            return Pause::Turn;
+                            return self.tire(instruction);
                         }
                     }
                     Flow::Switch => break,
@@ -82,6 +85,7 @@ impl Warp<'_> {
                 }
             }
             self.state.stale = 0;
+            self.state.turns = 0;
             if std::mem::take(&mut self.state.yielded) {
                 return Pause::Yield;
             }
@@ -105,14 +109,23 @@ impl Warp<'_> {
         }
     }
 
-    /// A turn is over in which the fragment did not come to a rest: the next one is another's, and after many the lanes that wait for it go on.
-    fn tire(&mut self) {
-        self.fragment += 1;
+    /// A turn is over in which the fragment did not come to a rest: the next one is another's, after many the lanes that wait for it go on, and after very many it is
+    /// the kernel's last.
+    fn tire(&mut self, instruction: &Instruction) -> Pause {
         self.state.stale += 1;
+        self.state.turns += 1;
+        if self.state.turns >= LIMIT {
+            let detail = format!("the warp has made {} jumps in a row and come to no other end", LIMIT * TURN);
+            let lane = self.active.trailing_zeros();
+            self.fault(instruction, lane, FaultKind::Deadlock, Kind::Timeout, None, detail);
+            return Pause::Fault;
+        }
+        self.fragment += 1;
         if self.state.stale >= PATIENCE {
             self.state.stale = 0;
             while self.release_a_join() {}
         }
+        Pause::Turn
     }
 
     /// Lets the lanes that wait at a join go on without the others. False if there are none.
@@ -209,9 +222,13 @@ impl Warp<'_> {
             let (at, lane) = (fragment.at, fragment.mask.trailing_zeros());
             let code = self.grid.code;
             let instruction = &code.instructions[at as usize];
-            if instruction.class == Some(super::Class::Barrier) && self.grid.checks.barriers {
-                let detail = format!("the lanes {ended:#010x} of the warp ended and never came to it");
-                self.find(instruction, lane, Kind::DivergentBarrier, None, detail);
+            let awaited = match instruction.class {
+                Some(super::Class::Warp) => self.lanes(instruction.operands[MEMBERS])[lane as usize & 31],
+                _ => u32::MAX,
+            };
+            if awaited & ended != 0 && self.grid.checks.barriers {
+                let detail = format!("the lanes {:#010x} of the warp ended and never came to it", awaited & ended);
+                self.find(instruction, lane, kind_of_divergence(instruction), None, detail);
             }
         }
     }
@@ -272,6 +289,10 @@ pub(crate) fn join(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) ->
 
 /// `exit`, and `ret` of a kernel.
 pub(crate) fn exit(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+    if warp.state.live == mask && !warp.state.pending.is_empty() {
+        let detail = "the warp ends while copies are on their way that no wait has made visible".to_owned();
+        warp.find(instruction, mask.trailing_zeros(), Kind::AsyncNeverWaited, None, detail);
+    }
     let next = warp.at(instruction) + 1;
     warp.end(mask, next)
 }
@@ -331,7 +352,7 @@ fn enter(warp: &mut Warp<'_>, instruction: &Instruction, index: u32) -> Flow {
     let inner = Frame {
         registers: frame.registers + caller.register_bytes,
         predicates: frame.predicates + caller.predicates,
-        local: frame.local + caller.local_bytes,
+        local: (frame.local + caller.local_bytes).next_multiple_of(16),
         function: index,
     };
     let active = warp.active;

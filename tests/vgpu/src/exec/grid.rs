@@ -6,11 +6,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::between::Between;
 use super::cluster::{Cluster, Outcome};
 use super::code::{Code, Relocation, SLOT, Slot};
+use super::traffic::Traffic;
 use super::worker::{Worker, mix};
 use super::{Class, Counters, Fault, FaultKind, Launch, Settings};
 use crate::checks::{Checks, Finding, Kind};
@@ -41,15 +41,14 @@ pub(crate) struct Grid<'a> {
     pub checks: Checks,
     /// Sectors that were read and written.
     pub touched: Option<[Footprint; 2]>,
+    /// Which blocks use which words of global memory, where that is checked.
+    pub traffic: Traffic,
     /// The GPU.
     pub machine: &'a Machine,
     /// When the launch began.
     pub begin: Instant,
     /// Shared memory of a block in bytes.
     pub shared_bytes: u32,
-    /// Which block wrote and read what, for the check of races between blocks.
-    pub between: Option<Between>,
-    timeout: Option<Duration>,
     seed: u64,
     next: AtomicU64,
     stop: AtomicBool,
@@ -126,10 +125,7 @@ impl Grid<'_> {
                     worker.counters.blocks += u64::from(self.cluster_blocks());
                     spare = Some(cluster);
                 }
-                Outcome::Paused => match self.timeout.filter(|limit| self.begin.elapsed() > *limit) {
-                    Some(limit) if !self.stop.swap(true, Ordering::Relaxed) => cluster.overdue(self, worker, limit),
-                    _ => resident.push_back(cluster),
-                },
+                Outcome::Paused => resident.push_back(cluster),
                 Outcome::Fault => self.stop.store(true, Ordering::Relaxed),
             }
             if worker.is_full() {
@@ -172,11 +168,10 @@ pub(crate) fn launch(
         checks: settings.checks,
         touched: watched
             .then(|| std::array::from_fn(|_| Footprint::new(memory.everything().start(), memory.everything().bytes()))),
+        traffic: Traffic::default(),
         machine,
         begin: Instant::now(),
-        shared_bytes: launch.kernel.static_shared_bytes + launch.dynamic_shared_bytes,
-        between: settings.checks.global_races.then(Between::default),
-        timeout: settings.timeout,
+        shared_bytes: launch.kernel.static_shared_bytes.saturating_add(launch.dynamic_shared_bytes),
         seed: mix(settings.seed),
         next: AtomicU64::new(0),
         stop: AtomicBool::new(false),

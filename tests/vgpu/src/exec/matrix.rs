@@ -1,9 +1,12 @@
-//! Matrix instructions of a warp (PTX ISA 9.7.14): mma, ldmatrix, stmatrix, movmatrix. Semantics in [`crate::isa::matrix`].
+//! Matrix instructions (PTX ISA 9.7.14, 9.7.15): mma, ldmatrix, stmatrix, movmatrix, wgmma. Semantics in [`crate::isa::matrix`].
 
 use super::access::{Mode, addresses, space};
 use super::code::{Flow, Handler, Instruction};
 use super::semantics::{Environment, Semantics, act, handlers, store as store_register};
 use super::warp::Warp;
+use super::{FaultKind, shared};
+use crate::checks::{Kind, Space};
+use crate::isa::matrix::wgmma::{self, Chunk, Descriptor, Major, Wgmma};
 use crate::isa::matrix::{self, Mma, move_rows, quad_pair};
 use crate::isa::{Lanes, Lanes64, WARP};
 
@@ -66,6 +69,102 @@ pub(crate) fn mma_double() -> [Handler; 2] {
         }
         Flow::Next
     })
+}
+
+/// What a `wgmma` computes and where its A comes from; kept beside the code.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct GroupShape {
+    /// Sizes and types.
+    pub shape: Wgmma,
+    /// Whether A is in registers; else in shared memory.
+    pub from_registers: bool,
+}
+
+/// `wgmma.mma_async`: a list of D, A (four registers, or a descriptor), the descriptor of B, and the predicate that says whether to add to D. The immediate is the index
+/// of its [`GroupShape`]. Each warp of the group does its rows when it comes to it, at once: waiting has nothing to wait for.
+pub(crate) fn wgmma() -> [Handler; 2] {
+    #[derive(Clone, Copy)]
+    struct Group;
+    impl Semantics for Group {
+        #[inline(always)]
+        fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+            if let Err(flow) = warp.converge(instruction, mask) {
+                return flow;
+            }
+            match multiply_group(warp, instruction, mask, E::WATCHED) {
+                Ok(()) => Flow::Next,
+                Err(flow) => flow,
+            }
+        }
+    }
+    handlers(Group)
+}
+
+fn multiply_group(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32, watched: bool) -> Result<(), Flow> {
+    let GroupShape { shape, from_registers } = &warp.grid.code.groups[instruction.immediate as usize];
+    let list = warp.list(instruction);
+    let (sums, rest) = list.split_at(shape.registers());
+    let number = warp.state.index as usize % 4;
+    let (a, rest) = if *from_registers {
+        (std::array::from_fn(|index| *warp.lanes(rest[index])), &rest[4..])
+    } else {
+        let descriptor = Descriptor::decode(warp.read::<u64>(rest[0])[0]);
+        let own = match shape.a.major {
+            // The rows of this warp alone.
+            Major::K => 32 * number..32 * (number + 1),
+            Major::Mn => 0..usize::MAX,
+        };
+        let chunks = read_chunks(warp, instruction, shape.a, descriptor, own, watched)?;
+        (wgmma::fragment_of_warp(shape, number, &chunks), &rest[1..])
+    };
+    let descriptor = Descriptor::decode(warp.read::<u64>(rest[0])[0]);
+    let b = read_chunks(warp, instruction, shape.b, descriptor, 0..usize::MAX, watched)?;
+    let accumulate = warp.predicate(rest[1].predicate()) & mask != 0;
+    let mut d: Vec<Lanes> = sums.iter().map(|&operand| *warp.lanes(operand)).collect();
+    wgmma::wgmma_of_warp(shape, a, &mut d, &b, accumulate);
+    for (&operand, lanes) in sums.iter().zip(&d) {
+        warp.set_lanes(operand, mask, lanes);
+    }
+    Ok(())
+}
+
+/// The chunks of an operand in shared memory; those outside `wanted` are zero.
+fn read_chunks(
+    warp: &mut Warp<'_>,
+    instruction: &Instruction,
+    operand: wgmma::Operand,
+    descriptor: Descriptor,
+    wanted: std::ops::Range<usize>,
+    watched: bool,
+) -> Result<Vec<Chunk>, Flow> {
+    let addresses: Vec<u64> = operand.chunks(descriptor).map(u64::from).collect();
+    let rank = warp.block.rank as usize;
+    let bytes = u64::from(warp.block.shared_bytes);
+    let wanted = wanted.start.min(addresses.len())..wanted.end.min(addresses.len());
+    if let Some(&address) = addresses[wanted.clone()].iter().find(|&&address| address + 16 > bytes) {
+        let detail = format!("a matrix descriptor reaches byte {address} of shared memory, which has {bytes} bytes here");
+        let place = Some((Space::Shared, address, 16));
+        return Err(warp.fault(instruction, 0, FaultKind::IllegalAddress, Kind::OutOfSpace, place, detail));
+    }
+    let base = warp.shared[rank].pointer();
+    let mut chunks = vec![[0; 16]; addresses.len()];
+    for (index, group) in addresses[wanted.clone()].chunks(WARP).enumerate() {
+        let first = group[0];
+        let lanes: Lanes64 = std::array::from_fn(|lane| group.get(lane).copied().unwrap_or(first));
+        let mask = if group.len() == WARP { u32::MAX } else { (1 << group.len()) - 1 };
+        if watched {
+            let access = shared::Lanes { warp: warp.state.index, mask, addresses: &lanes, bytes: 16 };
+            if let Err(conflict) = warp.shared[rank].check(access, None, Mode::Read) {
+                shared::report(warp, instruction, rank, *conflict);
+            }
+        }
+        for (lane, &address) in group.iter().enumerate() {
+            // SAFETY: within the shared memory of the block, as was checked.
+            let chunk = unsafe { base.add(address as usize).cast::<Chunk>().read_unaligned() };
+            chunks[wanted.start + index * WARP + lane] = chunk;
+        }
+    }
+    Ok(chunks)
 }
 
 /// Lanes that give the addresses of so many matrices.

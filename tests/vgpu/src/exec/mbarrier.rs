@@ -8,6 +8,7 @@
 use super::FaultKind;
 use super::access::{LOCAL, Mode, SHARED, SHARED_BITS, addresses_at, space};
 use super::code::{Flow, Handler, Instruction};
+use super::shared::Flight;
 use super::semantics::{Environment, Semantics, act, handlers, store as store_register};
 use super::warp::{Progress, Warp};
 use crate::checks::{Kind, Space};
@@ -224,9 +225,12 @@ fn change_one(
     Ok(token)
 }
 
-/// Bytes have come that an object counts.
-pub(crate) fn complete_bytes(warp: &mut Warp<'_>, instruction: &Instruction, lane: usize, address: u64, bytes: u32) -> Result<(), Flow> {
-    change_one(warp, instruction, Operation::Complete, lane, address, bytes).map(|_| ())
+/// Bytes are on their way that an object will count: not before somebody waits for them in vain, as late as that may be on a GPU.
+pub(crate) fn send_bytes(warp: &mut Warp<'_>, instruction: &Instruction, lane: usize, address: u64, flight: Flight) -> Result<(), Flow> {
+    let (rank, offset) = object(warp, instruction, lane, address)?;
+    read(warp, instruction, lane, rank, offset)?;
+    warp.shared[rank].send(offset, flight);
+    Ok(())
 }
 
 /// `test_wait` and `try_wait`: operands are the predicate, the address, and the token (bit 24 of the modifier: the parity instead).
@@ -239,15 +243,24 @@ pub(crate) fn wait(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) ->
             Ok(found) => found,
             Err(flow) => return flow,
         };
-        let object = match read(warp, instruction, lane, rank, offset) {
-            Ok(object) => object,
-            Err(flow) => return flow,
-        };
         let asked = if by_parity {
             warp.lanes(instruction.operands[2])[lane] & 1 != 0
         } else {
             warp.read::<u64>(instruction.operands[2])[lane] >> 61 & 1 != 0
         };
+        let mut object = match read(warp, instruction, lane, rank, offset) {
+            Ok(object) => object,
+            Err(flow) => return flow,
+        };
+        while object.phase == asked {
+            // The next copy that is on its way arrives now.
+            let Some(bytes) = warp.shared[rank].receive(offset) else { break };
+            object.bytes -= bytes as i32;
+            if object.settle() {
+                warp.shared[rank].end_phase(offset);
+            }
+            warp.shared[rank].set_word(offset, object.encode());
+        }
         if object.phase != asked {
             ended |= 1 << lane;
             let index = warp.state.index;
@@ -258,12 +271,14 @@ pub(crate) fn wait(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) ->
     }
     warp.set_predicate(instruction.operands[0].predicate(), mask, ended);
     if ended == mask {
+        warp.state.awaits = None;
         return Flow::Next;
     }
     // Whoever is to arrive needs a turn for it.
-    let next = warp.at(instruction) + 1;
+    let at = warp.at(instruction);
     warp.state.yielded = true;
-    warp.pause(next, Progress::Ready)
+    warp.state.awaits = Some(at);
+    warp.pause(at + 1, Progress::Ready)
 }
 
 /// `pending_count`: of a token.
@@ -308,7 +323,8 @@ fn bulk<E: Environment>(warp: &mut Warp<'_>, instruction: &Instruction, mask: u3
             let lanes = if count == 32 { u32::MAX } else { (1 << count) - 1 };
             let places = |base: u64| std::array::from_fn(|index| strip(base) + done + 16 * index as u64);
             let read = E::locate(warp, instruction, lanes, source, &places(from[lane]), 16, Mode::Read)?;
-            let write = E::locate(warp, instruction, lanes, target, &places(to[lane]), 16, Mode::Write)?;
+            let mode = if outward || !warp.grid.checks.async_copies { Mode::Write } else { Mode::Pending };
+            let write = E::locate(warp, instruction, lanes, target, &places(to[lane]), 16, mode)?;
             for index in 0..count as usize {
                 // SAFETY: `locate` found 16 bytes at both.
                 unsafe { write.pointer(index).cast::<[u8; 16]>().write_unaligned(read.pointer(index).cast::<[u8; 16]>().read_unaligned()) };
@@ -316,7 +332,8 @@ fn bulk<E: Environment>(warp: &mut Warp<'_>, instruction: &Instruction, mask: u3
             done += u64::from(count) * 16;
         }
         if !outward {
-            complete_bytes(warp, instruction, lane, strip(barriers[lane]), sizes[lane])?;
+            let flight = Flight { bytes: sizes[lane], ranges: vec![(strip(to[lane]), bytes)], warp: warp.state.index, lane: lane as u32 };
+            send_bytes(warp, instruction, lane, strip(barriers[lane]), flight)?;
         }
     }
     Ok(())

@@ -7,20 +7,20 @@
 //! | [`semantics`] | from the meaning of an instruction to the function that executes it, for three levels of the processor |
 //! | [`grid`], [`cluster`], [`block`] | blocks on threads, turns of warps, barriers |
 //! | [`warp`], [`flow`] | registers, divergence, calls |
-//! | [`access`], [`shared`], [`between`] | loads and stores with their checks, races in shared memory and between blocks |
-//! | [`atomic`], [`collective`], [`barrier`], [`matrix`] | what their names say |
-//! | [`pending`], [`mbarrier`] | asynchronous copies, and what counts them |
+//! | [`access`], [`shared`], [`traffic`] | loads and stores with their checks, races within and between blocks |
+//! | [`atomic`], [`collective`], [`barrier`], [`matrix`], [`fragment`] | what their names say |
+//! | [`pending`], [`mbarrier`], [`tensor`] | asynchronous copies, and what counts them |
 //! | [`special`], [`system`] | special registers, printf and its like |
 
 pub(crate) mod access;
 pub(crate) mod atomic;
 pub(crate) mod barrier;
-mod between;
 mod block;
 mod cluster;
 mod code;
 pub(crate) mod collective;
 pub(crate) mod flow;
+pub(crate) mod fragment;
 mod grid;
 pub(crate) mod matrix;
 pub(crate) mod mbarrier;
@@ -29,6 +29,8 @@ mod semantics;
 mod shared;
 pub(crate) mod special;
 pub(crate) mod system;
+pub(crate) mod tensor;
+mod traffic;
 mod warp;
 mod worker;
 
@@ -39,8 +41,6 @@ pub(crate) use grid::put_constant;
 pub(crate) use semantics::{
     Carry, PredicateLogic, act, carry, map1, map2, map3, map4, predicate_logic, predicate_move, select, test, test1,
 };
-
-use std::time::Duration;
 
 use crate::checks::{Checks, Finding};
 use crate::machine::Machine;
@@ -77,8 +77,6 @@ pub struct Settings {
     pub seed: u64,
     /// Host threads.
     pub threads: usize,
-    /// After which a launch is ended with a finding; `None` lets it run for ever.
-    pub timeout: Option<Duration>,
 }
 
 /// Runs a launch to its end.

@@ -8,7 +8,7 @@
 //!
 //! Numbers of a block before are too small to mean anything for the next, so nothing has to be cleared.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use super::access::Mode;
 use super::code::{Instruction, Slot};
@@ -27,6 +27,8 @@ const MANY: u8 = 0xff;
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     bytes: Vec<Slot>,
+    /// Copies that are on their way, by the mbarrier object that counts them.
+    flights: HashMap<u64, VecDeque<Flight>>,
     watch: Option<Box<Watch>>,
 }
 
@@ -92,6 +94,7 @@ impl Shared {
     pub fn begin(&mut self, grid: &Grid<'_>, warps: u32) {
         self.bytes.clear();
         self.bytes.resize(grid.shared_bytes.div_ceil(super::code::SLOT) as usize, Slot::default());
+        self.flights.clear();
         let checks = grid.checks;
         if !(checks.shared_races || checks.warp_races || checks.initialised || checks.async_copies) {
             return;
@@ -188,8 +191,24 @@ impl Shared {
         (slot[index], slot[index + 1]) = (word as u32, (word >> 32) as u32);
     }
 
+    /// A copy is on its way that the mbarrier object at `offset` will count.
+    pub fn send(&mut self, offset: u64, flight: Flight) {
+        self.flights.entry(offset).or_default().push_back(flight);
+    }
+
+    /// The next copy arrives: its bytes.
+    pub fn receive(&mut self, offset: u64) -> Option<u32> {
+        let flight = self.flights.get_mut(&offset)?.pop_front()?;
+        let bytes = flight.bytes;
+        if let Some(watch) = &mut self.watch {
+            watch.objects.entry(offset).or_default().flights.push(flight);
+        }
+        Some(bytes)
+    }
+
     /// An mbarrier object begins to count: what is known behind it is empty.
     pub fn begin_phase(&mut self, offset: u64) {
+        self.flights.remove(&offset);
         if let Some(watch) = &mut self.watch {
             watch.objects.insert(offset, Phases::default());
         }
@@ -208,13 +227,24 @@ impl Shared {
     pub fn end_phase(&mut self, offset: u64) {
         if let Some(phases) = self.watch.as_mut().and_then(|watch| watch.objects.get_mut(&offset)) {
             phases.before = std::mem::take(&mut phases.now);
+            phases.landed.append(&mut phases.flights);
         }
     }
 
     /// A warp has seen a phase end.
     pub fn acquire_from(&mut self, warp: u32, offset: u64) {
         if let Some(watch) = &mut self.watch {
-            if let Some(phases) = watch.objects.remove(&offset) {
+            if let Some(mut phases) = watch.objects.remove(&offset) {
+                for flight in phases.landed.drain(..) {
+                    watch.land(&flight);
+                    // Whoever sees the phase end sees the bytes.
+                    let by = flight.warp as usize;
+                    if by < watch.warps {
+                        phases.before.resize(watch.warps, 0);
+                        phases.before[by] = phases.before[by].max(watch.time);
+                    }
+                    watch.time += 1;
+                }
                 watch.acquire(warp as usize, &phases.before);
                 watch.objects.insert(offset, phases);
             }
@@ -227,6 +257,21 @@ impl Shared {
 struct Phases {
     now: Vec<u32>,
     before: Vec<u32>,
+    /// Copies that were counted in this phase, and in the one before.
+    flights: Vec<Flight>,
+    landed: Vec<Flight>,
+}
+
+/// A copy that an mbarrier object counts.
+#[derive(Debug, Clone)]
+pub(crate) struct Flight {
+    /// The bytes.
+    pub bytes: u32,
+    /// Where they lie: begin and length.
+    pub ranges: Vec<(u64, u64)>,
+    /// Who issued it; the largest number if that is in another block.
+    pub warp: u32,
+    pub lane: u32,
 }
 
 impl Watch {
@@ -257,6 +302,16 @@ impl Watch {
 
     fn granules_of(&self, begin: u64, bytes: u64) -> std::ops::Range<usize> {
         (begin >> self.shift) as usize..((begin + bytes - 1) >> self.shift) as usize + 1
+    }
+
+    /// The bytes of a copy are there from now on.
+    fn land(&mut self, flight: &Flight) {
+        for &(begin, bytes) in &flight.ranges {
+            for granule in self.granules_of(begin, bytes) {
+                self.written[granule] = self.time;
+                self.writer[granule] = (flight.warp.min(self.warps as u32 - 1) as usize * WARP + flight.lane as usize) as u16;
+            }
+        }
     }
 
     fn release(&mut self, warp: usize, known: &mut Vec<u32>) {
@@ -369,6 +424,10 @@ impl Watch {
                         other,
                     });
                 }
+            }
+        }
+        for lane in (0..WARP).filter(|lane| lanes.mask >> lane & 1 != 0) {
+            for granule in self.granules_of(lanes.addresses[lane], lanes.bytes) {
                 self.note(warp, lane, granule, mode);
             }
         }
@@ -392,19 +451,7 @@ impl Watch {
                 }
             }
         }
-        // Lanes of one store that write the same place are looked at one by one.
-        passed && (mode == Mode::Read || self.are_apart(lanes))
-    }
-
-    /// Whether no two lanes have the same address.
-    fn are_apart(&self, lanes: Lanes<'_>) -> bool {
-        let mut last = None;
-        (0..WARP).filter(|lane| lanes.mask >> lane & 1 != 0).all(|lane| {
-            let address = lanes.addresses[lane];
-            let apart = last.is_none_or(|last| address > last);
-            last = Some(address);
-            apart
-        })
+        passed
     }
 
     /// Notes an access that is in order.

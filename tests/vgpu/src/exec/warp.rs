@@ -103,6 +103,10 @@ pub(crate) struct State {
     pub yielded: bool,
     /// Turns in a row in which it did nothing but jump.
     pub stale: u32,
+    /// Turns in a row that were too short for it.
+    pub turns: u32,
+    /// Where it found an mbarrier object not ready when it gave up its turn.
+    pub awaits: Option<u32>,
     /// Instructions so far.
     pub instructions: u64,
     /// The phase of the barrier of the cluster in which it arrived last.

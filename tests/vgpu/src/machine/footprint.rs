@@ -48,6 +48,14 @@ impl Footprint {
         let bit = 1 << (sector % 64);
         word.load(Ordering::Relaxed) & bit == 0 && word.fetch_or(bit, Ordering::Relaxed) & bit == 0
     }
+
+    /// Whether the sector that holds `address` is in the set.
+    #[inline]
+    pub fn contains(&self, address: u64) -> bool {
+        let sector = address.wrapping_sub(self.origin) / SECTOR;
+        // SAFETY: there is a word for each sector.
+        sector < self.sectors && unsafe { &*self.words.add((sector / 64) as usize) }.load(Ordering::Relaxed) >> (sector % 64) & 1 != 0
+    }
 }
 
 impl Drop for Footprint {

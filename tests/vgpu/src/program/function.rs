@@ -116,9 +116,9 @@ impl<'b, 'a> Body<'b, 'a> {
             let mut offset = 0u32;
             for variable in &function.params {
                 let bytes = size_of_variable(variable)?;
-                offset = offset.next_multiple_of(variable.align);
+                offset = offset.checked_next_multiple_of(variable.align).unwrap_or(u32::MAX);
                 self.declare(variable.name, Entity::Variable { space: StateSpace::Param, offset, bytes });
-                offset += bytes;
+                offset = offset.saturating_add(bytes);
             }
             return Ok(());
         }
@@ -188,7 +188,7 @@ impl<'b, 'a> Body<'b, 'a> {
                 };
                 let count = variable.family.unwrap_or(1);
                 let first = Register(self.draft.registers.len() as u32);
-                let total = self.draft.registers.len() + (count * variable.vector) as usize;
+                let total = self.draft.registers.len() + count as usize * variable.vector as usize;
                 if total > 1 << 20 {
                     return Err(Reason::unsupported("more than a million registers"));
                 }
@@ -213,9 +213,9 @@ impl<'b, 'a> Body<'b, 'a> {
     }
 
     fn take_local(&mut self, bytes: u32, align: u32) -> u32 {
-        let offset = self.local.next_multiple_of(align.max(1));
-        self.local = offset + bytes;
-        self.local_bytes = self.local_bytes.max(self.local.next_multiple_of(16));
+        let offset = self.local.checked_next_multiple_of(align.max(1)).unwrap_or(u32::MAX);
+        self.local = offset.saturating_add(bytes);
+        self.local_bytes = self.local_bytes.max(self.local);
         offset
     }
 
@@ -417,6 +417,9 @@ impl<'b, 'a> Body<'b, 'a> {
     /// A value of that type that is read: a register, a constant, a special register or an address.
     pub fn source(&mut self, operand: &Operand<'a>, ty: Type) -> Result<Field, Reason> {
         let width = width_of(ty);
+        if ty.bits > 64 {
+            return Err(Reason::unsupported("values of 128 bits"));
+        }
         match *operand {
             Operand::Integer(value) => Ok(constant(value, ty)),
             Operand::Single(bits) => Ok(match (ty.kind, ty.bits) {
@@ -477,7 +480,7 @@ impl<'b, 'a> Body<'b, 'a> {
                 Ok(Field::Register(register, Role::Source))
             }
             Some(Entity::Variable { offset: begin, .. }) => {
-                let address = i64::from(begin) + offset;
+                let address = i64::from(begin).wrapping_add(offset);
                 Ok(if width == Width::Wide { Field::Wide(address as u64) } else { Field::Narrow(address as u32) })
             }
             Some(_) => Err(Reason::syntax(format!("`{name}` is no value"))),
@@ -499,7 +502,7 @@ impl<'b, 'a> Body<'b, 'a> {
                     Some(Entity::Variable { space, offset: begin, .. }) => {
                         if space == StateSpace::Local {
                             // The frame is added when it runs.
-                            let offset = i64::from(begin) + offset;
+                            let offset = i64::from(begin).wrapping_add(offset);
                             return Ok(Address {
                                 base: Field::Wide(0),
                                 width: Width::Wide,

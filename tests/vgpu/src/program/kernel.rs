@@ -23,6 +23,10 @@ pub(super) struct Builder<'a> {
     pub calls: Vec<Call>,
     /// Shapes of matrix instructions.
     pub matrices: Vec<exec::matrix::MatrixShape>,
+    /// Matrices of `wmma`.
+    pub fragments: Vec<exec::fragment::Fragment>,
+    /// The same of warpgroups.
+    pub groups: Vec<exec::matrix::GroupShape>,
     /// The smallest access to shared memory so far.
     pub shared_granule: u32,
     /// Whether functions are called through pointers.
@@ -34,8 +38,8 @@ impl<'a> Builder<'a> {
     pub fn place_shared(&mut self, variable: &'a Variable<'a>) -> Result<Entity, Reason> {
         let bytes = size_of_variable(variable)?;
         let offset = *self.shared.entry(std::ptr::from_ref(variable)).or_insert_with(|| {
-            let offset = self.shared_bytes.next_multiple_of(variable.align);
-            self.shared_bytes = offset + bytes;
+            let offset = self.shared_bytes.checked_next_multiple_of(variable.align).unwrap_or(u32::MAX);
+            self.shared_bytes = offset.saturating_add(bytes);
             offset
         });
         Ok(Entity::Variable { space: StateSpace::Shared, offset, bytes })
@@ -52,7 +56,7 @@ impl<'a> Builder<'a> {
                 let Entity::Variable { offset: begin, .. } = self.place_shared(variable)? else {
                     return Err(Reason::syntax(format!("`{name}` is no variable")));
                 };
-                let address = i64::from(begin) + offset;
+                let address = i64::from(begin).wrapping_add(offset);
                 Ok(if width == Width::Wide { Field::Wide(address as u64) } else { Field::Narrow(address as u32) })
             }
             Some(Symbol::Function(..)) => {
@@ -112,6 +116,8 @@ pub(super) fn build<'a>(
         shared_bytes: 0,
         calls: Vec::new(),
         matrices: Vec::new(),
+        fragments: Vec::new(),
+        groups: Vec::new(),
         shared_granule: 4,
         calls_pointers: false,
     };
@@ -135,7 +141,7 @@ pub(super) fn build<'a>(
             // What a compiler keeps besides the values of the program.
             kernel.registers = (allocation.pressure + 8).min(255);
         }
-        local += local_bytes;
+        local = u32::saturating_add(local, local_bytes);
         assembler.code.functions.push(exec::Function {
             name: function.name.to_owned(),
             number: linked.number(module, function.name).unwrap_or(0),
@@ -153,8 +159,10 @@ pub(super) fn build<'a>(
     let mut code = assembler.code;
     code.calls = builder.calls;
     code.matrices = builder.matrices;
+    code.fragments = builder.fragments;
+    code.groups = builder.groups;
     code.shared_granule = builder.shared_granule;
-    kernel.static_shared_bytes = builder.shared_bytes.next_multiple_of(16);
+    kernel.static_shared_bytes = builder.shared_bytes.checked_next_multiple_of(16).unwrap_or(u32::MAX);
     kernel.local_bytes = local;
     kernel.code = code;
     Ok(kernel)
@@ -176,9 +184,9 @@ fn interface(module: &Module<'_>, entry: &Function<'_>) -> Result<Kernel, LoadEr
             reason: reason.text,
             kind: reason.kind,
         })?;
-        let offset = kernel.param_bytes.next_multiple_of(variable.align);
+        let offset = kernel.param_bytes.checked_next_multiple_of(variable.align).unwrap_or(u32::MAX);
         kernel.params.push(Param { offset, size, align: variable.align });
-        kernel.param_bytes = offset + size;
+        kernel.param_bytes = offset.saturating_add(size);
     }
     let shape = |numbers: &[u64]| std::array::from_fn(|axis| numbers.get(axis).map_or(1, |&count| count as u32));
     for (name, numbers) in &entry.limits {

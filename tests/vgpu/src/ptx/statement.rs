@@ -175,7 +175,7 @@ impl<'a> Parser<'a> {
                     let negative = self.accept(b'-')?;
                     self.accept(b'+')?;
                     let Initial::Integer(value) = self.number()? else { return Err(self.error("expected an integer")) };
-                    offset = offset.wrapping_add(if negative { -(value as i64) } else { value as i64 });
+                    offset = offset.wrapping_add(if negative { (value as i64).wrapping_neg() } else { value as i64 });
                 }
                 Ok(Operand::Name(name, offset))
             }

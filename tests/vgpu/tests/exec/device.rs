@@ -27,7 +27,7 @@ impl Device {
     pub fn new(machine: Machine, ptx: &str) -> Device {
         let memory = Memory::new(1 << 32).expect("memory");
         let program = Program::load(&[ptx], machine.capability).unwrap_or_else(|error| panic!("{error}"));
-        let settings = Settings { checks: Checks::usual(), seed: 1, threads: 1, timeout: None };
+        let settings = Settings { checks: Checks::usual(), seed: 1, threads: 1 };
         let place = |global: &cuda::program::Global| memory.allocate(global.bytes.max(1), Kind::Device).expect("room");
         let globals: Vec<u64> = program.globals.iter().map(place).collect();
         for (global, &address) in program.globals.iter().zip(&globals) {

@@ -3,3 +3,4 @@
 mod device;
 mod gemm;
 mod small;
+mod text;

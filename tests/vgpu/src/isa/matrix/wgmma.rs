@@ -265,33 +265,37 @@ impl Wgmma {
 
 /// `wgmma.mma_async`: `d = a * b + d`, or without `+ d` if not `accumulate` (`scale-d` is 0). `d` holds the registers of
 /// the four warps, `b` the chunks of B.
-pub fn wgmma(shape: &Wgmma, mut d: [&mut [Lanes]; 4], a: SourceA, b: &[Chunk], accumulate: bool) {
-    let block_shape = shape.block();
-    let mut left = [[[0; WARP]; 4]; 4];
-    for (warp, fragment) in left.iter_mut().enumerate() {
-        *fragment = match a {
+pub fn wgmma(shape: &Wgmma, d: [&mut [Lanes]; 4], a: SourceA, b: &[Chunk], accumulate: bool) {
+    for (warp, d) in d.into_iter().enumerate() {
+        let fragment = match a {
             SourceA::Registers(registers) => registers[warp].map(|register| *register),
-            SourceA::Shared(chunks) => {
-                std::array::from_fn(|index| shape.a.fragment(chunks, 16 * warp + 8 * (index % 2), index / 2))
-            }
+            SourceA::Shared(chunks) => fragment_of_warp(shape, warp, chunks),
         };
-        if shape.negate_a != shape.negate_b {
-            fragment.iter_mut().flatten().for_each(|register| *register ^= signs(shape.a.element));
-        }
+        wgmma_of_warp(shape, fragment, d, b, accumulate);
+    }
+}
+
+/// The fragment of A that warp `warp` of the group multiplies; of K-major chunks, only `32 warp` to `32 warp + 31` matter.
+pub fn fragment_of_warp(shape: &Wgmma, warp: usize, chunks: &[Chunk]) -> [Lanes; 4] {
+    std::array::from_fn(|index| shape.a.fragment(chunks, 16 * warp + 8 * (index % 2), index / 2))
+}
+
+/// The part of [`wgmma`] that one warp does: its fragment of A times all of B.
+pub fn wgmma_of_warp(shape: &Wgmma, mut a: [Lanes; 4], d: &mut [Lanes], b: &[Chunk], accumulate: bool) {
+    let block_shape = shape.block();
+    if shape.negate_a != shape.negate_b {
+        a.iter_mut().flatten().for_each(|register| *register ^= signs(shape.a.element));
     }
     let per_block = block_shape.registers().d;
-    for block in 0..shape.b.extent as usize / 8 {
+    for (block, d) in d.chunks_exact_mut(per_block).enumerate() {
         let right = [0, 1].map(|half| shape.b.fragment(b, 8 * block, half));
-        for (left, d) in left.iter().zip(&mut d) {
-            let d = &mut d[block * per_block..(block + 1) * per_block];
-            let mut c = [[0; WARP]; 4];
-            let c = &mut c[..per_block];
-            if accumulate {
-                c.copy_from_slice(d);
-            }
-            let [c0, c1, c2, c3] = [0, 1, 2, 3].map(|register| &c[register % per_block]);
-            mma(&block_shape, d, &left.each_ref(), &right.each_ref(), &[c0, c1, c2, c3][..per_block]);
+        let mut c = [[0; WARP]; 4];
+        let c = &mut c[..per_block];
+        if accumulate {
+            c.copy_from_slice(d);
         }
+        let [c0, c1, c2, c3] = [0, 1, 2, 3].map(|register| &c[register % per_block]);
+        mma(&block_shape, d, &a.each_ref(), &right.each_ref(), &[c0, c1, c2, c3][..per_block]);
     }
 }
 

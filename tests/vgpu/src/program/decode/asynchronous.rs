@@ -87,7 +87,7 @@ fn bulk<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a
         return Ok(());
     }
     if opcode.take("tensor") {
-        return Err(Reason::unsupported("cp.async.bulk.tensor"));
+        return tensor(body, opcode, operands);
     }
     let spaces = [("shared::cluster", true), ("shared::cta", true), ("shared", true), ("global", false)];
     let to_shared = required(opcode.choose(&spaces), "a space")?;
@@ -114,6 +114,61 @@ fn bulk<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a
         | u32::from(from.width == Width::Wide) << 9
         | u32::from(wide) << 10
         | u32::from(from_shared) << 11;
+    Ok(())
+}
+
+/// `cp.async.bulk.tensor`, tiled.
+fn tensor<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>]) -> Result<(), Reason> {
+    let ranks = [("1d", 1), ("2d", 2), ("3d", 3), ("4d", 4), ("5d", 5)];
+    let rank = required(opcode.choose(&ranks), "a number of dimensions")?;
+    let spaces = [("shared::cluster", true), ("shared::cta", true), ("global", false)];
+    let loads = required(opcode.choose(&spaces), "a space")?;
+    if required(opcode.choose(&spaces), "a space")? == loads {
+        return Err(Reason::unsupported("such a pair of spaces"));
+    }
+    opcode.take("tile");
+    opcode.choose(&[("mbarrier::complete_tx::bytes", ()), ("bulk_group", ())]);
+    let multicast = opcode.take("multicast::cluster");
+    let (map, shared, rest) = match operands {
+        [shared, map, rest @ ..] if loads => (map, shared, rest),
+        [map, shared, rest @ ..] => (map, shared, rest),
+        _ => return Err(Reason::syntax("expected a tensor and an address")),
+    };
+    let Operand::Address(parts) = map else { return Err(Reason::syntax("expected a tensor in brackets")) };
+    let [map, Operand::Vector(coordinates)] = parts.as_slice() else {
+        return Err(Reason::syntax("expected a tensor map and coordinates"));
+    };
+    if coordinates.len() != rank {
+        return Err(Reason::syntax(format!("expected {rank} coordinates, found {}", coordinates.len())));
+    }
+    let shared = body.address(shared)?;
+    let (barrier, rest) = match rest {
+        [barrier, rest @ ..] if loads => (Some(body.address(barrier)?), rest),
+        rest => (None, rest),
+    };
+    if shared.offset != 0 || barrier.is_some_and(|barrier| barrier.offset != 0) {
+        return Err(Reason::unsupported("offsets of the addresses of a tensor copy"));
+    }
+    let blocks = match rest.first() {
+        Some(mask) if multicast => body.source(mask, crate::ptx::Type { bits: 16, ..U32 })?,
+        _ => Field::Narrow(0),
+    };
+    let wide = |address: Option<crate::program::function::Address>, flag| match address {
+        Some(address) if address.width == Width::Wide => flag,
+        _ => 0,
+    };
+    let mut fields =
+        vec![body.source(map, U64)?, shared.base, barrier.map_or(Field::Narrow(0), |barrier| barrier.base), blocks];
+    for coordinate in coordinates {
+        fields.push(body.source(coordinate, U32)?);
+    }
+    use crate::exec::tensor::{copy, flag};
+    let step = body.step(copy(), Class::AsyncCopy, fields);
+    step.listed = true;
+    step.modifier = wide(Some(shared), flag::WIDE_SHARED)
+        | wide(barrier, flag::WIDE_BARRIER)
+        | if loads { 0 } else { flag::STORE }
+        | if multicast { flag::MULTICAST } else { 0 };
     Ok(())
 }
 

@@ -1,12 +1,13 @@
-//! Matrix instructions (PTX ISA 9.7.14): mma, ldmatrix, stmatrix, movmatrix. Semantics in [`crate::exec::matrix`] and [`crate::isa::matrix`].
+//! Matrix instructions (PTX ISA 9.7.14, 9.7.15): mma, ldmatrix, stmatrix, movmatrix, wgmma. Semantics in [`crate::exec::matrix`] and [`crate::isa::matrix`].
 //!
-//! Not supported: `wmma` (compilers lower it to `mma` for sm_80 PTX only in part), sparse and block-scaled forms.
+//! `wmma` is in [`super::fragment`]. Not supported: sparse and block-scaled forms.
 
 use super::{U32, U64, memory, required};
-use crate::exec::matrix::{self, MatrixShape};
+use crate::exec::matrix::{self, GroupShape, MatrixShape};
 use crate::exec::{Class, Tensor, act};
+use crate::isa::matrix::wgmma::{self, Major, Wgmma};
 use crate::isa::matrix::{Element, Mma, Sum, quad_pair::Order};
-use crate::program::draft::Width;
+use crate::program::draft::{Field, Role, Width};
 use crate::program::function::{Body, Reason};
 use crate::program::opcode::Opcode;
 use crate::ptx::Operand;
@@ -19,6 +20,12 @@ pub(super) fn decode<'a>(
 ) -> Option<Result<(), Reason>> {
     Some(match opcode.root {
         "mma" => mma(body, opcode, operands),
+        "wgmma" => wgmma(body, opcode, operands),
+        "setmaxnreg" => {
+            // Registers are not scarce here.
+            while opcode.first().is_some() {}
+            Ok(())
+        }
         "ldmatrix" => move_matrix(body, opcode, operands, false),
         "stmatrix" => move_matrix(body, opcode, operands, true),
         "movmatrix" => {
@@ -117,6 +124,81 @@ fn mma<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>
     step.listed = true;
     step.immediate = index as u64;
     step.tensor = Some((tensor(a), shape.operations(), false));
+    Ok(())
+}
+
+/// `wgmma.fence`, `.commit_group`, `.wait_group` and `.mma_async`.
+fn wgmma<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>]) -> Result<(), Reason> {
+    if opcode.choose(&[("fence", ()), ("commit_group", ()), ("wait_group", ())]).is_some() {
+        while opcode.choose(&[("sync", ()), ("aligned", ())]).is_some() {}
+        body.step(act(crate::exec::barrier::nothing), Class::Barrier, Vec::new());
+        return Ok(());
+    }
+    for word in ["mma_async", "sync", "aligned"] {
+        required(opcode.choose(&[(word, ())]), word)?;
+    }
+    let [_, columns, depth] = required(opcode.find(sizes), "a shape")?;
+    let saturate = opcode.take("satfinite");
+    let d = required(opcode.choose(&SUMS), "a type of D")?;
+    let a = required(opcode.choose(&ELEMENTS), "a type of A")?;
+    let b = required(opcode.choose(&ELEMENTS), "a type of B")?;
+    let [Operand::Vector(sums), left, right, rest @ ..] = operands else {
+        return Err(Reason::syntax("expected the registers of D, A and B"));
+    };
+    let from_registers = matches!(left, Operand::Vector(_));
+    let (scale_d, flags) = match rest {
+        [scale_d, flags @ ..] => (body.predicate(scale_d)?, flags),
+        [] => (Field::Always(true), &[][..]),
+    };
+    let mut numbers = Vec::new();
+    for flag in flags {
+        let Operand::Integer(number) = flag else { return Err(Reason::syntax("expected 0, 1 or -1")) };
+        numbers.push(*number as i64);
+    }
+    let flag = |index: usize, default: i64| numbers.get(index).copied().unwrap_or(default);
+    let major = |transposed: bool| if transposed { Major::Mn } else { Major::K };
+    // Behind the two signs stand the orders, of A only where it is in shared memory.
+    let (order_a, order_b) = if from_registers { (0, flag(2, 0)) } else { (flag(2, 0), flag(3, 0)) };
+    let shape = Wgmma {
+        a: wgmma::Operand { element: a, major: major(order_a != 0), extent: 64 },
+        b: wgmma::Operand { element: b, major: major(order_b != 0), extent: columns },
+        d,
+        negate_a: flag(0, 1) < 0,
+        negate_b: flag(1, 1) < 0,
+        saturate,
+    };
+    if !shape.is_supported() || depth * b.width() != 256 {
+        return Err(Reason::unsupported("such a shape with such types"));
+    }
+    if sums.len() != shape.registers() {
+        return Err(Reason::syntax(format!("expected {} registers of D, found {}", shape.registers(), sums.len())));
+    }
+    let mut fields = Vec::new();
+    for part in sums {
+        fields.push(body.written(part, Width::Narrow, Role::Both)?);
+    }
+    match left {
+        Operand::Vector(parts) if parts.len() == 4 => {
+            for part in parts {
+                fields.push(body.source(part, U32)?);
+            }
+        }
+        Operand::Vector(_) => return Err(Reason::syntax("expected four registers of A")),
+        descriptor => fields.push(body.source(descriptor, U64)?),
+    }
+    fields.push(body.source(right, U64)?);
+    fields.push(scale_d);
+    let groups = &mut body.builder.groups;
+    let group = GroupShape { shape, from_registers };
+    let index = groups.iter().position(|known| *known == group).unwrap_or_else(|| {
+        groups.push(group);
+        groups.len() - 1
+    });
+    let step = body.step(matrix::wgmma(), Class::Tensor, fields);
+    step.listed = true;
+    step.immediate = index as u64;
+    // A warp does a quarter.
+    step.tensor = Some((tensor(a), shape.operations() / 4, true));
     Ok(())
 }
 

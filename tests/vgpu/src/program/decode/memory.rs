@@ -39,18 +39,13 @@ pub(super) fn take_space(opcode: &Opcode<'_>) -> u32 {
         .unwrap_or(space::GENERIC)
 }
 
-/// Drops what orders accesses and hints at caches; whether there was something stronger than `.weak`.
-pub(super) fn drop_order(opcode: &Opcode<'_>) -> bool {
-    const STRONG: [&str; 6] = ["volatile", "relaxed", "acquire", "release", "acq_rel", "mmio"];
+/// Drops what orders accesses and hints at caches.
+pub(super) fn drop_order(opcode: &Opcode<'_>) {
     const WORDS: [&str; 22] = [
         "weak", "volatile", "relaxed", "acquire", "release", "acq_rel", "mmio", "cta", "cluster", "gpu", "sys", "ca",
         "cg", "cs", "lu", "cv", "wb", "wt", "nc", "unified", "sc", "async",
     ];
-    let mut strong = false;
-    while let Some(is_strong) = opcode.find(|name| WORDS.contains(&name).then(|| STRONG.contains(&name))) {
-        strong |= is_strong;
-    }
-    strong
+    while opcode.find(|name| WORDS.contains(&name).then_some(())).is_some() {}
 }
 
 /// The final space of an access, and its base. Variables of a function lie in its frame.
@@ -73,9 +68,10 @@ fn transfer<'a>(
     operands: &[Operand<'a>],
     stores: bool,
 ) -> Result<(), Reason> {
-    let strong = drop_order(opcode);
+    let read_only = opcode.take("nc");
+    drop_order(opcode);
     let space = take_space(opcode);
-    let strong = drop_order(opcode) || strong;
+    drop_order(opcode);
     let count = opcode.choose(&[("v2", 2), ("v4", 4)]).unwrap_or(1);
     let (_, ty) = required(opcode.ty(), "a type")?;
     // A cache policy may follow.
@@ -122,7 +118,10 @@ fn transfer<'a>(
     let class = access::class_of(space, stores);
     let step = body.step(run, class, fields);
     step.immediate = address.offset as u64;
-    step.modifier = space | u32::from(address.width == Width::Wide) << 8 | if strong { access::STRONG } else { 0 };
+    step.modifier = space | u32::from(address.width == Width::Wide) << 8;
+    if read_only {
+        step.modifier |= access::READ_ONLY;
+    }
     Ok(())
 }
 

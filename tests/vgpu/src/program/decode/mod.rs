@@ -6,6 +6,7 @@ mod compare;
 mod control;
 mod convert;
 mod float;
+mod fragment;
 mod half;
 mod integer;
 mod matrix;
@@ -114,6 +115,7 @@ pub(super) fn instruction<'a>(
         atomic::decode,
         warp::decode,
         matrix::decode,
+        fragment::decode,
         asynchronous::decode,
         control::decode,
     ];

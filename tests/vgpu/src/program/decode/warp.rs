@@ -3,7 +3,7 @@
 //!
 //! The forms without `.sync`, which sm_70 and later do not have, are refused.
 
-use super::{U32, required};
+use super::{NOTHING, U32, required};
 use crate::exec::barrier::{self, flag};
 use crate::exec::{Class, act, collective};
 use crate::isa::exchange::Shuffle;
@@ -75,7 +75,8 @@ fn vote<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a
         Operand::Name(p, 0) => body.predicate_destination(p)?,
         _ => return Err(Reason::syntax("expected a predicate to write to")),
     };
-    let fields = vec![destination, body.predicate(&operands[1])?, body.source(&operands[2], U32)?];
+    let members = body.source(&operands[2], U32)?;
+    let fields = vec![destination, body.predicate(&operands[1])?, NOTHING, NOTHING, NOTHING, members];
     let run = if mode == 3 { act(collective::ballot) } else { act(collective::vote) };
     body.step(run, Class::Warp, fields).modifier = mode;
     Ok(())
@@ -92,7 +93,8 @@ fn matching<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operan
         _ => return Err(Reason::syntax("expected a register to write to")),
     };
     let destination = body.destination(&Operand::Name(d, 0), Width::Narrow)?;
-    let fields = vec![destination, body.source(&operands[1], ty)?, body.source(&operands[2], U32)?, p];
+    let (value, members) = (body.source(&operands[1], ty)?, body.source(&operands[2], U32)?);
+    let fields = vec![destination, value, NOTHING, p, NOTHING, members];
     let run = match (all, ty.bits) {
         (false, 32) => act(collective::match_any::<u32>),
         (false, _) => act(collective::match_any::<u64>),
@@ -119,7 +121,11 @@ fn redux<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'
         ("or", _) => 6,
         _ => 7,
     };
-    body.simple(act(collective::redux), Class::Warp, operands, &[U32; 3])?.modifier = modifier;
+    super::expect_operands(operands, 3)?;
+    let destination = body.destination(&operands[0], Width::Narrow)?;
+    let (value, members) = (body.source(&operands[1], U32)?, body.source(&operands[2], U32)?);
+    let fields = vec![destination, value, NOTHING, NOTHING, NOTHING, members];
+    body.step(act(collective::redux), Class::Warp, fields).modifier = modifier;
     Ok(())
 }
 
@@ -128,7 +134,8 @@ fn elect<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'
     super::expect_operands(operands, 2)?;
     let Operand::Pair(d, p) = operands[0] else { return Err(Reason::syntax("expected a register and a predicate")) };
     let destination = body.destination(&Operand::Name(d, 0), Width::Narrow)?;
-    let fields = vec![destination, body.predicate_destination(p)?, body.source(&operands[1], U32)?];
+    let (p, members) = (body.predicate_destination(p)?, body.source(&operands[1], U32)?);
+    let fields = vec![destination, p, NOTHING, NOTHING, NOTHING, members];
     body.step(act(collective::elect), Class::Warp, fields);
     Ok(())
 }
@@ -144,7 +151,8 @@ fn barrier<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand
         sync(opcode)?;
         super::expect_operands(operands, 1)?;
         let members = body.source(&operands[0], U32)?;
-        body.step(act(collective::warp_barrier), Class::Warp, vec![members]);
+        let fields = vec![NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, members];
+        body.step(act(collective::warp_barrier), Class::Warp, fields).modifier = collective::WARP_BARRIER;
         return Ok(());
     }
     if opcode.take("cluster") {
