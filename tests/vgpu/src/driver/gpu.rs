@@ -38,8 +38,8 @@ pub fn gpu() -> Outcome<&'static Gpu> {
 /// Makes the GPU if there is none yet.
 ///
 /// # Errors
-/// [`Error::InvalidValue`] for a variable that cannot be read, [`Error::OutOfMemory`] when the system gives no addresses; the story is on
-/// standard error.
+/// [`Error::InvalidValue`] for a variable that cannot be read, [`Error::OutOfMemory`] when the system gives no
+/// addresses; the story is on standard error.
 pub fn initialise() -> Outcome {
     GPU.get_or_init(|| {
         let config = Config::read(|name| std::env::var(name).ok()).map_err(|problem| {

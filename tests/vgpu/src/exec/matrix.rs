@@ -142,7 +142,8 @@ fn read_chunks(
     let bytes = u64::from(warp.block.shared_bytes);
     let wanted = wanted.start.min(addresses.len())..wanted.end.min(addresses.len());
     if let Some(&address) = addresses[wanted.clone()].iter().find(|&&address| address + 16 > bytes) {
-        let detail = format!("a matrix descriptor reaches byte {address} of shared memory, which has {bytes} bytes here");
+        let detail =
+            format!("a matrix descriptor reaches byte {address} of shared memory, which has {bytes} bytes here");
         let place = Some((Space::Shared, address, 16));
         return Err(warp.fault(instruction, 0, FaultKind::IllegalAddress, Kind::OutOfSpace, place, detail));
     }

@@ -61,11 +61,10 @@ impl<const BYTES: usize> Semantics for Copy<BYTES> {
         let whole = crate::isa::mask_of(|lane| sizes[lane] as usize >= BYTES) & mask;
         let partial = crate::isa::mask_of(|lane| sizes[lane] > 0) & mask & !whole;
         if whole != 0 {
-            let located =
-                match E::locate(warp, instruction, whole, space::GLOBAL, &sources, BYTES as u64, Mode::Read) {
-                    Ok(located) => located,
-                    Err(flow) => return flow,
-                };
+            let located = match E::locate(warp, instruction, whole, space::GLOBAL, &sources, BYTES as u64, Mode::Read) {
+                Ok(located) => located,
+                Err(flow) => return flow,
+            };
             for lane in (0..WARP).filter(|lane| whole >> lane & 1 != 0) {
                 // SAFETY: `locate` found so many bytes there.
                 data[lane] = unsafe { located.pointer(lane).cast::<[u8; BYTES]>().read_unaligned() };
@@ -154,7 +153,14 @@ fn land(warp: &mut Warp<'_>, group: Vec<Issued>, mask: u32) {
 }
 
 /// Bulk copies have to be whole chunks of 16 bytes.
-pub(crate) fn check_bulk(warp: &mut Warp<'_>, instruction: &Instruction, lane: usize, to: u64, from: u64, bytes: u64) -> Result<(), Flow> {
+pub(crate) fn check_bulk(
+    warp: &mut Warp<'_>,
+    instruction: &Instruction,
+    lane: usize,
+    to: u64,
+    from: u64,
+    bytes: u64,
+) -> Result<(), Flow> {
     if (to | from | bytes) & 15 == 0 {
         return Ok(());
     }

@@ -165,12 +165,7 @@ environment!(
     cfg(all(target_arch = "x86_64", feature = "portable")),
     "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt"
 );
-environment!(
-    Baseline,
-    on_baseline,
-    locate_on_baseline,
-    cfg(any(not(target_arch = "x86_64"), feature = "portable"))
-);
+environment!(Baseline, on_baseline, locate_on_baseline, cfg(any(not(target_arch = "x86_64"), feature = "portable")));
 
 /// Writes the lanes of `mask` to a register.
 #[inline(always)]

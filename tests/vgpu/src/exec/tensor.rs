@@ -76,7 +76,14 @@ fn copy_box(warp: &mut Warp<'_>, instruction: &Instruction, lane: usize, watched
     }
     if coordinates.len() != map.rank {
         let detail = format!("{} coordinates for a map of rank {}", coordinates.len(), map.rank);
-        return Err(warp.fault(instruction, lane as u32, FaultKind::IllegalInstruction, Kind::InvalidOperand, None, detail));
+        return Err(warp.fault(
+            instruction,
+            lane as u32,
+            FaultKind::IllegalInstruction,
+            Kind::InvalidOperand,
+            None,
+            detail,
+        ));
     }
     let targets = if modifier & flag::MULTICAST != 0 {
         let mask = warp.lanes(*blocks)[lane];
@@ -91,9 +98,18 @@ fn copy_box(warp: &mut Warp<'_>, instruction: &Instruction, lane: usize, watched
     let bytes = u64::from(map.box_bytes());
     for &rank in &targets {
         if rank >= warp.shared.len() || offset + bytes > u64::from(warp.block.shared_bytes) || offset % 128 != 0 {
-            let detail = format!("a box of {bytes} bytes cannot lie there: it must be within shared memory, at a multiple of 128");
+            let detail = format!(
+                "a box of {bytes} bytes cannot lie there: it must be within shared memory, at a multiple of 128"
+            );
             let place = Some((Space::Shared, place, bytes as u32));
-            return Err(warp.fault(instruction, lane as u32, FaultKind::IllegalAddress, Kind::OutOfSpace, place, detail));
+            return Err(warp.fault(
+                instruction,
+                lane as u32,
+                FaultKind::IllegalAddress,
+                Kind::OutOfSpace,
+                place,
+                detail,
+            ));
         }
         transfer(warp, instruction, lane, &map, position, rank, offset as u32, watched)?;
     }
@@ -133,7 +149,8 @@ fn transfer(
     for row in map.rows(position) {
         let mut data: Vec<u8> = fill.iter().copied().cycle().take(map.box_row_bytes() as usize).collect();
         let inside = row.inside.start as usize..row.inside.end as usize;
-        let chunks = (0..map.box_row_bytes()).step_by(16).map(|at| u64::from(map.swizzle(offset + row.shared_offset + at)));
+        let chunks =
+            (0..map.box_row_bytes()).step_by(16).map(|at| u64::from(map.swizzle(offset + row.shared_offset + at)));
         let chunks: Vec<u64> = chunks.collect();
         if watched {
             let written = if warp.grid.checks.async_copies { Mode::Pending } else { Mode::Write };

@@ -81,7 +81,7 @@ fn tensor_map(address: u64, shape: [usize; 2], rows: u32) -> [u8; 128] {
 
 #[test]
 fn products_through_tensor_maps() {
-    let [m, n, k] = [200usize, 96, 160];
+    let [m, n, k] = [208usize, 96, 160];
     let (a, left) = halves::<half::f16>(&Random::new(36).units(m * k));
     let (b, right) = halves::<half::f16>(&Random::new(37).units(k * n));
     let expected = product(&left, &right, [m, n, k]);
@@ -261,7 +261,7 @@ fn flash_attention_backward() {
 
 #[test]
 fn rows() {
-    let (rows, columns) = (5usize, 900usize);
+    let (rows, columns) = (5usize, 912usize);
     let x: Vec<f32> = Random::new(61).units(rows * columns).iter().map(|value| value * 6.0).collect();
     let (bits, values) = halves::<half::bf16>(&x);
     let (gain, shift) = (Random::new(62).units(columns), Random::new(63).units(columns));

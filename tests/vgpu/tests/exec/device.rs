@@ -98,7 +98,11 @@ impl Device {
     /// Launches a kernel that must succeed.
     pub fn must(&self, kernel: &str, grid: u32, block: u32, parameters: &[Parameter]) -> Counters {
         self.run(kernel, [grid, 1, 1], [block, 1, 1], 0, parameters).unwrap_or_else(|fault| {
-            panic!("{kernel}: {:?}\n{}", fault.kind, fault.findings.iter().map(|f| f.to_string()).collect::<Vec<_>>().join("\n"))
+            panic!(
+                "{kernel}: {:?}\n{}",
+                fault.kind,
+                fault.findings.iter().map(|f| f.to_string()).collect::<Vec<_>>().join("\n")
+            )
         })
     }
 }

@@ -155,7 +155,8 @@ fn wide_arithmetic() {
     let mut next = random(3);
     let x: Vec<f64> = (0..64).map(|_| next() * 20.0).collect();
     let a: Vec<i64> = (0..64).map(|i| (next() * 1e12) as i64 >> (i % 30)).collect();
-    let (dx, da, dy, db) = (device.upload(&x), device.upload(&a), device.upload(&[0f64; 64]), device.upload(&[0i64; 64]));
+    let (dx, da, dy, db) =
+        (device.upload(&x), device.upload(&a), device.upload(&[0f64; 64]), device.upload(&[0i64; 64]));
     device.must("mixture", 1, 64, &[Long(dx), Long(da), Long(dy), Long(db)]);
     let (y, b) = (device.download::<f64>(dy, 64), device.download::<i64>(db, 64));
     for i in 0..64 {

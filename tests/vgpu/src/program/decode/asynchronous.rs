@@ -58,8 +58,12 @@ fn copies<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<
             Some(Width::Predicate) => {
                 let ignored = body.predicate(operand)?;
                 let read = body.temporary(Width::Narrow);
-                let fields =
-                    vec![Field::Register(read, Role::Destination), Field::Narrow(0), Field::Narrow(*size as u32), ignored];
+                let fields = vec![
+                    Field::Register(read, Role::Destination),
+                    Field::Narrow(0),
+                    Field::Narrow(*size as u32),
+                    ignored,
+                ];
                 body.step(crate::exec::select::<u32>(), Class::Move, fields).class = None;
                 Field::Register(read, Role::Source)
             }
@@ -196,7 +200,15 @@ fn change<'a>(
 
 fn objects<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>]) -> Result<(), Reason> {
     let verbs = [
-        "init", "inval", "expect_tx", "complete_tx", "arrive", "arrive_drop", "test_wait", "try_wait", "pending_count",
+        "init",
+        "inval",
+        "expect_tx",
+        "complete_tx",
+        "arrive",
+        "arrive_drop",
+        "test_wait",
+        "try_wait",
+        "pending_count",
     ];
     let verb = required(opcode.find(|name| verbs.iter().find(|verb| **verb == name).copied()), "an operation")?;
     let expects = opcode.take("expect_tx");
