@@ -6,8 +6,6 @@
 
 mod host;
 
-use std::time::Duration;
-
 use cuda::checks::{Checks, Finding, Kind};
 use cuda::exec::{self, Counters, Fault, Launch, Settings};
 use cuda::machine::Machine;
@@ -76,6 +74,7 @@ const CASES: &[Case] = &[
     Case { freed: true, ..case("freed_before_use", &MEMORY, &[Kind::UseAfterFree], 32, 32) },
     case("local_table", &MEMORY, &[Kind::OutOfSpace], 32, 32),
     case("half_a_word", &MEMORY, &[Kind::Uninitialised], 32, 32),
+    case("stale_read_only_path", &MEMORY, &[Kind::ReadOnly], 32, 32),
     case("bytes_for_elements", &MEMORY, &[Kind::OutOfBounds], 64, 64),
     // Shared memory and barriers.
     case("missing_barrier", &SHARED, &[Kind::SharedRace], 256, 256),
@@ -142,9 +141,14 @@ const SLOW: [&str; 2] = ["endless_loop", "flag_never_set"];
 impl Case {
     /// The lines of the source that are marked with the fault's name; empty where nothing is.
     fn lines(&self) -> Vec<u32> {
-        let mark = format!("// fault: {}", self.name);
-        let marked = |line: &str| line.ends_with(&mark);
-        (1..).zip(self.file.source.lines()).filter(|(_, line)| marked(line)).map(|(number, _)| number).collect()
+        self.marked(self.name)
+    }
+
+    /// The lines with a mark. One that stands alone is for the line below.
+    fn marked(&self, name: &str) -> Vec<u32> {
+        let mark = format!("// fault: {name}");
+        let lines = (1..).zip(self.file.source.lines()).filter(|(_, line)| line.ends_with(&mark));
+        lines.map(|(number, line)| if line.trim() == mark { number + 1 } else { number }).collect()
     }
 
     /// Launches the faulty kernel or its twin.
@@ -171,7 +175,7 @@ impl Case {
             &kernel,
             &params,
             [self.blocks, self.threads, self.dynamic_bytes[fixed as usize]],
-            &Settings { checks: self.checks(), seed, threads: 2, timeout: Some(Duration::from_secs(2)) },
+            &Settings { checks: self.checks(), seed, threads: 2 },
         )
     }
 
@@ -198,8 +202,11 @@ impl Case {
         if lines.is_empty() {
             return Ok(());
         }
+        // What was inlined is told by its own line.
+        let helpers = self.marked("of its caller");
+        let right = |line: u32| lines.contains(&line) || helpers.contains(&line);
         match &place.source {
-            Some(source) if source.file.ends_with(self.file.name) && lines.contains(&source.line) => Ok(()),
+            Some(source) if source.file.ends_with(self.file.name) && right(source.line) => Ok(()),
             other => Err(format!("the source is said to be {other:?}, not {} {lines:?}:\n{finding}", self.file.name)),
         }
     }

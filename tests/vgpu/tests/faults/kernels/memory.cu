@@ -125,6 +125,22 @@ __device__ void half_a_word(int* a, int* b, int n) {
 }
 PAIR(half_a_word)
 
+// The read-only path for memory that the same launch writes.
+template <bool fixed>
+__device__ void stale_read_only_path(int* a, int* b, int n) {
+    int i = threadIdx.x;
+    a[i] = i + 1;
+    asm volatile("" ::: "memory");
+    int value;
+    if (fixed) {
+        value = a[i];
+    } else {
+        asm volatile("ld.global.nc.s32 %0, [%1];" : "=r"(value) : "l"(a + i));  // fault: stale_read_only_path
+    }
+    b[i] = value;
+}
+PAIR(stale_read_only_path)
+
 // An index in bytes where elements were meant.
 template <bool fixed>
 __device__ void bytes_for_elements(int* a, int* b, int n) {

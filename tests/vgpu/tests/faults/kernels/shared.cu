@@ -173,7 +173,7 @@ __device__ void barrier_in_a_branch(int* a, int* b, int n) {
         __syncthreads();
     }
     b[t] = tile[t];
-    __syncthreads();
+    __syncthreads();  // fault: barrier_in_a_branch
     a[t] = tile[63 - t];
 }
 PAIR(barrier_in_a_branch)
@@ -210,6 +210,7 @@ __device__ void uneven_loop(int* a, int* b, int n) {
         sum += a[threadIdx.x] + round;
         __syncthreads();  // fault: uneven_loop
     }
+    __syncthreads();  // fault: uneven_loop
     b[threadIdx.x] = sum;
 }
 PAIR(uneven_loop)

@@ -1,6 +1,11 @@
 // Faults between the lanes of a warp, and between blocks.
 #include "pair.h"
 
+// Where all lanes meet again. Lanes that wait here and lanes that wait for them elsewhere are two sides of one fault.
+__device__ inline void whole_warp() {
+    asm volatile("bar.warp.sync 0xffffffff;" ::: "memory");  // fault: of its caller
+}
+
 // Neighbours exchange through shared memory and trust lock step.
 template <bool fixed>
 __device__ void missing_warp_sync(int* a, int* b, int n) {
@@ -47,7 +52,7 @@ __device__ void shuffle_in_a_branch(int* a, int* b, int n) {
         unsigned mask = fixed ? 0xffff : 0xffffffff;
         asm volatile("shfl.sync.bfly.b32 %0, %0, 1, 31, %1;" : "+r"(value) : "r"(mask));  // fault: shuffle_in_a_branch
     }
-    __syncwarp();
+    whole_warp();
     b[t] = value;
 }
 PAIR(shuffle_in_a_branch)
@@ -63,7 +68,7 @@ __device__ void vote_without_some(int* a, int* b, int n) {
                      : "=r"(votes)
                      : "r"(a[t]), "r"(mask));
     }
-    __syncwarp();
+    whole_warp();
     b[t] = votes;
 }
 PAIR(vote_without_some)
@@ -87,7 +92,8 @@ __device__ void partial_warp_barrier(int* a, int* b, int n) {
         unsigned mask = fixed ? 0xff : 0x1ff;
         asm volatile("bar.warp.sync %0;" ::"r"(mask) : "memory");  // fault: partial_warp_barrier
     }
-    b[t] = __shfl_xor_sync(0xffffffff, a[t], 1);
+    whole_warp();
+    b[t] = a[t];
 }
 PAIR(partial_warp_barrier)
 
@@ -103,7 +109,7 @@ __device__ void half_a_warp_of_rows(int* a, int* b, int n) {
     if (fixed || a[t] < 16) {
         asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(value) : "r"(address));  // fault: half_a_warp_of_rows
     }
-    __syncwarp();
+    whole_warp();
     b[t] = value;
 }
 PAIR(half_a_warp_of_rows)
