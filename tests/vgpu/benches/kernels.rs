@@ -63,7 +63,8 @@ impl Case<'_> {
 fn pack(kernel: &Kernel, values: &[u64]) -> Vec<u8> {
     let mut params = vec![0; kernel.param_bytes as usize];
     for (param, value) in kernel.params.iter().zip(values) {
-        params[param.offset as usize..][..param.size as usize].copy_from_slice(&value.to_le_bytes()[..param.size as usize]);
+        params[param.offset as usize..][..param.size as usize]
+            .copy_from_slice(&value.to_le_bytes()[..param.size as usize]);
     }
     params
 }

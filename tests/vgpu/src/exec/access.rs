@@ -319,7 +319,10 @@ impl Access {
                 None => return self.find_windows::<true>(warp, instruction),
             },
         };
-        if self.mode == Mode::Read && instruction.class == Some(Class::GlobalLoad) && instruction.modifier & READ_ONLY != 0 {
+        if self.mode == Mode::Read
+            && instruction.class == Some(Class::GlobalLoad)
+            && instruction.modifier & READ_ONLY != 0
+        {
             self.check_read_only(warp, instruction);
         }
         if self.contiguous {

@@ -309,7 +309,8 @@ impl Watch {
         for &(begin, bytes) in &flight.ranges {
             for granule in self.granules_of(begin, bytes) {
                 self.written[granule] = self.time;
-                self.writer[granule] = (flight.warp.min(self.warps as u32 - 1) as usize * WARP + flight.lane as usize) as u16;
+                self.writer[granule] =
+                    (flight.warp.min(self.warps as u32 - 1) as usize * WARP + flight.lane as usize) as u16;
             }
         }
     }
