@@ -24,6 +24,8 @@ if [ -z "${VGPU_SKIP_NUMBA:-}" ]; then
     if [ ! -e "$built/numba/ready" ]; then
         python3 -m venv "$built/numba"
         "$built/numba/bin/pip" install --quiet 'numba-cuda[cu13]==0.30.4' numpy
+        # With it Numba makes machine code itself; without it asks the driver to link its PTX.
+        "$built/numba/bin/pip" uninstall --quiet --yes nvidia-nvjitlink
         touch "$built/numba/ready"
     fi
     "$built/numba/bin/python" python/with_numba.py

@@ -1,8 +1,9 @@
 //! `VGPU_CHECKS`: which checks are on.
 //!
-//! A comma-separated list that is read from left to right. `all` and `off` set everything; a name switches a check on, a name with a
-//! minus in front switches it off: `VGPU_CHECKS=all,-init` or `VGPU_CHECKS=off,bounds`. Without the variable everything is on but
-//! `global-race`, which costs memory and time in proportion to the traffic and assumes that blocks only meet through atomics.
+//! A comma-separated list that is read from left to right. `all` and `off` set everything; a name switches a check
+//! on, a name with a minus in front switches it off: `VGPU_CHECKS=all,-init` or `VGPU_CHECKS=off,bounds`. Without the
+//! variable everything is on but `global-race`, which costs memory and time in proportion to the traffic and assumes
+//! that blocks only meet through atomics.
 
 /// The checks, each on or off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Contexts, the stack of them that each thread has, and the streams behind handles.
 //!
-//! A kernel's fault is the end of its context, as on a GPU: every later call returns the same error until the context is destroyed (or the
-//! primary context reset).
+//! A kernel's fault is the end of its context, as on a GPU: every later call returns the same error until the context
+//! is destroyed (or the primary context reset).
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
@@ -16,7 +16,7 @@ use super::ffi::Handle;
 use super::gpu::{Gpu, gpu};
 use super::module::{Function, Module};
 use super::objects::{Object, object};
-use crate::memory::Kind;
+use crate::memory::{Allocation, Kind};
 
 /// `CU_STREAM_LEGACY`.
 pub const LEGACY_STREAM: u64 = 1;
@@ -102,7 +102,8 @@ impl Context {
         }
     }
 
-    /// Notes what asynchronous work met. A fault of a kernel loses the context for good; anything else met there is as bad.
+    /// Notes what asynchronous work met. A fault of a kernel loses the context for good; anything else met there is
+    /// as bad.
     pub fn lose(&self, error: Error) {
         if self.lost.set(error).is_ok() {
             let name = super::errors::describe(error as u32).map_or("", |row| row.0.to_str().unwrap_or(""));
@@ -208,7 +209,14 @@ impl Context {
         Event::registry().remove_where(|event| event.context == self.number);
         Function::registry().remove_where(|function| function.module.context == self.number);
         Module::registry().remove_where(|module| module.context == self.number);
-        for address in std::mem::take(&mut *self.owned.lock().unwrap_or_else(PoisonError::into_inner)) {
+        let owned = std::mem::take(&mut *self.owned.lock().unwrap_or_else(PoisonError::into_inner));
+        if self.lost.get().is_none() {
+            // A lost context lets nobody free anything.
+            let live: Vec<Allocation> =
+                owned.iter().filter_map(|&address| self.gpu.memory.allocation_at(address)).collect();
+            super::gpu::tell_leaks(self.gpu, &live, "when their context was destroyed");
+        }
+        for address in owned {
             // Freed by the program in another context meanwhile: nothing is left to do.
             let _ = self.gpu.memory.free(address, |_| true);
         }
@@ -241,7 +249,8 @@ impl Context {
 /// The calling thread's current context.
 ///
 /// # Errors
-/// [`Error::NotInitialized`], [`Error::InvalidContext`] when there is none, [`Error::ContextIsDestroyed`], or what it was lost to.
+/// [`Error::NotInitialized`], [`Error::InvalidContext`] when there is none, [`Error::ContextIsDestroyed`], or what it
+/// was lost to.
 pub fn current() -> Outcome<Arc<Context>> {
     let context = current_or_lost()?;
     context.check()?;
@@ -260,27 +269,32 @@ pub fn current_or_lost() -> Outcome<Arc<Context>> {
 
 /// The handle of the current context.
 pub fn current_number() -> Option<u64> {
-    STACK.with_borrow(|stack| stack.last().copied()).filter(|&number| number != 0)
+    on_stack(|stack| stack.last().copied()).filter(|&number| number != 0)
 }
 
 /// Puts a context on the thread's stack.
 pub fn push(number: u64) {
-    STACK.with_borrow_mut(|stack| stack.push(number));
+    on_stack(|stack| stack.push(number));
 }
 
 /// Takes the uppermost context off the thread's stack.
 pub fn pop() -> Option<u64> {
-    STACK.with_borrow_mut(Vec::pop)
+    on_stack(Vec::pop)
 }
 
 /// Replaces the uppermost context of the thread's stack; zero takes it off.
 pub fn replace(number: u64) {
-    STACK.with_borrow_mut(|stack| {
+    on_stack(|stack| {
         stack.pop();
         if number != 0 {
             stack.push(number);
         }
     });
+}
+
+/// Works on the thread's stack. A thread that is ending, whose destructors may still call the driver, has an empty one.
+fn on_stack<T>(work: impl Fn(&mut Vec<u64>) -> T) -> T {
+    STACK.try_with(|stack| work(&mut stack.borrow_mut())).unwrap_or_else(|_| work(&mut Vec::new()))
 }
 
 /// Calls `inner` with the null stream meaning the thread's own one, as the `_ptsz` and `_ptds` functions do.

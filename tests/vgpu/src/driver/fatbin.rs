@@ -1,8 +1,9 @@
 //! The container in which nvcc and others put several images: a "fat binary".
 //!
-//! A wrapper (as linked into a host program) points to the container; a container is a header and entries one after the other, each with its
-//! own header. An entry is PTX text or machine code for one architecture, plain or compressed. Only what PTX needs is read. LZ4 (older nvcc) is
-//! undone here; for Zstandard (nvcc from 12.4 on) the system's library is asked, and where there is none the remedy is named.
+//! A wrapper (as linked into a host program) points to the container; a container is a header and entries one after
+//! the other, each with its own header. An entry is PTX text or machine code for one architecture, plain or
+//! compressed. Only what PTX needs is read. LZ4 (older nvcc) is undone here; for Zstandard (nvcc from 12.4 on) the
+//! system's library is asked, and where there is none the remedy is named.
 
 /// First word of a wrapper.
 pub const WRAPPER_MAGIC: u32 = 0x4662_43b1;
@@ -135,7 +136,8 @@ fn unpack_lz4(mut packed: &[u8], unpacked: u64) -> Option<Vec<u8>> {
 
 /// Has Zstandard undone by the system's library.
 fn unpack_zstandard(packed: &[u8], unpacked: u64, architecture: u32) -> Result<Vec<u8>, FatbinError> {
-    /// `ZSTD_decompress`: target and its room, source and its length; the length written, or an error beyond all lengths.
+    /// `ZSTD_decompress`: target and its room, source and its length; the length written, or an error beyond all
+    /// lengths.
     type Decompress = unsafe extern "C" fn(*mut u8, usize, *const u8, usize) -> usize;
     if unpacked > MOST_BYTES {
         return Err(FatbinError::Damaged(architecture));

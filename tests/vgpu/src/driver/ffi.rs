@@ -1,7 +1,8 @@
 //! Arguments as C programs pass them.
 //!
-//! A pointer from outside is never dereferenced: the operating system reads and writes the caller's memory for us, so that a wrong pointer is
-//! an error code and not a crash. Each type is `repr(transparent)` over what the C prototype has in its place.
+//! A pointer from outside is never dereferenced: the operating system reads and writes the caller's memory for us, so
+//! that a wrong pointer is an error code and not a crash. Each type is `repr(transparent)` over what the C prototype
+//! has in its place.
 
 use std::ffi::{CStr, c_char};
 use std::marker::PhantomData;

@@ -10,8 +10,8 @@ const ELF_MAGIC: u32 = u32::from_le_bytes(*b"\x7fELF");
 /// The PTX of an image in the caller's memory.
 ///
 /// # Errors
-/// [`Error::InvalidValue`] if it cannot be read, [`Error::InvalidImage`] if it is nothing known, [`Error::NoBinaryForGpu`] if it holds no
-/// PTX for this GPU; the reason is on standard error.
+/// [`Error::InvalidValue`] if it cannot be read, [`Error::InvalidImage`] if it is nothing known,
+/// [`Error::NoBinaryForGpu`] if it holds no PTX for this GPU; the reason is on standard error.
 pub fn at_address(address: u64, capability: Capability) -> Outcome<String> {
     match read::<u32>(address) {
         Ok(fatbin::WRAPPER_MAGIC) => at_address(read::<u64>(address.wrapping_add(8))?, capability),

@@ -1,6 +1,7 @@
 //! The CUDA driver API.
 //!
-//! * [`api`]: the exported functions, a file per area. Each is one item of the `functions!` macro: its checks, then what it does.
+//! * [`api`]: the exported functions, a file per area. Each is one item of the `functions!` macro: its checks, then
+//!   what it does.
 //! * [`ffi`], [`objects`], [`errors`]: pointers, handles and codes at the border.
 //! * [`config`], [`gpu`], [`context`], [`module`], [`image`], [`fatbin`]: what is behind the handles.
 //! * [`engine`]: streams, events and graphs.
@@ -51,8 +52,8 @@ pub fn guard(name: &str, body: impl FnOnce() -> Outcome) -> u32 {
 
 /// Defines exported functions.
 ///
-/// `fn cuName(arguments) { body }` becomes a function of the C ABI whose body returns [`Outcome`]. `fn cuName | cuName_ptsz(...)` adds the
-/// variant in which the null stream is the thread's own.
+/// `fn cuName(arguments) { body }` becomes a function of the C ABI whose body returns [`Outcome`]. `fn cuName |
+/// cuName_ptsz(...)` adds the variant in which the null stream is the thread's own.
 macro_rules! functions {
     ($( $(#[$meta:meta])* fn $name:ident $(| $per_thread:ident)? ($($arguments:tt)*) $body:block )*) => {
         $( $crate::driver::function! { $(#[$meta])* $name $($per_thread)? ($($arguments)*) $body } )*

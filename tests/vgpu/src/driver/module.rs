@@ -28,8 +28,8 @@ pub struct Module {
 object!(Module, 7, Error::InvalidHandle);
 
 impl Module {
-    /// Loads PTX, and puts its variables into device memory. `Err` of the outer kind is a refusal of the driver, of the inner kind one of
-    /// the loader, to be told to the caller's log.
+    /// Loads PTX, and puts its variables into device memory. `Err` of the outer kind is a refusal of the driver, of
+    /// the inner kind one of the loader, to be told to the caller's log.
     ///
     /// # Errors
     /// [`LoadError`] for the text, or [`Error`] for the variables' memory.

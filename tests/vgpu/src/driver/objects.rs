@@ -1,7 +1,7 @@
 //! Handles: numbers that stand for objects.
 //!
-//! A handle is looked up, never dereferenced, so a wrong or stale one is an error code. Numbers are never given out twice, and each type has
-//! its own range.
+//! A handle is looked up, never dereferenced, so a wrong or stale one is an error code. Numbers are never given out
+//! twice, and each type has its own range.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,7 +1,8 @@
 //! Which sectors of device memory a launch touched.
 //!
-//! A simulated cache would give other numbers for each order in which blocks happen to run. Whether a sector was touched at all does not
-//! depend on the order, so this is what is recorded: one bit per sector for reads, one for writes.
+//! A simulated cache would give other numbers for each order in which blocks happen to run. Whether a sector was
+//! touched at all does not depend on the order, so this is what is recorded: one bit per sector for reads, one for
+//! writes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

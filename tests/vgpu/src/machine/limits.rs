@@ -98,7 +98,8 @@ pub enum LimitError {
     NoClusters,
 }
 
-/// The registers that a thread gets of an assembler that needs `estimate` of them and keeps the promises of the launch bounds.
+/// The registers that a thread gets of an assembler that needs `estimate` of them and keeps the promises of the
+/// launch bounds.
 pub fn registers_per_thread(
     machine: &Machine,
     estimate: u32,

@@ -79,7 +79,8 @@ pub struct Machine {
     pub special_lanes: u32,
     /// Lanes of conversions.
     pub convert_lanes: u32,
-    /// Dense multiply-adds of the tensor cores with f16 or bf16 inputs, as `wgmma` (or `mma.sync`, where it is all there is) reaches.
+    /// Dense multiply-adds of the tensor cores with f16 or bf16 inputs, as `wgmma` (or `mma.sync`, where it is all
+    /// there is) reaches.
     pub tensor_f16: u32,
     /// The share of that rate that `mma.sync` reaches.
     pub tensor_warp_share: f64,

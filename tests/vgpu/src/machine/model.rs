@@ -1,8 +1,10 @@
 //! The throughput model: how long a launch would take on the described GPU, and what bounds it.
 //!
-//! Each part of the machine is a pipe with a rate. The time of a launch is that of the busiest pipe, with two corrections:
+//! Each part of the machine is a pipe with a rate. The time of a launch is that of the busiest pipe, with two
+//! corrections:
 //!
-//! * **Overlap.** A kernel on the tensor cores also does scalar arithmetic, and a warp scheduler cannot hide all of it: arithmetic adds
+//! * **Overlap.** A kernel on the tensor cores also does scalar arithmetic, and a warp scheduler cannot hide all of
+//!   it: arithmetic adds
 //!   [`UNHIDDEN`] of its own time to the tensor cores'. This one number is fitted to the utilisation of published kernels (see the tests).
 //! * **Balance.** The multiprocessor with most blocks decides: `ceil(blocks / multiprocessors)` of them.
 //!
@@ -16,8 +18,8 @@
 //! | DRAM | sectors touched, each once; what does not fit the L2 cache is fetched again in proportion |
 //! | latency | per wave of resident blocks: what one warp waits for its own instructions, with usual overlap |
 //!
-//! The caches are cold at the start of each launch. Not modelled: clock throttling, TLB misses, partition camping, atomics on one address,
-//! instruction cache misses, the order of blocks.
+//! The caches are cold at the start of each launch. Not modelled: clock throttling, TLB misses, partition camping,
+//! atomics on one address, instruction cache misses, the order of blocks.
 
 use super::limits::{Needs, Shape};
 use super::{Machine, WARP};
@@ -198,8 +200,9 @@ fn dram_bytes(machine: &Machine, counters: &Counters) -> u64 {
     let footprint = (distinct * super::footprint::SECTOR) as f64;
     let requested = (counters.load_sectors * super::footprint::SECTOR) as f64;
     let again = (requested - (counters.distinct_load_sectors * super::footprint::SECTOR) as f64).max(0.0);
-    // Of what is asked for again, the part that the cache no longer holds. Blocks that run at the same time mostly ask for the same, so
-    // that only about one repetition in as many as there are multiprocessors comes late enough to miss.
+    // Of what is asked for again, the part that the cache no longer holds. Blocks that run at the same time mostly
+    // ask for the same, so that only about one repetition in as many as there are multiprocessors comes late enough
+    // to miss.
     let missing = (1.0 - machine.l2_bytes as f64 / footprint.max(1.0)).max(0.0);
     (footprint + again * missing / machine.multiprocessors as f64) as u64
 }
@@ -258,8 +261,8 @@ mod tests {
         assert!(deviation.abs() <= tolerance, "{found:.1} against {published}: {:+.1} %", deviation * 100.0);
     }
 
-    /// FlashAttention-2 forward on an A100, not causal: 190 TFLOP/s at head size 64 and 225 at 128, read off the figures of its paper;
-    /// the instruction mix of the main loops is that of the published binaries.
+    /// FlashAttention-2 forward on an A100, not causal: 190 TFLOP/s at head size 64 and 225 at 128, read off the
+    /// figures of its paper; the instruction mix of the main loops is that of the published binaries.
     #[test]
     fn flash_attention_2_is_within_a_tenth() {
         let a100 = Machine::a100();

@@ -22,7 +22,8 @@ pub struct Allocator {
 }
 
 impl Allocator {
-    /// Addresses `base..base + bytes`; freed ranges rest until more than `quarantine_limit` bytes were freed after them.
+    /// Addresses `base..base + bytes`; freed ranges rest until more than `quarantine_limit` bytes were freed after
+    /// them.
     pub fn new(base: u64, bytes: u64, quarantine_limit: u64) -> Allocator {
         let mut allocator = Allocator {
             free_by_start: BTreeMap::new(),

@@ -2,21 +2,22 @@
 //!
 //! One sparse file in memory ([`reservation`]) is mapped twice:
 //!
-//! * the **device view**, whose addresses *are* the device addresses. Nothing may be read or written through it, so a host program
+//! * the **device view**, whose addresses *are* the device addresses. Nothing may be read or written through it, so a
+//!   host program
 //!   that dereferences a device pointer faults at once, as with a real GPU. Host-pinned and managed allocations are made accessible
 //!   there: their host and device addresses are equal.
 //! * the **executor's view**, readable and writable, at a constant distance, for kernels and copies.
 //!
-//! Allocations ([`allocator`]) are aligned to 256 bytes and separated by red zones; a freed range stays in quarantine for a while, so
-//! that a use after free is named instead of silently hitting another allocation. A shadow ([`shadow`]) holds one bit per byte: was it
-//! ever written?
+//! Allocations ([`allocator`]) are aligned to 256 bytes and separated by red zones; a freed range stays in quarantine
+//! for a while, so that a use after free is named instead of silently hitting another allocation. A shadow
+//! ([`shadow`]) holds one bit per byte: was it ever written?
 //!
-//! A kernel looks an address up once with [`Memory::window`] and keeps the [`Window`], which answers bounds, host address and
-//! initialisation without a lock. A window stays usable after its allocation is freed (the mapping never goes away), it merely no longer
-//! says the truth: the driver waits for running kernels before it frees.
+//! A kernel looks an address up once with [`Memory::window`] and keeps the [`Window`], which answers bounds, host
+//! address and initialisation without a lock. A window stays usable after its allocation is freed (the mapping never
+//! goes away), it merely no longer says the truth: the driver waits for running kernels before it frees.
 //!
-//! Host pointers that a program hands to a copy are read and written by the kernel of the operating system on our behalf
-//! ([`Memory::write_from_host`]), so a bad one is an error and not a crash.
+//! Host pointers that a program hands to a copy are read and written by the kernel of the operating system on our
+//! behalf ([`Memory::write_from_host`]), so a bad one is an error and not a crash.
 
 mod allocator;
 mod reservation;
@@ -58,7 +59,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Whether the host reads and writes this memory directly. Its writes are invisible to us, so all of it counts as initialised.
+    /// Whether the host reads and writes this memory directly. Its writes are invisible to us, so all of it counts as
+    /// initialised.
     pub fn on_host(&self) -> bool {
         matches!(self, Kind::Managed | Kind::Pinned | Kind::Registered)
     }
@@ -191,8 +193,8 @@ impl Memory {
     /// Makes host memory of the program known as device memory at its own address.
     ///
     /// # Errors
-    /// [`MemoryError::BadHostRange`] when it cannot be read and written, [`MemoryError::AlreadyRegistered`] when it overlaps memory that
-    /// is already known.
+    /// [`MemoryError::BadHostRange`] when it cannot be read and written, [`MemoryError::AlreadyRegistered`] when it
+    /// overlaps memory that is already known.
     pub fn register(&self, address: u64, bytes: u64) -> Result<(), MemoryError> {
         let bad = MemoryError::BadHostRange { address, bytes };
         let end = address.checked_add(bytes).filter(|_| bytes > 0).ok_or_else(|| bad.clone())?;
@@ -302,21 +304,23 @@ impl Memory {
         self.reservation.copy_to_host(&window, host, device, bytes)
     }
 
-    /// Copies `bytes` from one device address to another; the ranges may overlap. What was never written stays unwritten.
+    /// Copies `bytes` from one device address to another; the ranges may overlap. What was never written stays
+    /// unwritten.
     ///
     /// # Errors
     /// [`MemoryError::OutOfBounds`].
     pub fn copy(&self, destination: u64, source: u64, bytes: u64) -> Result<(), MemoryError> {
         let to = self.checked_window(destination, bytes)?;
         let from = self.checked_window(source, bytes)?;
-        // SAFETY: both ranges lie inside live windows, whose executor's view is mapped for as long as `self` lives (registered memory:
-        // for as long as the program keeps its promise). `copy` allows overlap.
+        // SAFETY: both ranges lie inside live windows, whose executor's view is mapped for as long as `self` lives
+        // (registered memory: for as long as the program keeps its promise). `copy` allows overlap.
         unsafe { std::ptr::copy(from.host(source), to.host(destination), bytes as usize) };
         Shadow::copy(to.shadow(), destination, from.shadow(), source, bytes);
         Ok(())
     }
 
-    /// Copies `bytes` from `source` to `destination`, each of which is device memory or the program's own: the address tells.
+    /// Copies `bytes` from `source` to `destination`, each of which is device memory or the program's own: the
+    /// address tells.
     ///
     /// # Errors
     /// [`MemoryError::OutOfBounds`] and [`MemoryError::BadHostRange`].
@@ -342,8 +346,8 @@ impl Memory {
     pub fn fill(&self, start: u64, pattern: &[u8], count: u64) -> Result<(), MemoryError> {
         let bytes = count.saturating_mul(pattern.len() as u64);
         let window = self.checked_window(start, bytes)?;
-        // SAFETY: the range lies inside a live window of the executor's view. Kernels may race with it: that is the program's race, and
-        // only the bytes' values depend on it.
+        // SAFETY: the range lies inside a live window of the executor's view. Kernels may race with it: that is the
+        // program's race, and only the bytes' values depend on it.
         let target = unsafe { std::slice::from_raw_parts_mut(window.host(start), bytes as usize) };
         match pattern {
             [byte] => target.fill(*byte),

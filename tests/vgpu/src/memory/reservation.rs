@@ -62,7 +62,8 @@ impl Reservation {
 
     /// Takes the host's access away again.
     pub fn hide(&self, start: u64, bytes: u64) {
-        // Refusal (the table of mappings is full) leaves the pages accessible: the program could err unnoticed, nothing worse.
+        // Refusal (the table of mappings is full) leaves the pages accessible: the program could err unnoticed,
+        // nothing worse.
         let _ = self.protect(start, bytes, libc::PROT_NONE);
     }
 

@@ -40,13 +40,15 @@ impl Window {
         offset < self.bytes && bytes <= self.bytes - offset
     }
 
-    /// Where the executor reads and writes the byte at device address `address`, which must be inside (or one past the end).
+    /// Where the executor reads and writes the byte at device address `address`, which must be inside (or one past
+    /// the end).
     #[inline(always)]
     pub fn host(&self, address: u64) -> *mut u8 {
         self.host.wrapping_add(address.wrapping_sub(self.start) as usize)
     }
 
-    /// The map of written bytes; `None` for memory that the host can write behind our back, all of which counts as written.
+    /// The map of written bytes; `None` for memory that the host can write behind our back, all of which counts as
+    /// written.
     #[inline(always)]
     pub fn shadow(&self) -> Option<Shadow> {
         self.shadow

@@ -296,7 +296,8 @@ fn number_formats() {
         for (found, &x) in to.read().chunks(6).zip(&x) {
             assert_eq!(found[0], half::f16::from_f32(x).to_f32(), "{file}: {x}");
             assert_eq!(found[1], half::bf16::from_f32(x).to_f32(), "{file}: {x}");
-            // e4m3 has 3 bits of mantissa from 2^-6 on and steps of 2^-9 below; e5m2 2 bits from 2^-14 on; both saturate.
+            // e4m3 has 3 bits of mantissa from 2^-6 on and steps of 2^-9 below; e5m2 2 bits from 2^-14 on; both
+            // saturate.
             assert!(
                 (found[2] - x.clamp(-448.0, 448.0)).abs() <= (x.abs() / 16.0).max(2f32.powi(-10)),
                 "{file}: {x} {}",

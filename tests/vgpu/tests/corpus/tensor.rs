@@ -1,4 +1,4 @@
-//! Matrix products by nvcc: scalar, with `wmma`, and with `mma.sync` behind `cp.async` and `ldmatrix`.
+//! Matrix products by nvcc: scalar, and with `mma.sync` behind `cp.async` and `ldmatrix`.
 
 use super::{halves, load, product, wide};
 use crate::support::{Buffer, Random, arguments, assert_close};
@@ -20,13 +20,6 @@ fn scalar_products() {
 #[test]
 fn tensor_core_products() {
     let module = load("nvcc/matmul.sm_80.ptx");
-    let [m, n, k] = [32usize, 48, 64];
-    let (a, left) = halves::<half::f16>(&Random::new(13).units(m * k));
-    let (b, right) = halves::<half::f16>(&Random::new(14).units(k * n));
-    let (x, y, z) = (Buffer::from(&a), Buffer::from(&b), Buffer::<f32>::unwritten(m * n));
-    module.run("matmul_wmma", [3, 2, 1], [32, 1, 1], 0, arguments![&x, &y, &z, n as i32, k as i32]);
-    assert_close(&wide(&z.read()), &product(&left, &right, [m, n, k]), k as f64 * 2f64.powi(-23), "wmma");
-
     let [m, n, k] = [128usize, 64, 96];
     let (a, left) = halves::<half::bf16>(&Random::new(15).units(m * k));
     let (b, right) = halves::<half::bf16>(&Random::new(16).units(k * n));

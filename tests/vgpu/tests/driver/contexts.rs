@@ -5,7 +5,7 @@ use crate::support::{Module, arguments, check, context, error_name, launch, raw}
 
 #[test]
 fn the_stack_is_a_stack() {
-    let primary = context();
+    let usual = context();
     let (mut own, mut now, mut popped) = (0, 0, 0);
     // SAFETY: out-parameters live through the calls.
     unsafe {
@@ -15,7 +15,7 @@ fn the_stack_is_a_stack() {
         check(raw::cuCtxPopCurrent_v2(&mut popped));
         assert_eq!(popped, own);
         check(raw::cuCtxGetCurrent(&mut now));
-        assert_eq!(now, primary);
+        assert_eq!(now, usual);
         check(raw::cuCtxDestroy_v2(own));
         assert_eq!(error_name(raw::cuCtxDestroy_v2(own)), "CUDA_ERROR_INVALID_CONTEXT");
         assert_eq!(error_name(raw::cuCtxCreate_v2(&mut own, 0, 1)), "CUDA_ERROR_INVALID_DEVICE");
@@ -24,6 +24,7 @@ fn the_stack_is_a_stack() {
 
 #[test]
 fn a_thread_without_a_context_is_told_so() {
+    // Starts the driver.
     context();
     std::thread::spawn(|| {
         let mut address = 0;
@@ -37,7 +38,7 @@ fn a_thread_without_a_context_is_told_so() {
 
 #[test]
 fn a_fault_loses_its_context_and_no_other() {
-    let primary = context();
+    let usual = context();
     let (mut own, mut address) = (0, 0);
     // SAFETY: out-parameters live through the calls; the kernel's fault is the virtual GPU's to find.
     unsafe {
@@ -54,7 +55,7 @@ fn a_fault_loses_its_context_and_no_other() {
             assert_ne!(raw::cuMemAlloc_v2(&mut address, 256), 0, "the context is lost");
         }
         check(raw::cuCtxDestroy_v2(own));
-        check(raw::cuCtxSetCurrent(primary));
+        check(raw::cuCtxSetCurrent(usual));
         check(raw::cuCtxSynchronize());
     }
 }

@@ -26,8 +26,16 @@ fn any_address() {}
 fn live() -> &'static Buffer<u8> {
     static LIVE: std::sync::OnceLock<Buffer<u8>> = std::sync::OnceLock::new();
     LIVE.get_or_init(|| {
-        context();
-        Buffer::zeros(128)
+        // The allocation ends with its context, so the thread that made it stays.
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            context();
+            let _ = sender.send(Buffer::zeros(128));
+            loop {
+                std::thread::park();
+            }
+        });
+        receiver.recv().expect("the thread sends before it parks")
     })
 }
 
@@ -38,8 +46,8 @@ fn size() -> impl Strategy<Value = usize> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Each call gets nonsense. None may crash, and none may change the bytes around a live allocation's bounds unseen: the allocation can
-    /// still be written and read afterwards.
+    /// Each call gets nonsense. None may crash, and none may change the bytes around a live allocation's bounds
+    /// unseen: the allocation can still be written and read afterwards.
     #[test]
     fn nonsense_is_refused(a in address(), b in address(), bytes in size(), handle in address(), number in any::<u32>(), which in 0usize..25) {
         context();
@@ -51,7 +59,8 @@ proptest! {
             match which {
                 0 => raw::cuMemFree_v2(if a == live().address { 1 } else { a }),
                 1 => raw::cuMemcpyHtoD_v2(a, constant, bytes),
-                // Writing to the process's own writable memory is what the call is for, so the target is one that is not.
+                // Writing to the process's own writable memory is what the call is for, so the target is one that is
+                // not.
                 2 => raw::cuMemcpyDtoH_v2((b % 5000) as *mut c_void, a, bytes),
                 3 => raw::cuMemcpyDtoD_v2(a, b, bytes),
                 4 => raw::cuMemsetD8_v2(a, number as u8, bytes),

@@ -1,6 +1,7 @@
 //! A thin client of the driver API, as a program would write it, for the tests in this process.
 //!
-//! The functions are linked from the library under test; all tests share its one GPU, each thread with the primary context current.
+//! The functions are linked from the library under test; all tests share its one GPU, each thread with a context of
+//! its own.
 
 use std::ffi::{CString, c_void};
 use std::marker::PhantomData;
@@ -22,7 +23,6 @@ macro_rules! driver_functions {
 
 driver_functions! {
     fn cuInit(flags: u32);
-    fn cuDevicePrimaryCtxRetain(context: *mut u64, device: i32);
     fn cuCtxSetCurrent(context: u64);
     fn cuCtxGetCurrent(context: *mut u64);
     fn cuCtxCreate_v2(context: *mut u64, flags: u32, device: i32);
@@ -30,7 +30,8 @@ driver_functions! {
     fn cuCtxPopCurrent_v2(context: *mut u64);
     fn cuCtxSynchronize();
     fn cuModuleLoadData(module: *mut u64, image: *const c_void);
-    fn cuModuleLoadDataEx(module: *mut u64, image: *const c_void, count: u32, options: *mut u32, values: *mut *mut c_void);
+    fn cuModuleLoadDataEx(module: *mut u64, image: *const c_void, count: u32, options: *mut u32,
+            values: *mut *mut c_void);
     fn cuModuleUnload(module: u64);
     fn cuModuleGetFunction(function: *mut u64, module: u64, name: *const c_char);
     fn cuModuleGetGlobal_v2(address: *mut u64, bytes: *mut usize, module: u64, name: *const c_char);
@@ -71,7 +72,8 @@ driver_functions! {
     fn cuStreamEndCapture(stream: u64, graph: *mut u64);
     fn cuStreamIsCapturing(stream: u64, status: *mut u32);
     fn cuLaunchHostFunc(stream: u64, function: Option<extern "C" fn(*mut c_void)>, data: *mut c_void);
-    fn cuStreamAddCallback(stream: u64, function: Option<extern "C" fn(u64, u32, *mut c_void)>, data: *mut c_void, flags: u32);
+    fn cuStreamAddCallback(stream: u64, function: Option<extern "C" fn(u64, u32, *mut c_void)>, data: *mut c_void,
+            flags: u32);
     fn cuEventCreate(event: *mut u64, flags: u32);
     fn cuEventDestroy_v2(event: u64);
     fn cuEventRecord(event: u64, stream: u64);
@@ -83,7 +85,8 @@ driver_functions! {
     fn cuGraphClone(clone: *mut u64, graph: u64);
     fn cuGraphGetNodes(graph: u64, nodes: *mut u64, count: *mut usize);
     fn cuGraphNodeGetType(node: u64, kind: *mut u32);
-    fn cuGraphAddMemsetNode(node: *mut u64, graph: u64, before: *const u64, count: usize, parameters: *const c_void, context: u64);
+    fn cuGraphAddMemsetNode(node: *mut u64, graph: u64, before: *const u64, count: usize, parameters: *const c_void,
+            context: u64);
     fn cuGraphAddEmptyNode(node: *mut u64, graph: u64, before: *const u64, count: usize);
     fn cuGraphExecMemsetNodeSetParams(exec: u64, node: u64, parameters: *const c_void, context: u64);
     fn cuGraphInstantiateWithFlags(exec: *mut u64, graph: u64, flags: u64);
@@ -97,7 +100,8 @@ driver_functions! {
                               strides: *const u64, box_sizes: *const u32, steps: *const u32, interleave: u32, swizzle: u32,
                               l2_promotion: u32, fill: u32);
     fn cuGetErrorName(error: u32, name: *mut *const c_char);
-    fn cuGetProcAddress_v2(symbol: *const c_char, function: *mut *mut c_void, version: i32, flags: u64, status: *mut u32);
+    fn cuGetProcAddress_v2(symbol: *const c_char, function: *mut *mut c_void, version: i32, flags: u64,
+            status: *mut u32);
 }
 
 /// Panics with the driver's name for a code that is not success.
@@ -116,8 +120,23 @@ pub fn error_name(code: u32) -> String {
     }
 }
 
-/// Makes the primary context current in this thread, and returns it.
+/// Makes a context of the calling thread's own current, and returns it: a fault in one test must not fail the others.
 pub fn context() -> u64 {
+    struct Own(u64);
+    impl Drop for Own {
+        fn drop(&mut self) {
+            // SAFETY: destroyed once, when the thread ends.
+            unsafe { raw::cuCtxDestroy_v2(self.0) };
+        }
+    }
+    thread_local! {
+        static OWN: Own = {
+            let mut context = 0;
+            // SAFETY: the out-parameter lives through the call.
+            check(unsafe { raw::cuCtxCreate_v2(&mut context, 0, 0) });
+            Own(context)
+        };
+    }
     static START: Once = Once::new();
     START.call_once(|| {
         // SAFETY: `Once` runs this before any other thread of ours reads the environment through the driver.
@@ -125,12 +144,9 @@ pub fn context() -> u64 {
         // SAFETY: as any program starts.
         check(unsafe { raw::cuInit(0) });
     });
-    let mut context = 0;
-    // SAFETY: the out-parameter lives through the call.
-    unsafe {
-        check(raw::cuDevicePrimaryCtxRetain(&mut context, 0));
-        check(raw::cuCtxSetCurrent(context));
-    }
+    let context = OWN.with(|own| own.0);
+    // SAFETY: a live context.
+    check(unsafe { raw::cuCtxSetCurrent(context) });
     context
 }
 
@@ -297,7 +313,8 @@ impl Random {
     }
 }
 
-/// Compares with an oracle in f64; `tolerance` is relative to the larger of one and the value, unless stated by the caller otherwise.
+/// Compares with an oracle in f64; `tolerance` is relative to the larger of one and the value, unless stated by the
+/// caller otherwise.
 #[track_caller]
 pub fn assert_close(found: &[f64], expected: &[f64], tolerance: f64, what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}: lengths");

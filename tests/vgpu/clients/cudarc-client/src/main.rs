@@ -1,6 +1,10 @@
-//! An ordinary program of cudarc: loads PTX that nvcc made, copies, launches in several streams, times, captures a graph, meets errors.
+//! An ordinary program of cudarc: loads PTX that nvcc made, copies, launches in several streams, times, captures a
+//! graph, meets errors.
 
-use cudarc::driver::sys::{CUdevice_attribute, CUevent_flags, CUfunction_attribute_enum, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
+use cudarc::driver::sys::{
+    CUdevice_attribute, CUevent_flags, CUfunction_attribute_enum, CUgraphInstantiate_flags, CUresult,
+    CUstreamCaptureMode,
+};
 use cudarc::driver::{CudaContext, DriverError, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
 
@@ -21,7 +25,15 @@ fn main() -> Result<(), DriverError> {
     let mut sum = stream.alloc_zeros::<f32>(n as usize)?;
     let count = n as i32;
     // SAFETY: the arguments are the kernel's.
-    unsafe { stream.launch_builder(&add).arg(&left).arg(&right).arg(&mut sum).arg(&count).launch(LaunchConfig::for_num_elems(n))? };
+    unsafe {
+        stream
+            .launch_builder(&add)
+            .arg(&left)
+            .arg(&right)
+            .arg(&mut sum)
+            .arg(&count)
+            .launch(LaunchConfig::for_num_elems(n))?
+    };
     let found = stream.clone_dtoh(&sum)?;
     assert!(found.iter().enumerate().all(|(i, &value)| value == 1.5 * i as f32));
 
@@ -34,7 +46,15 @@ fn main() -> Result<(), DriverError> {
     other.wait(&done)?;
     let mut twice = other.alloc_zeros::<f32>(n as usize)?;
     // SAFETY: as above.
-    unsafe { other.launch_builder(&add).arg(&copy).arg(&copy).arg(&mut twice).arg(&count).launch(LaunchConfig::for_num_elems(n))? };
+    unsafe {
+        other
+            .launch_builder(&add)
+            .arg(&copy)
+            .arg(&copy)
+            .arg(&mut twice)
+            .arg(&count)
+            .launch(LaunchConfig::for_num_elems(n))?
+    };
     other.synchronize()?;
     assert_eq!(other.clone_dtoh(&twice.slice(..2))?, [15000.0, 15003.0]);
     println!("copy: {:.4} ms", start.elapsed_ms(&done)?);
@@ -61,8 +81,16 @@ fn main() -> Result<(), DriverError> {
     let axpy = elementwise.load_function("scale_vector4")?;
     busy.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
     // SAFETY: as above.
-    unsafe { busy.launch_builder(&axpy).arg(&ones).arg(&mut counter).arg(&3f32).arg(&16i32).launch(LaunchConfig::for_num_elems(16))? };
-    let graph = busy.end_capture(CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH)?.expect("a graph");
+    unsafe {
+        busy.launch_builder(&axpy)
+            .arg(&ones)
+            .arg(&mut counter)
+            .arg(&3f32)
+            .arg(&16i32)
+            .launch(LaunchConfig::for_num_elems(16))?
+    };
+    let graph =
+        busy.end_capture(CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH)?.expect("a graph");
     graph.launch()?;
     graph.launch()?;
     assert_eq!(busy.clone_dtoh(&counter)?, [3f32; 64]);
@@ -72,7 +100,8 @@ fn main() -> Result<(), DriverError> {
     assert_eq!(elementwise.load_function("nobody").unwrap_err().0, CUresult::CUDA_ERROR_NOT_FOUND);
     let too_many = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (2048, 1, 1), shared_mem_bytes: 0 };
     // SAFETY: the launch is refused.
-    let refused = unsafe { stream.launch_builder(&add).arg(&left).arg(&right).arg(&mut sum).arg(&count).launch(too_many) };
+    let refused =
+        unsafe { stream.launch_builder(&add).arg(&left).arg(&right).arg(&mut sum).arg(&count).launch(too_many) };
     assert_eq!(refused.unwrap_err().0, CUresult::CUDA_ERROR_INVALID_VALUE);
     assert!(CudaContext::new(7).is_err());
     println!("cudarc: all good");

@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     unsafe {
         launch!(scale<<<1, 32, 0, stream>>>(device_side.as_device_ptr(), managed.as_unified_ptr(), 21f32, 16i32))?;
     }
-    stream.add_callback(Box::new(|status| assert!(status.is_ok())))?;
+    stream.add_callback(Box::new(|| println!("in order")))?;
     stream.synchronize()?;
     assert!(managed.iter().all(|&value| value == 42.0));
     managed[0] = 1.0;

@@ -1,8 +1,8 @@
 //! Copies.
 //!
-//! The address tells whether a side is the host's or the device's, as with unified addressing on a GPU; a call that names the sides checks
-//! that they are what it names. A copy from pageable memory takes its bytes before the call returns, one to pageable memory is complete when
-//! it returns: so GPUs do it too, and programs rely on it.
+//! The address tells whether a side is the host's or the device's, as with unified addressing on a GPU; a call that
+//! names the sides checks that they are what it names. A copy from pageable memory takes its bytes before the call
+//! returns, one to pageable memory is complete when it returns: so GPUs do it too, and programs rely on it.
 
 use std::sync::Arc;
 
@@ -281,26 +281,31 @@ functions! {
         run((destination, Named::Device), (source, Named::Device), bytes, DEFAULT, When::Now)
     }
 
-    fn cuMemcpyHtoDAsync_v2 | cuMemcpyHtoDAsync_v2_ptsz(destination: u64, source: u64, bytes: usize, stream: StreamHandle) {
+    fn cuMemcpyHtoDAsync_v2 | cuMemcpyHtoDAsync_v2_ptsz(destination: u64, source: u64, bytes: usize,
+            stream: StreamHandle) {
         run((destination, Named::Device), (source, Named::Host), bytes, stream, When::InOrder)
     }
 
-    fn cuMemcpyDtoHAsync_v2 | cuMemcpyDtoHAsync_v2_ptsz(destination: u64, source: u64, bytes: usize, stream: StreamHandle) {
+    fn cuMemcpyDtoHAsync_v2 | cuMemcpyDtoHAsync_v2_ptsz(destination: u64, source: u64, bytes: usize,
+            stream: StreamHandle) {
         run((destination, Named::Host), (source, Named::Device), bytes, stream, When::InOrder)
     }
 
-    fn cuMemcpyDtoDAsync_v2 | cuMemcpyDtoDAsync_v2_ptsz(destination: u64, source: u64, bytes: usize, stream: StreamHandle) {
+    fn cuMemcpyDtoDAsync_v2 | cuMemcpyDtoDAsync_v2_ptsz(destination: u64, source: u64, bytes: usize,
+            stream: StreamHandle) {
         run((destination, Named::Device), (source, Named::Device), bytes, stream, When::InOrder)
     }
 
     /// All contexts share the one device.
-    fn cuMemcpyPeer | cuMemcpyPeer_ptds(destination: u64, to: Handle<Context>, source: u64, from: Handle<Context>, bytes: usize) {
+    fn cuMemcpyPeer | cuMemcpyPeer_ptds(destination: u64, to: Handle<Context>, source: u64, from: Handle<Context>,
+            bytes: usize) {
         to.get()?;
         from.get()?;
         run((destination, Named::Device), (source, Named::Device), bytes, DEFAULT, When::Now)
     }
 
-    fn cuMemcpyPeerAsync | cuMemcpyPeerAsync_ptsz(destination: u64, to: Handle<Context>, source: u64, from: Handle<Context>,
+    fn cuMemcpyPeerAsync | cuMemcpyPeerAsync_ptsz(destination: u64, to: Handle<Context>, source: u64,
+            from: Handle<Context>,
                                                   bytes: usize, stream: StreamHandle) {
         to.get()?;
         from.get()?;

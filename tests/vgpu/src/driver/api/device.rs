@@ -133,7 +133,8 @@ fn attribute_value(machine: &Machine, attribute: u32) -> Outcome<i32> {
         16 => machine.multiprocessors,
         // No timeout, not integrated, default compute mode, no error correction, not a TCC driver.
         17 | 18 | 20 | 32 | 35 => 0,
-        // Mapped host memory, concurrent kernels, one address space, L1 caches, managed memory, preemption, registration.
+        // Mapped host memory, concurrent kernels, one address space, L1 caches, managed memory, preemption,
+        // registration.
         19 | 31 | 41 | 79 | 80 | 83 | 90 | 99 => 1,
         33 => 1,
         34 | 50 => 0,

@@ -1,7 +1,8 @@
 //! Events.
 //!
-//! Times are those of the described GPU (`VGPU_CLOCK=model`, the default): the distance of two events is the modelled time of the work
-//! between them, the same in each run. What the host does in between takes no time there. `VGPU_CLOCK=wall` gives the processor's time.
+//! Times are those of the described GPU (`VGPU_CLOCK=model`, the default): the distance of two events is the modelled
+//! time of the work between them, the same in each run. What the host does in between takes no time there.
+//! `VGPU_CLOCK=wall` gives the processor's time.
 
 use std::sync::Arc;
 

@@ -33,8 +33,8 @@ fn fill(fill: Fill, handle: StreamHandle) -> Outcome {
     capture::submit(&stream, Operation::Fill(checked)).map(|_| ())
 }
 
-/// A memset without a stream is done when the call returns. A GPU only promises its place in the default stream, but takes so little time
-/// for it that programs with other streams rely on more.
+/// A memset without a stream is done when the call returns. A GPU only promises its place in the default stream, but
+/// takes so little time for it that programs with other streams rely on more.
 fn fill_now(fill: Fill) -> Outcome {
     let stream = stream(DEFAULT)?;
     if fill.width == 0 || fill.height == 0 {

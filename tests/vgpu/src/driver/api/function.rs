@@ -200,7 +200,8 @@ functions! {
         count.set(function.get()?.kernel.params.len())
     }
 
-    fn cuOccupancyMaxActiveBlocksPerMultiprocessor(count: Out<i32>, function: Handle<Function>, block: i32, shared: usize) {
+    fn cuOccupancyMaxActiveBlocksPerMultiprocessor(count: Out<i32>, function: Handle<Function>, block: i32,
+            shared: usize) {
         resident_blocks(count, function, block, shared)
     }
 
@@ -226,14 +227,16 @@ functions! {
     }
 
     /// The most dynamic shared memory with which `blocks` blocks are resident.
-    fn cuOccupancyAvailableDynamicSMemPerBlock(bytes: Out<usize>, function: Handle<Function>, blocks: i32, threads: i32) {
+    fn cuOccupancyAvailableDynamicSMemPerBlock(bytes: Out<usize>, function: Handle<Function>, blocks: i32,
+            threads: i32) {
         let context = current()?;
         let machine = &context.gpu.config.machine;
         let function = function.get()?;
         if blocks <= 0 || threads <= 0 || threads > MOST_THREADS as i32 {
             return Err(Error::InvalidValue);
         }
-        let each = (machine.shared_per_multiprocessor / blocks as u32).saturating_sub(machine.shared_reserved_per_block);
+        let share = machine.shared_per_multiprocessor / blocks as u32;
+        let each = share.saturating_sub(machine.shared_reserved_per_block);
         let room = each.min(machine.shared_per_block_optin) / 128 * 128;
         bytes.set(room.saturating_sub(function.kernel.static_shared_bytes) as usize)
     }

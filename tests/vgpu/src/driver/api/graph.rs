@@ -169,7 +169,8 @@ functions! {
     fn cuGraphGetRootNodes(graph: Handle<Graph>, nodes: Out<NodeHandle>, count: Out<usize>) {
         gpu()?;
         let graph = graph.get()?;
-        let roots: Vec<u64> = graph.nodes().into_iter().filter(|&node| graph.before(node).is_ok_and(|before| before.is_empty())).collect();
+        let is_root = |&node: &u64| graph.before(node).is_ok_and(|before| before.is_empty());
+        let roots: Vec<u64> = graph.nodes().into_iter().filter(is_root).collect();
         tell(&roots, nodes, count)
     }
 
@@ -177,7 +178,8 @@ functions! {
         tell_edges(graph, from, to, count)
     }
 
-    fn cuGraphGetEdges_v2(graph: Handle<Graph>, from: Out<NodeHandle>, to: Out<NodeHandle>, _edges: Out<u64>, count: Out<usize>) {
+    fn cuGraphGetEdges_v2(graph: Handle<Graph>, from: Out<NodeHandle>, to: Out<NodeHandle>, _edges: Out<u64>,
+            count: Out<usize>) {
         tell_edges(graph, from, to, count)
     }
 
@@ -185,7 +187,8 @@ functions! {
         connect(graph, from, to, count)
     }
 
-    fn cuGraphAddDependencies_v2(graph: Handle<Graph>, from: In<NodeHandle>, to: In<NodeHandle>, _edges: In<u64>, count: usize) {
+    fn cuGraphAddDependencies_v2(graph: Handle<Graph>, from: In<NodeHandle>, to: In<NodeHandle>, _edges: In<u64>,
+            count: usize) {
         connect(graph, from, to, count)
     }
 
@@ -193,7 +196,8 @@ functions! {
         disconnect(graph, from, to, count)
     }
 
-    fn cuGraphRemoveDependencies_v2(graph: Handle<Graph>, from: In<NodeHandle>, to: In<NodeHandle>, _edges: In<u64>, count: usize) {
+    fn cuGraphRemoveDependencies_v2(graph: Handle<Graph>, from: In<NodeHandle>, to: In<NodeHandle>, _edges: In<u64>,
+            count: usize) {
         disconnect(graph, from, to, count)
     }
 
@@ -209,7 +213,8 @@ functions! {
         node_relations(node, nodes, count, true)
     }
 
-    fn cuGraphNodeGetDependentNodes_v2(node: Handle<Node>, nodes: Out<NodeHandle>, _edges: Out<u64>, count: Out<usize>) {
+    fn cuGraphNodeGetDependentNodes_v2(node: Handle<Node>, nodes: Out<NodeHandle>, _edges: Out<u64>,
+            count: Out<usize>) {
         node_relations(node, nodes, count, true)
     }
 
@@ -228,7 +233,8 @@ functions! {
         gpu()?;
         original.get()?;
         let nodes = clone.get()?.nodes();
-        let copy_of = |number: &u64| Node::registry().find(*number).is_some_and(|copy| copy.original == Some(original.0));
+        let original = Some(original.0);
+        let copy_of = |number: &u64| Node::registry().find(*number).is_some_and(|copy| copy.original == original);
         node.set(nodes.into_iter().find(copy_of).ok_or(Error::InvalidValue)?)
     }
 
@@ -239,7 +245,8 @@ functions! {
     }
 
     /// A graph without circles can always be instantiated, and circles cannot be made.
-    fn cuGraphInstantiate_v2(exec: Out<Handle<GraphExec>>, graph: Handle<Graph>, error_node: Out<NodeHandle>, log: Out<u8>, bytes: usize) {
+    fn cuGraphInstantiate_v2(exec: Out<Handle<GraphExec>>, graph: Handle<Graph>, error_node: Out<NodeHandle>,
+            log: Out<u8>, bytes: usize) {
         error_node.set_if_wanted(0)?;
         if !log.is_null() && bytes > 0 {
             log.set_text("", bytes)?;
@@ -251,7 +258,8 @@ functions! {
         instantiate(exec, graph, flags)
     }
 
-    fn cuGraphInstantiateWithParams | cuGraphInstantiateWithParams_ptsz(exec: Out<Handle<GraphExec>>, graph: Handle<Graph>,
+    fn cuGraphInstantiateWithParams | cuGraphInstantiateWithParams_ptsz(exec: Out<Handle<GraphExec>>,
+            graph: Handle<Graph>,
                                                                         parameters: Out<InstantiateParameters>) {
         let mut wanted = parameters.get()?;
         instantiate(exec, graph, wanted.flags)?;

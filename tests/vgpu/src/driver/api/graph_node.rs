@@ -196,7 +196,8 @@ pub struct AllocateNode {
 unsafe impl Plain for AllocateNode {}
 
 functions! {
-    fn cuGraphAddKernelNode(node: Out<NodeHandle>, graph: Handle<Graph>, before: In<NodeHandle>, count: usize, parameters: In<KernelNode>) {
+    fn cuGraphAddKernelNode(node: Out<NodeHandle>, graph: Handle<Graph>, before: In<NodeHandle>, count: usize,
+            parameters: In<KernelNode>) {
         let task = kernel_task(&*current()?, &parameters.get()?, Handle::new(0))?;
         add(node, graph, before, count, task)
     }
@@ -259,7 +260,8 @@ functions! {
         node.get()?.set_task(task)
     }
 
-    fn cuGraphExecMemcpyNodeSetParams(exec: Handle<GraphExec>, node: NodeHandle, parameters: In<Copy3d>, _context: Handle<Context>) {
+    fn cuGraphExecMemcpyNodeSetParams(exec: Handle<GraphExec>, node: NodeHandle, parameters: In<Copy3d>,
+            _context: Handle<Context>) {
         let task = copy_task(&*current()?, &parameters.get()?)?;
         change(exec, node, task)
     }
@@ -272,9 +274,8 @@ functions! {
 
     fn cuGraphMemsetNodeGetParams(node: Handle<Node>, parameters: Out<MemsetNode>) {
         gpu()?;
-        let Task::Operation(Operation::Fill(Fill { address, pitch, value, element, width, height })) = node.get()?.task() else {
-            return Err(Error::InvalidValue);
-        };
+        let Task::Operation(Operation::Fill(fill)) = node.get()?.task() else { return Err(Error::InvalidValue) };
+        let Fill { address, pitch, value, element, width, height } = fill;
         let (pitch, width, height) = (pitch as usize, width as usize, height as usize);
         parameters.set(MemsetNode { address, pitch, value, element, width, height })
     }
@@ -284,12 +285,14 @@ functions! {
         node.get()?.set_task(task)
     }
 
-    fn cuGraphExecMemsetNodeSetParams(exec: Handle<GraphExec>, node: NodeHandle, parameters: In<MemsetNode>, _context: Handle<Context>) {
+    fn cuGraphExecMemsetNodeSetParams(exec: Handle<GraphExec>, node: NodeHandle, parameters: In<MemsetNode>,
+            _context: Handle<Context>) {
         let task = memset_task(&*current()?, &parameters.get()?)?;
         change(exec, node, task)
     }
 
-    fn cuGraphAddHostNode(node: Out<NodeHandle>, graph: Handle<Graph>, before: In<NodeHandle>, count: usize, parameters: In<HostNode>) {
+    fn cuGraphAddHostNode(node: Out<NodeHandle>, graph: Handle<Graph>, before: In<NodeHandle>, count: usize,
+            parameters: In<HostNode>) {
         gpu()?;
         add(node, graph, before, count, host_task(&parameters.get()?)?)
     }
@@ -319,7 +322,8 @@ functions! {
         add(node, graph, before, count, Task::Operation(Operation::Nothing))
     }
 
-    fn cuGraphAddChildGraphNode(node: Out<NodeHandle>, graph: Handle<Graph>, before: In<NodeHandle>, count: usize, child: Handle<Graph>) {
+    fn cuGraphAddChildGraphNode(node: Out<NodeHandle>, graph: Handle<Graph>, before: In<NodeHandle>, count: usize,
+            child: Handle<Graph>) {
         gpu()?;
         add(node, graph, before, count, child_task(child)?)
     }
@@ -337,12 +341,14 @@ functions! {
         change(exec, node, child_task(child)?)
     }
 
-    fn cuGraphAddEventRecordNode(node: Out<NodeHandle>, graph: Handle<Graph>, before: In<NodeHandle>, count: usize, event: Handle<Event>) {
+    fn cuGraphAddEventRecordNode(node: Out<NodeHandle>, graph: Handle<Graph>, before: In<NodeHandle>, count: usize,
+            event: Handle<Event>) {
         gpu()?;
         add(node, graph, before, count, Task::Record(event.get()?))
     }
 
-    fn cuGraphAddEventWaitNode(node: Out<NodeHandle>, graph: Handle<Graph>, before: In<NodeHandle>, count: usize, event: Handle<Event>) {
+    fn cuGraphAddEventWaitNode(node: Out<NodeHandle>, graph: Handle<Graph>, before: In<NodeHandle>, count: usize,
+            event: Handle<Event>) {
         gpu()?;
         add(node, graph, before, count, Task::Await(event.get()?))
     }
@@ -377,7 +383,8 @@ functions! {
         parameters.set(wanted)
     }
 
-    fn cuGraphAddMemFreeNode(node: Out<NodeHandle>, graph: Handle<Graph>, before: In<NodeHandle>, count: usize, address: u64) {
+    fn cuGraphAddMemFreeNode(node: Out<NodeHandle>, graph: Handle<Graph>, before: In<NodeHandle>, count: usize,
+            address: u64) {
         gpu()?;
         add(node, graph, before, count, Task::Release { address })
     }
@@ -390,12 +397,14 @@ functions! {
         }
     }
 
-    fn cuGraphAddNode(node: Out<NodeHandle>, graph: Handle<Graph>, before: In<NodeHandle>, count: usize, parameters: Out<AnyNode>) {
+    fn cuGraphAddNode(node: Out<NodeHandle>, graph: Handle<Graph>, before: In<NodeHandle>, count: usize,
+            parameters: Out<AnyNode>) {
         let task = any_task(&*current()?, &parameters.get()?, parameters.address())?;
         add(node, graph, before, count, task)
     }
 
-    fn cuGraphAddNode_v2(node: Out<NodeHandle>, graph: Handle<Graph>, before: In<NodeHandle>, _edges: In<u64>, count: usize,
+    fn cuGraphAddNode_v2(node: Out<NodeHandle>, graph: Handle<Graph>, before: In<NodeHandle>, _edges: In<u64>,
+            count: usize,
                          parameters: Out<AnyNode>) {
         let task = any_task(&*current()?, &parameters.get()?, parameters.address())?;
         add(node, graph, before, count, task)

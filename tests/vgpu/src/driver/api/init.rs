@@ -18,7 +18,8 @@ functions! {
 
     /// Works before `cuInit`, as it does on a GPU.
     fn cuDriverGetVersion(version: Out<i32>) {
-        let usual = || std::env::var("VGPU_DRIVER_VERSION").ok().and_then(|text| text.trim().parse().ok()).unwrap_or(13_000);
+        let told = std::env::var("VGPU_DRIVER_VERSION").ok().and_then(|text| text.trim().parse().ok());
+        let usual = || told.unwrap_or(13_000);
         version.set(gpu().map_or_else(|_| usual(), |gpu| gpu.config.driver_version))
     }
 
@@ -70,7 +71,8 @@ functions! {
     }
 }
 
-/// When the variants of a function came, for those whose prototype changed after `_v2` was the rule for all (version 3.2).
+/// When the variants of a function came, for those whose prototype changed after `_v2` was the rule for all (version
+/// 3.2).
 const LATER_VARIANTS: &[(&str, i32)] = &[
     ("cuCtxCreate_v3", 11_040),
     ("cuCtxCreate_v4", 12_050),

@@ -143,7 +143,8 @@ fn launch(function: Arc<Function>, shape: Shape, handle: StreamHandle, values: u
 
 functions! {
     fn cuLaunchKernel | cuLaunchKernel_ptsz(function: Handle<Function>, grid_x: u32, grid_y: u32, grid_z: u32,
-            block_x: u32, block_y: u32, block_z: u32, shared: u32, stream: StreamHandle, values: Out<u64>, extra: Out<u64>) {
+            block_x: u32, block_y: u32, block_z: u32, shared: u32, stream: StreamHandle, values: Out<u64>,
+            extra: Out<u64>) {
         current()?;
         let function = function.get()?;
         let cluster = function.default_cluster();
@@ -153,7 +154,8 @@ functions! {
     }
 
     fn cuLaunchCooperativeKernel | cuLaunchCooperativeKernel_ptsz(function: Handle<Function>, grid_x: u32, grid_y: u32,
-            grid_z: u32, block_x: u32, block_y: u32, block_z: u32, shared: u32, stream: StreamHandle, values: Out<u64>) {
+            grid_z: u32, block_x: u32, block_y: u32, block_z: u32, shared: u32, stream: StreamHandle,
+            values: Out<u64>) {
         current()?;
         let function = function.get()?;
         let cluster = function.default_cluster();

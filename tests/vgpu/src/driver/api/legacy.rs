@@ -36,7 +36,8 @@ legacy! {
     cuMemAlloc = memory::cuMemAlloc_v2(address: Out<u64>, bytes: usize);
     cuMemFree = memory::cuMemFree_v2(address: u64);
     cuMemAllocHost = memory::cuMemAllocHost_v2(address: Out<u64>, bytes: usize);
-    cuMemAllocPitch = memory::cuMemAllocPitch_v2(address: Out<u64>, pitch: Out<usize>, width: usize, height: usize, element: u32);
+    cuMemAllocPitch = memory::cuMemAllocPitch_v2(address: Out<u64>, pitch: Out<usize>, width: usize, height: usize,
+            element: u32);
     cuMemGetInfo = memory::cuMemGetInfo_v2(free: Out<usize>, total: Out<usize>);
     cuMemGetAddressRange = memory::cuMemGetAddressRange_v2(base: Out<u64>, bytes: Out<usize>, address: u64);
     cuMemHostRegister = memory::cuMemHostRegister_v2(address: u64, bytes: usize, flags: u32);

@@ -100,6 +100,7 @@ functions! {
     fn cuKernelGetLibrary(library: Out<Handle<Library>>, kernel: Handle<Function>) {
         gpu()?;
         let module = kernel.get()?.module.clone();
-        library.set(Library::registry().handle_where(|known| Arc::ptr_eq(&known.module, &module)).ok_or(Error::NotFound)?)
+        let found = Library::registry().handle_where(|known| Arc::ptr_eq(&known.module, &module));
+        library.set(found.ok_or(Error::NotFound)?)
     }
 }

@@ -63,7 +63,8 @@ functions! {
         linker.get()?.add(kind, &read_bytes(data.address(), bytes)?)
     }
 
-    fn cuLinkAddFile_v2(linker: Handle<Linker>, kind: u32, path: Text, _count: u32, _options: Out<u32>, _values: Out<u64>) {
+    fn cuLinkAddFile_v2(linker: Handle<Linker>, kind: u32, path: Text, _count: u32, _options: Out<u32>,
+            _values: Out<u64>) {
         current()?;
         linker.get()?.add(kind, &read_file(path)?)
     }

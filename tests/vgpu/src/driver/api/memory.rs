@@ -91,7 +91,7 @@ functions! {
     fn cuMemHostGetFlags(flags: Out<u32>, host: u64) {
         const PORTABLE_AND_MAPPED: u32 = 3;
         match current()?.gpu.memory.allocation_at(host) {
-            Some(allocation) if matches!(allocation.kind, Kind::Pinned | Kind::Registered) => flags.set(PORTABLE_AND_MAPPED),
+            Some(found) if matches!(found.kind, Kind::Pinned | Kind::Registered) => flags.set(PORTABLE_AND_MAPPED),
             _ => Err(Error::InvalidValue),
         }
     }

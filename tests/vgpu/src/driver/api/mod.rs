@@ -1,6 +1,7 @@
 //! The exported functions, a file per area.
 //!
-//! Names, argument orders and values are those of `cuda.h`; what a function does is described there. A comment here says where ours differs.
+//! Names, argument orders and values are those of `cuda.h`; what a function does is described there. A comment here
+//! says where ours differs.
 #![allow(non_snake_case)]
 
 pub mod context;

@@ -77,7 +77,8 @@ fn put((buffer, capacity): (u64, u64), length_place: u64, text: &str) -> Outcome
     if length_place != 0 { write(length_place, &written) } else { Ok(()) }
 }
 
-/// Loads PTX as a module of `context` (zero: of none), and tells the caller's log and standard error what is wrong with it.
+/// Loads PTX as a module of `context` (zero: of none), and tells the caller's log and standard error what is wrong
+/// with it.
 ///
 /// # Errors
 /// [`Error::InvalidPtx`] and its like.

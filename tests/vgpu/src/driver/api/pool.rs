@@ -1,7 +1,8 @@
 //! Stream-ordered allocations and their pools.
 //!
-//! The address is taken when the call is made; the stream's order decides when it is given back. A pool counts what is allocated from it and
-//! keeps what it is told; since memory is given back at once, nothing is ever reserved beyond what is used.
+//! The address is taken when the call is made; the stream's order decides when it is given back. A pool counts what
+//! is allocated from it and keeps what it is told; since memory is given back at once, nothing is ever reserved
+//! beyond what is used.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -196,7 +197,9 @@ functions! {
         let pool = pool.get()?;
         let state = pool.lock();
         match number {
-            attribute::FIRST_POLICY..=attribute::LAST_POLICY => write(value.address(), &state.policies[number as usize - 1]),
+            attribute::FIRST_POLICY..=attribute::LAST_POLICY => {
+                write(value.address(), &state.policies[number as usize - 1])
+            }
             attribute::RELEASE_THRESHOLD => write(value.address(), &state.release_threshold),
             attribute::RESERVED | attribute::USED => write(value.address(), &state.used),
             attribute::RESERVED_HIGH | attribute::USED_HIGH => write(value.address(), &state.most_used),
@@ -209,7 +212,9 @@ functions! {
         let pool = pool.get()?;
         let mut state = pool.lock();
         match number {
-            attribute::FIRST_POLICY..=attribute::LAST_POLICY => state.policies[number as usize - 1] = read(value.address())?,
+            attribute::FIRST_POLICY..=attribute::LAST_POLICY => {
+                state.policies[number as usize - 1] = read(value.address())?;
+            }
             attribute::RELEASE_THRESHOLD => state.release_threshold = read(value.address())?,
             // The only value that may be set is zero: start counting anew.
             attribute::RESERVED_HIGH | attribute::USED_HIGH if read::<u64>(value.address())? == 0 => {

@@ -183,7 +183,8 @@ functions! {
     }
 
     /// Managed memory is everybody's at all times.
-    fn cuStreamAttachMemAsync | cuStreamAttachMemAsync_ptsz(handle: StreamHandle, address: u64, _bytes: usize, flags: u32) {
+    fn cuStreamAttachMemAsync | cuStreamAttachMemAsync_ptsz(handle: StreamHandle, address: u64, _bytes: usize,
+            flags: u32) {
         let stream = stream(handle)?;
         let managed = stream.context()?.gpu.memory.allocation_at(address);
         let known = managed.is_some_and(|found| found.kind.on_host());
@@ -195,20 +196,24 @@ functions! {
         stream(from).map(|_| ())
     }
 
-    fn cuStreamWriteValue32_v2 | cuStreamWriteValue32_v2_ptsz(handle: StreamHandle, address: u64, value: u32, _flags: u32) {
+    fn cuStreamWriteValue32_v2 | cuStreamWriteValue32_v2_ptsz(handle: StreamHandle, address: u64, value: u32,
+            _flags: u32) {
         word_operation(handle, Operation::WriteValue { address, value: value.into(), bytes: 4 }, address, 4)
     }
 
-    fn cuStreamWriteValue64_v2 | cuStreamWriteValue64_v2_ptsz(handle: StreamHandle, address: u64, value: u64, _flags: u32) {
+    fn cuStreamWriteValue64_v2 | cuStreamWriteValue64_v2_ptsz(handle: StreamHandle, address: u64, value: u64,
+            _flags: u32) {
         word_operation(handle, Operation::WriteValue { address, value, bytes: 8 }, address, 8)
     }
 
-    fn cuStreamWaitValue32_v2 | cuStreamWaitValue32_v2_ptsz(handle: StreamHandle, address: u64, value: u32, flags: u32) {
+    fn cuStreamWaitValue32_v2 | cuStreamWaitValue32_v2_ptsz(handle: StreamHandle, address: u64, value: u32,
+            flags: u32) {
         let operation = Operation::WaitValue { address, value: value.into(), bytes: 4, condition: flags };
         word_operation(handle, operation, address, 4)
     }
 
-    fn cuStreamWaitValue64_v2 | cuStreamWaitValue64_v2_ptsz(handle: StreamHandle, address: u64, value: u64, flags: u32) {
+    fn cuStreamWaitValue64_v2 | cuStreamWaitValue64_v2_ptsz(handle: StreamHandle, address: u64, value: u64,
+            flags: u32) {
         word_operation(handle, Operation::WaitValue { address, value, bytes: 8, condition: flags }, address, 8)
     }
 

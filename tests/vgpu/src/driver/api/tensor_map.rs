@@ -19,7 +19,8 @@ fn place(map: Out<[u8; BYTES]>) -> Outcome<Out<[u8; BYTES]>> {
 }
 
 functions! {
-    fn cuTensorMapEncodeTiled(map: Out<[u8; BYTES]>, data_type: u32, rank: u32, address: u64, sizes: In<u64>, strides: In<u64>,
+    fn cuTensorMapEncodeTiled(map: Out<[u8; BYTES]>, data_type: u32, rank: u32, address: u64, sizes: In<u64>,
+            strides: In<u64>,
             box_sizes: In<u32>, steps: In<u32>, interleave: u32, swizzle: u32, l2_promotion: u32, fill: u32) {
         let map = place(map)?;
         if !(1..=MOST_DIMENSIONS).contains(&rank) {

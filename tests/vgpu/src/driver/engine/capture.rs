@@ -1,7 +1,7 @@
 //! Capture: a stream that records a graph instead of working.
 //!
-//! A capture begins in one stream; others join it by waiting for an event that was recorded in it, and must be joined back before it ends. A
-//! call that cannot be recorded makes the capture invalid, which its end then reports.
+//! A capture begins in one stream; others join it by waiting for an event that was recorded in it, and must be joined
+//! back before it ends. A call that cannot be recorded makes the capture invalid, which its end then reports.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -111,8 +111,8 @@ pub fn begin(stream: &Arc<Stream>, mode: Mode, into: Option<(Arc<Graph>, Vec<u64
 ///
 /// # Errors
 /// [`Error::IllegalState`] when it does not capture, [`Error::CaptureUnmatched`] in another stream of the capture,
-/// [`Error::CaptureWrongThread`], [`Error::CaptureInvalidated`], and [`Error::CaptureUnjoined`] when work of another stream is not before the
-/// end of this one. The capture is over in the last two cases too.
+/// [`Error::CaptureWrongThread`], [`Error::CaptureInvalidated`], and [`Error::CaptureUnjoined`] when work of another
+/// stream is not before the end of this one. The capture is over in the last two cases too.
 pub fn end(stream: &Arc<Stream>) -> Outcome<Arc<Session>> {
     let capture = of(stream).ok_or(Error::IllegalState)?;
     let session = capture.session;
@@ -267,7 +267,8 @@ pub fn record_event(stream: &Arc<Stream>, event: &Event) -> Outcome {
 /// Lets a stream wait for an event. A stream that waits for a mark in a capture joins the capture.
 ///
 /// # Errors
-/// [`Error::CaptureMerge`] for a mark of another capture, [`Error::CaptureIsolation`] for an event outside of the stream's capture.
+/// [`Error::CaptureMerge`] for a mark of another capture, [`Error::CaptureIsolation`] for an event outside of the
+/// stream's capture.
 pub fn wait_for_event(stream: &Arc<Stream>, event: &Event) -> Outcome {
     let mut own = stream.capture.lock().unwrap_or_else(PoisonError::into_inner);
     match (own.as_mut(), event.mark()) {

@@ -1,7 +1,8 @@
 //! Graphs: operations with dependencies.
 //!
-//! A [`Graph`] is what the program edits, a [`Plan`] what it was instantiated to: the operations in an order that keeps the dependencies.
-//! A launch of a plan is one piece of work in a stream; its modelled time is that of the longest path.
+//! A [`Graph`] is what the program edits, a [`Plan`] what it was instantiated to: the operations in an order that
+//! keeps the dependencies. A launch of a plan is one piece of work in a stream; its modelled time is that of the
+//! longest path.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

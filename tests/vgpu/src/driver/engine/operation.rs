@@ -61,7 +61,8 @@ pub struct Copy {
     pub height: u64,
     /// Planes.
     pub depth: u64,
-    /// The source's bytes, where they were taken when the copy was called: pageable memory of the host may change after that.
+    /// The source's bytes, where they were taken when the copy was called: pageable memory of the host may change
+    /// after that.
     pub staged: Option<Arc<Vec<u8>>>,
 }
 
@@ -225,7 +226,8 @@ impl Fill {
     /// From the first to one past the last byte.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] for an element size that there is not, a misaligned start or pitch, or sizes beyond all addresses.
+    /// [`Error::InvalidValue`] for an element size that there is not, a misaligned start or pitch, or sizes beyond
+    /// all addresses.
     pub fn span(&self) -> Outcome<u64> {
         let element = self.element as u64;
         let aligned = |value: u64| value.is_multiple_of(element);

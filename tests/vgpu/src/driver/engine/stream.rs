@@ -1,10 +1,11 @@
 //! Streams: work in order, off the caller's thread.
 //!
-//! Each piece of work has a [`Completion`] and a list of those that must come before it. A stream adds its own last work to the list; the
-//! legacy default stream and the blocking streams add each other's. Since only earlier work is ever waited for, no cycle can arise.
+//! Each piece of work has a [`Completion`] and a list of those that must come before it. A stream adds its own last
+//! work to the list; the legacy default stream and the blocking streams add each other's. Since only earlier work is
+//! ever waited for, no cycle can arise.
 //!
-//! A stream with work has a worker thread, which ends when there has been none for a while. Work that cannot take time (an event) and has
-//! nothing to wait for is done at once by the caller.
+//! A stream with work has a worker thread, which ends when there has been none for a while. Work that cannot take
+//! time (an event) and has nothing to wait for is done at once by the caller.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};

@@ -1,7 +1,5 @@
 // Matrix products: tiled in f32 and f64, and with the tensor cores.
 #include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <mma.h>
 
 template <typename T, int TILE> __device__ void tiled(const T *a, const T *b, T *c, int m, int n, int k) {
     __shared__ T left[TILE][TILE], right[TILE][TILE];
@@ -20,22 +18,6 @@ template <typename T, int TILE> __device__ void tiled(const T *a, const T *b, T 
 
 extern "C" __global__ void matmul_f32(const float *a, const float *b, float *c, int m, int n, int k) { tiled<float, 16>(a, b, c, m, n, k); }
 extern "C" __global__ void matmul_f64(const double *a, const double *b, double *c, int m, int n, int k) { tiled<double, 8>(a, b, c, m, n, k); }
-
-// One warp per tile of 16x16, through the wmma interface.
-extern "C" __global__ void matmul_wmma(const __half *a, const __half *b, float *c, int n, int k) {
-    using namespace nvcuda;
-    wmma::fragment<wmma::matrix_a, 16, 16, 16, __half, wmma::row_major> left;
-    wmma::fragment<wmma::matrix_b, 16, 16, 16, __half, wmma::row_major> right;
-    wmma::fragment<wmma::accumulator, 16, 16, 16, float> sum;
-    wmma::fill_fragment(sum, 0.0f);
-    const __half *rows = a + blockIdx.y * 16 * k, *columns = b + blockIdx.x * 16;
-    for (int i = 0; i < k; i += 16) {
-        wmma::load_matrix_sync(left, rows + i, k);
-        wmma::load_matrix_sync(right, columns + i * n, n);
-        wmma::mma_sync(sum, left, right, sum);
-    }
-    wmma::store_matrix_sync(c + blockIdx.y * 16 * n + blockIdx.x * 16, sum, n, wmma::mem_row_major);
-}
 
 __device__ unsigned shared_address(const void *p) { return (unsigned)__cvta_generic_to_shared(p); }
 

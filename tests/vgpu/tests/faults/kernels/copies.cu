@@ -6,7 +6,7 @@ __device__ inline unsigned shared_address(const void* pointer) {
 }
 
 __device__ inline void copy_16(int* shared, const int* global) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");  // fault: of its caller
 }
 
 __device__ inline void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

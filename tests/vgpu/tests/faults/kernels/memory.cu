@@ -108,7 +108,7 @@ __device__ void local_table(int* a, int* b, int n) {
         table[i] = a[i];
     }
     int index = a[threadIdx.x];
-    b[threadIdx.x] = table[fixed ? index % 8 : index];  // fault: local_table
+    b[threadIdx.x] = table[fixed ? index % 8 : 100 * index];  // fault: local_table
 }
 PAIR(local_table)
 
@@ -130,12 +130,18 @@ template <bool fixed>
 __device__ void stale_read_only_path(int* a, int* b, int n) {
     int i = threadIdx.x;
     a[i] = i + 1;
-    int value = fixed ? a[i] : __ldg(a + i);  // fault: stale_read_only_path
+    asm volatile("" ::: "memory");
+    int value;
+    if (fixed) {
+        value = a[i];
+    } else {
+        asm volatile("ld.global.nc.s32 %0, [%1];" : "=r"(value) : "l"(a + i));  // fault: stale_read_only_path
+    }
     b[i] = value;
 }
 PAIR(stale_read_only_path)
 
-// Two rows swapped: the pointer arithmetic is in bytes where elements were meant.
+// An index in bytes where elements were meant.
 template <bool fixed>
 __device__ void bytes_for_elements(int* a, int* b, int n) {
     int i = global_index();

@@ -2,7 +2,7 @@
 //
 // All kernels have the same parameters: `a` is a buffer that the host has filled with 0, 1, 2, ..., `b` one that nobody
 // has written, both of `n` elements unless the test says otherwise. The line to which the finding must point carries the
-// comment `fault: NAME`.
+// comment `fault: NAME`; in a helper that is inlined, `fault: of its caller`.
 #pragma once
 
 #define PAIR(name)                                                                                   \

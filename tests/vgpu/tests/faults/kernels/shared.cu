@@ -173,6 +173,8 @@ __device__ void barrier_in_a_branch(int* a, int* b, int n) {
         __syncthreads();
     }
     b[t] = tile[t];
+    __syncthreads();  // fault: barrier_in_a_branch
+    a[t] = tile[63 - t];
 }
 PAIR(barrier_in_a_branch)
 
@@ -199,18 +201,17 @@ __device__ void barrier_in_both_arms(int* a, int* b, int n) {
 }
 PAIR(barrier_in_both_arms)
 
-// Each warp runs the loop, with its barrier, as often as its number says.
+// Each thread runs the loop, with its barrier, as often as its own number says.
 template <bool fixed>
 __device__ void uneven_loop(int* a, int* b, int n) {
-    int warp = threadIdx.x / 32;
     int sum = 0;
-    for (int round = 0; round < (fixed ? 4 : warp + 1); ++round) {
+    int rounds = fixed ? 4 : a[threadIdx.x] % 4 + 1;
+    for (int round = 0; round < rounds; ++round) {
         sum += a[threadIdx.x] + round;
         __syncthreads();  // fault: uneven_loop
     }
-    b[threadIdx.x] = sum;
     __syncthreads();  // fault: uneven_loop
-    a[threadIdx.x] = b[threadIdx.x ^ 32];
+    b[threadIdx.x] = sum;
 }
 PAIR(uneven_loop)
 

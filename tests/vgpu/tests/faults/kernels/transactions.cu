@@ -11,7 +11,7 @@ __device__ inline void initialise(unsigned long long* barrier, int arrivals) {
 }
 
 __device__ inline void arrive(unsigned long long* barrier) {
-    asm volatile("{ .reg .b64 state; mbarrier.arrive.shared::cta.b64 state, [%0]; }" ::"r"(shared_address(barrier)) : "memory");
+    asm volatile("{ .reg .b64 state; mbarrier.arrive.shared::cta.b64 state, [%0]; }" ::"r"(shared_address(barrier)) : "memory");  // fault: of its caller
 }
 
 __device__ inline void expect(unsigned long long* barrier, int bytes) {
@@ -21,6 +21,7 @@ __device__ inline void expect(unsigned long long* barrier, int bytes) {
 
 __device__ inline bool done(unsigned long long* barrier, int parity) {
     int result;
+    // fault: of its caller
     asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p; }"
                  : "=r"(result)
                  : "r"(shared_address(barrier)), "r"(parity)
@@ -29,6 +30,7 @@ __device__ inline bool done(unsigned long long* barrier, int parity) {
 }
 
 __device__ inline void bulk_copy(int* shared, const int* global, int bytes, unsigned long long* barrier) {
+    // fault: of its caller
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(shared)),
                  "l"(global), "r"(bytes), "r"(shared_address(barrier))
                  : "memory");

@@ -1,6 +1,11 @@
 // Faults between the lanes of a warp, and between blocks.
 #include "pair.h"
 
+// Where all lanes meet again. Lanes that wait here and lanes that wait for them elsewhere are two sides of one fault.
+__device__ inline void whole_warp() {
+    asm volatile("bar.warp.sync 0xffffffff;" ::: "memory");  // fault: of its caller
+}
+
 // Neighbours exchange through shared memory and trust lock step.
 template <bool fixed>
 __device__ void missing_warp_sync(int* a, int* b, int n) {
@@ -38,46 +43,56 @@ __device__ void warp_tree(int* a, int* b, int n) {
 }
 PAIR(warp_tree)
 
-// A shuffle in a branch, with the mask of the whole warp.
+// A shuffle in a branch, with the mask of the whole warp, of which the rest goes on.
 template <bool fixed>
 __device__ void shuffle_in_a_branch(int* a, int* b, int n) {
     int t = threadIdx.x;
     int value = a[t];
     if (t < 16) {
         unsigned mask = fixed ? 0xffff : 0xffffffff;
-        b[t] = __shfl_xor_sync(mask, value, 1);  // fault: shuffle_in_a_branch
+        asm volatile("shfl.sync.bfly.b32 %0, %0, 1, 31, %1;" : "+r"(value) : "r"(mask));  // fault: shuffle_in_a_branch
     }
+    whole_warp();
+    b[t] = value;
 }
 PAIR(shuffle_in_a_branch)
 
-// A vote that counts on lanes which have left.
+// A vote that counts on lanes which do not take part.
 template <bool fixed>
-__device__ void vote_of_the_departed(int* a, int* b, int n) {
+__device__ void vote_without_some(int* a, int* b, int n) {
     int t = threadIdx.x;
-    if (t >= 20) {
-        return;
+    unsigned votes = 0;
+    if (t < 20) {
+        unsigned mask = fixed ? (1u << 20) - 1 : 0xffffffff;
+        asm volatile("{ .reg .pred p; setp.gt.s32 p, %1, 4; vote.sync.ballot.b32 %0, p, %2; }"  // fault: vote_without_some
+                     : "=r"(votes)
+                     : "r"(a[t]), "r"(mask));
     }
-    unsigned mask = fixed ? (1u << 20) - 1 : 0xffffffff;
-    b[t] = __ballot_sync(mask, a[t] & 1);  // fault: vote_of_the_departed
+    whole_warp();
+    b[t] = votes;
 }
-PAIR(vote_of_the_departed)
+PAIR(vote_without_some)
 
 // A lane that is not in its own mask.
 template <bool fixed>
 __device__ void lane_outside_its_mask(int* a, int* b, int n) {
     int t = threadIdx.x;
     unsigned mask = fixed ? 0xffffffff : 0x7fffffff;
-    b[t] = __reduce_add_sync(mask, a[t]);  // fault: lane_outside_its_mask
+    int sum;
+    asm volatile("redux.sync.add.s32 %0, %1, %2;" : "=r"(sum) : "r"(a[t]), "r"(mask));  // fault: lane_outside_its_mask
+    b[t] = sum;
 }
 PAIR(lane_outside_its_mask)
 
-// `__syncwarp` with a mask of lanes that do not come.
+// A synchronisation with a lane that is somewhere else.
 template <bool fixed>
 __device__ void partial_warp_barrier(int* a, int* b, int n) {
     int t = threadIdx.x;
     if (t < 8) {
-        __syncwarp(fixed ? 0xff : 0x1ff);  // fault: partial_warp_barrier
+        unsigned mask = fixed ? 0xff : 0x1ff;
+        asm volatile("bar.warp.sync %0;" ::"r"(mask) : "memory");  // fault: partial_warp_barrier
     }
+    whole_warp();
     b[t] = a[t];
 }
 PAIR(partial_warp_barrier)
@@ -94,6 +109,7 @@ __device__ void half_a_warp_of_rows(int* a, int* b, int n) {
     if (fixed || a[t] < 16) {
         asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(value) : "r"(address));  // fault: half_a_warp_of_rows
     }
+    whole_warp();
     b[t] = value;
 }
 PAIR(half_a_warp_of_rows)
