@@ -35,10 +35,8 @@ pub(crate) fn barrier(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32)
         }
         return deliver(warp, instruction, mask, value);
     }
-    if aligned {
-        if let Err(flow) = warp.converge(instruction, mask) {
-            return flow;
-        }
+    if aligned && let Err(flow) = warp.converge(instruction, mask) {
+        return flow;
     }
     let first = mask.trailing_zeros();
     let scalar = |warp: &Warp<'_>, operand: Operand| warp.lanes(operand)[first as usize & 31];

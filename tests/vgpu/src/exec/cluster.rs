@@ -290,8 +290,8 @@ impl State {
         for lane in 0..32 {
             let thread = index * 32 + lane;
             let place = [thread % x, thread / x % y, thread / x / y];
-            for axis in 0..3 {
-                self.thread[axis][lane as usize] = place[axis];
+            for (lanes, place) in self.thread.iter_mut().zip(place) {
+                lanes[lane as usize] = place;
             }
         }
         self.yielded = false;

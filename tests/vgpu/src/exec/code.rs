@@ -206,13 +206,8 @@ pub(crate) struct TensorWork {
 /// Room for a 32-bit register of a warp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(128))]
+#[derive(Default)]
 pub(crate) struct Slot(pub [u32; 32]);
-
-impl Default for Slot {
-    fn default() -> Slot {
-        Slot([0; 32])
-    }
-}
 
 /// Bytes of a [`Slot`].
 pub(crate) const SLOT: u32 = 128;

@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::cluster::{Cluster, Outcome};
 use super::code::{Code, Relocation, SLOT, Slot};
 use super::traffic::Traffic;
-use super::worker::{Worker, mix};
+use super::worker::{Finished, Worker, mix};
 use super::{Class, Counters, Fault, FaultKind, Launch, Settings};
 use crate::checks::{Checks, Finding, Kind};
 use crate::machine::{Footprint, Machine};
@@ -207,7 +207,7 @@ fn summarise(grid: &Grid<'_>, workers: Vec<Worker>) -> Result<Counters, Box<Faul
     let mut findings: Vec<(Kind, u32, Finding)> = Vec::new();
     let mut fault = None;
     for worker in workers {
-        let (hits, lanes, counted, found, ended_by) = worker.finish();
+        let Finished { hits, lanes, counters: counted, findings: found, fault: ended_by } = worker.finish();
         counters.add(&counted);
         counters.lanes += lanes;
         for ((&hits, instruction), at) in hits.iter().zip(&grid.code.instructions).zip(0u32..) {
@@ -215,12 +215,13 @@ fn summarise(grid: &Grid<'_>, workers: Vec<Worker>) -> Result<Counters, Box<Faul
                 Some(class) => counters.instructions[class as usize] += hits,
                 None => continue,
             }
-            if instruction.class == Some(Class::Tensor) && hits > 0 {
-                if let Some(work) = grid.code.tensor.get(&at) {
-                    let sum =
-                        if work.is_warpgroup { &mut counters.warpgroup_tensor_flop } else { &mut counters.tensor_flop };
-                    sum[work.inputs as usize] += hits * work.flop;
-                }
+            if instruction.class == Some(Class::Tensor)
+                && hits > 0
+                && let Some(work) = grid.code.tensor.get(&at)
+            {
+                let sum =
+                    if work.is_warpgroup { &mut counters.warpgroup_tensor_flop } else { &mut counters.tensor_flop };
+                sum[work.inputs as usize] += hits * work.flop;
             }
         }
         fault = fault.or(ended_by);

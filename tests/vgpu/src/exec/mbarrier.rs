@@ -29,7 +29,7 @@ const MARK: u64 = 0b10 << 62;
 
 impl Object {
     fn decode(word: u64) -> Option<Object> {
-        (word & 0b11 << 62 == MARK).then(|| Object {
+        (word & 0b11 << 62 == MARK).then_some(Object {
             expected: (word & COUNT) as u32,
             pending: (word >> 20 & COUNT) as u32,
             bytes: ((word >> 40 & BYTES) << 11) as i32 >> 11,
@@ -129,7 +129,7 @@ fn object(warp: &mut Warp<'_>, instruction: &Instruction, lane: usize, address: 
     };
     let offset = address & ((1 << SHARED_BITS) - 1);
     let inside = rank < warp.shared.len() && offset + 8 <= u64::from(warp.block.shared_bytes);
-    if inside && offset % 8 == 0 {
+    if inside && offset.is_multiple_of(8) {
         return Ok((rank, offset));
     }
     let place = Some((Space::Shared, address, 8));

@@ -99,9 +99,8 @@ fn detect() -> Level {
 /// The value of a type without size.
 #[inline(always)]
 fn value<S: Semantics>() -> S {
-    // SAFETY: `handlers`, the only way to here, takes such a value as proof that the type is inhabited, and checks that it has no size: there are no bytes to be
-    // initialised.
-    unsafe { std::mem::MaybeUninit::<S>::uninit().assume_init() }
+    // SAFETY: `handlers`, the only way to here, takes such a value as proof that the type is inhabited, and checks that it has no size: nothing is read.
+    unsafe { std::ptr::NonNull::<S>::dangling().read() }
 }
 
 macro_rules! environment {

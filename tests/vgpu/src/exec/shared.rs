@@ -81,6 +81,9 @@ pub(crate) struct Lanes<'a> {
     pub bytes: u64,
 }
 
+/// An earlier access: warp and lane, and whether it wrote.
+type Earlier = (u32, u8, bool);
+
 /// Two accesses that are not in order, or a read of what is not there.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Conflict {
@@ -88,8 +91,8 @@ pub(crate) struct Conflict {
     lane: u32,
     address: u64,
     bytes: u32,
-    /// The earlier access: warp and lane, and whether it wrote.
-    other: Option<(u32, u8, bool)>,
+    /// The earlier access.
+    other: Option<Earlier>,
 }
 
 impl Shared {
@@ -236,21 +239,21 @@ impl Shared {
 
     /// A warp has seen a phase end.
     pub fn acquire_from(&mut self, warp: u32, offset: u64) {
-        if let Some(watch) = &mut self.watch {
-            if let Some(mut phases) = watch.objects.remove(&offset) {
-                for flight in phases.landed.drain(..) {
-                    watch.land(&flight);
-                    // Whoever sees the phase end sees the bytes.
-                    let by = flight.warp as usize;
-                    if by < watch.warps {
-                        phases.before.resize(watch.warps, 0);
-                        phases.before[by] = phases.before[by].max(watch.time);
-                    }
-                    watch.time += 1;
+        if let Some(watch) = &mut self.watch
+            && let Some(mut phases) = watch.objects.remove(&offset)
+        {
+            for flight in phases.landed.drain(..) {
+                watch.land(&flight);
+                // Whoever sees the phase end sees the bytes.
+                let by = flight.warp as usize;
+                if by < watch.warps {
+                    phases.before.resize(watch.warps, 0);
+                    phases.before[by] = phases.before[by].max(watch.time);
                 }
-                watch.acquire(warp as usize, &phases.before);
-                watch.objects.insert(offset, phases);
+                watch.time += 1;
             }
+            watch.acquire(warp as usize, &phases.before);
+            watch.objects.insert(offset, phases);
         }
     }
 }
@@ -513,7 +516,7 @@ impl Watch {
         }
     }
 
-    fn check_read(&self, warp: usize, lane: usize, granule: usize) -> Option<(Kind, Option<(u32, u8, bool)>)> {
+    fn check_read(&self, warp: usize, lane: usize, granule: usize) -> Option<(Kind, Option<Earlier>)> {
         let (time, writer) = (self.written[granule], self.writer[granule]);
         let (copied, writer) = (writer & COPIED != 0, usize::from(writer & !COPIED));
         let (other_warp, other_lane) = (writer / WARP, writer % WARP);
@@ -532,7 +535,7 @@ impl Watch {
         Some((if copied && self.asynchronous { Kind::AsyncReadEarly } else { race }, other))
     }
 
-    fn check_write(&self, warp: usize, lane: usize, granule: usize) -> Option<(Kind, Option<(u32, u8, bool)>)> {
+    fn check_write(&self, warp: usize, lane: usize, granule: usize) -> Option<(Kind, Option<Earlier>)> {
         let (time, writer) = (self.written[granule], usize::from(self.writer[granule] & !COPIED));
         let (other_warp, other_lane) = (writer / WARP, writer % WARP);
         let race = |same_warp: bool| if same_warp { Kind::WarpRace } else { Kind::SharedRace };

@@ -50,7 +50,7 @@ registers! {
         let bit = 1u32 << lane;
         [bit, bit | (bit - 1), bit - 1, !(bit - 1), !(bit - 1) & !bit][which]
     };
-    clock: u32 = |warp, high, _lane| (warp.worker.issued * CLOCKS >> (32 * high)) as u32;
+    clock: u32 = |warp, high, _lane| ((warp.worker.issued * CLOCKS) >> (32 * high)) as u32;
     clock64: u64 = |warp, _modifier, _lane| warp.worker.issued * CLOCKS;
     global_timer: u64 = |warp, _modifier, _lane| warp.grid.begin.elapsed().as_nanos() as u64;
     global_timer32: u32 = |warp, high, _lane| (warp.grid.begin.elapsed().as_nanos() as u64 >> (32 * high)) as u32;

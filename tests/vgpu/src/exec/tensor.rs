@@ -97,7 +97,10 @@ fn copy_box(warp: &mut Warp<'_>, instruction: &Instruction, lane: usize, watched
     let offset = place & ((1 << SHARED_BITS) - 1);
     let bytes = u64::from(map.box_bytes());
     for &rank in &targets {
-        if rank >= warp.shared.len() || offset + bytes > u64::from(warp.block.shared_bytes) || offset % 128 != 0 {
+        if rank >= warp.shared.len()
+            || offset + bytes > u64::from(warp.block.shared_bytes)
+            || !offset.is_multiple_of(128)
+        {
             let detail = format!(
                 "a box of {bytes} bytes cannot lie there: it must be within shared memory, at a multiple of 128"
             );

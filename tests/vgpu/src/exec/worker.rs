@@ -70,7 +70,7 @@ impl Worker {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        ((self.random >> 32) * bound as u64 >> 32) as usize
+        (((self.random >> 32) * bound as u64) >> 32) as usize
     }
 
     /// Whether this was found at the same instruction before; counts it if so.
@@ -92,10 +92,25 @@ impl Worker {
         self.findings.len() >= MAXIMUM_FINDINGS
     }
 
-    /// What was counted: how often each instruction, how many lanes, the rest; and what was found.
-    pub fn finish(self) -> (Vec<u64>, u64, Counters, Vec<(Kind, u32, Finding)>, Option<FaultKind>) {
-        (self.hits, self.lanes, self.counters, self.findings, self.fault)
+    /// What was counted and found.
+    pub fn finish(self) -> Finished {
+        let Worker { hits, lanes, counters, findings, fault, .. } = self;
+        Finished { hits, lanes, counters, findings, fault }
     }
+}
+
+/// What a worker leaves.
+pub(crate) struct Finished {
+    /// How often each instruction was executed.
+    pub hits: Vec<u64>,
+    /// Lanes that were active in all of them.
+    pub lanes: u64,
+    /// What was counted while it happened.
+    pub counters: Counters,
+    /// Findings with the place of their instruction.
+    pub findings: Vec<(Kind, u32, Finding)>,
+    /// What ended the launch.
+    pub fault: Option<FaultKind>,
 }
 
 /// A number that looks random, from one that need not (the finaliser of SplitMix64).

@@ -328,17 +328,17 @@ impl<'b, 'a> Body<'b, 'a> {
         if let Some(Entity::Registers { first, vector: 1, count: 0 }) = self.lookup(name) {
             return Some(first);
         }
-        if let Some((base, component)) = name.rsplit_once('.') {
-            if let Some(Entity::Registers { first, vector, count: 0 }) = self.lookup(base) {
-                let index = match component {
-                    "x" | "r" => 0,
-                    "y" | "g" => 1,
-                    "z" | "b" => 2,
-                    "w" | "a" => 3,
-                    _ => return None,
-                };
-                return (index < vector).then_some(Register(first.0 + index));
-            }
+        if let Some((base, component)) = name.rsplit_once('.')
+            && let Some(Entity::Registers { first, vector, count: 0 }) = self.lookup(base)
+        {
+            let index = match component {
+                "x" | "r" => 0,
+                "y" | "g" => 1,
+                "z" | "b" => 2,
+                "w" | "a" => 3,
+                _ => return None,
+            };
+            return (index < vector).then_some(Register(first.0 + index));
         }
         let digits = name.bytes().rev().take_while(u8::is_ascii_digit).count();
         // `%r<10>` declares %r0 to %r9; the prefix itself may end in digits.

@@ -369,7 +369,7 @@ impl Assembler {
                     slots.push(Slot([value; 32]));
                     slots.len() as u32 - 1
                 });
-                Operand(Operand::CONSTANT | slot * SLOT)
+                Operand(Operand::CONSTANT | (slot * SLOT))
             }
             Field::Wide(value) => {
                 let slots = &mut self.code.constants;
@@ -379,7 +379,7 @@ impl Assembler {
                     exec::put_constant(slots, slot * SLOT, value);
                     slot
                 });
-                Operand(Operand::CONSTANT | slot * SLOT)
+                Operand(Operand::CONSTANT | (slot * SLOT))
             }
             Field::Global(global, offset) => {
                 let slot = self.unfilled();

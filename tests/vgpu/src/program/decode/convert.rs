@@ -76,7 +76,7 @@ impl Kind {
     /// In a byte, for conversions that are told their types at run time.
     fn pack(self) -> u32 {
         match self {
-            Kind::Integer(Integer { signed, width }) => width.trailing_zeros() - 3 | u32::from(signed) << 2,
+            Kind::Integer(Integer { signed, width }) => (width.trailing_zeros() - 3) | (u32::from(signed) << 2),
             Kind::Float(format) | Kind::Pair(format) => 8 | format as u32,
         }
     }

@@ -76,15 +76,14 @@ fn unpack<'a>(body: &mut Body<'_, 'a>, parts: &[Operand<'a>], source: &Operand<'
     let mut value = body.source(source, if wide { U64 } else { U32 })?;
     let step = if wide { 64 } else { 32 } / parts.len().max(1) as u32;
     // The source may be overwritten by the first part only where a part is as wide: never.
-    if let (Field::Register(register, _), false) = (value, wide) {
-        if parts.iter().any(|part| {
+    if let (Field::Register(register, _), false) = (value, wide)
+        && parts.iter().any(|part| {
             body.destination(part, Width::Narrow).ok() == Some(Field::Register(register, Role::Destination))
-        }) {
-            let copy = body.temporary(Width::Narrow);
-            body.step(map1(|_, a: u32| a), Class::Move, vec![Field::Register(copy, Role::Destination), value]).class =
-                None;
-            value = Field::Register(copy, Role::Source);
-        }
+        })
+    {
+        let copy = body.temporary(Width::Narrow);
+        body.step(map1(|_, a: u32| a), Class::Move, vec![Field::Register(copy, Role::Destination), value]).class = None;
+        value = Field::Register(copy, Role::Source);
     }
     for (index, part) in parts.iter().enumerate() {
         if *part == Operand::Name("_", 0) {

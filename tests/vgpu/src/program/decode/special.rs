@@ -4,11 +4,14 @@ use crate::exec::{Handler, special as exec};
 use crate::program::draft::Width;
 use crate::program::function::{Body, Reason};
 
+/// How to read a special register: handlers, their modifier, and how wide it is.
+pub(in crate::program) type Reading = ([Handler; 2], u32, Width);
+
 /// How to read a special register: handlers, their modifier, and how wide it is. `None` if the name is none of them.
 pub(in crate::program) fn special_register(
     _body: &Body<'_, '_>,
     name: &str,
-) -> Option<Result<([Handler; 2], u32, Width), Reason>> {
+) -> Option<Result<Reading, Reason>> {
     let name = name.strip_prefix('%')?;
     let axis = |component: &str| match component {
         "x" => Some(0),
