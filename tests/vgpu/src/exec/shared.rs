@@ -423,6 +423,9 @@ impl Watch {
                     Mode::Write | Mode::Pending => self.check_write(warp, lane, granule),
                 };
                 if let Some((kind, other)) = found {
+                    // No synchronisation of the warp is meant for copies, but a barrier, or their own wait.
+                    let copies = mode == Mode::Pending && kind == Kind::WarpRace;
+                    let kind = if copies { Kind::SharedRace } else { kind };
                     conflict.get_or_insert(Conflict {
                         kind,
                         lane: lane as u32,

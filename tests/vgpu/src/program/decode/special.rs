@@ -8,10 +8,7 @@ use crate::program::function::{Body, Reason};
 pub(in crate::program) type Reading = ([Handler; 2], u32, Width);
 
 /// How to read a special register: handlers, their modifier, and how wide it is. `None` if the name is none of them.
-pub(in crate::program) fn special_register(
-    _body: &Body<'_, '_>,
-    name: &str,
-) -> Option<Result<Reading, Reason>> {
+pub(in crate::program) fn special_register(_body: &Body<'_, '_>, name: &str) -> Option<Result<Reading, Reason>> {
     let name = name.strip_prefix('%')?;
     let axis = |component: &str| match component {
         "x" => Some(0),
