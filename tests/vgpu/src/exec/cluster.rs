@@ -90,7 +90,11 @@ impl Cluster {
         for _ in 0..TURNS {
             if self.ready.is_empty() {
                 if self.yielded.is_empty() {
-                    return if self.live == 0 { Outcome::Ended } else { self.stuck(grid, worker) };
+                    if self.live != 0 {
+                        return self.stuck(grid, worker);
+                    }
+                    self.compare_barriers(grid, worker);
+                    return Outcome::Ended;
                 }
                 std::mem::swap(&mut self.ready, &mut self.yielded);
                 self.idle += 1;
@@ -178,18 +182,41 @@ impl Cluster {
         }
     }
 
+    /// Warps of a block that came to some of its barriers and ended before others: those waited in vain for threads that were there before. (Warps that left before the first
+    /// barrier are no fault: a barrier waits for threads that have not ended.)
+    fn compare_barriers(&mut self, grid: &Grid<'_>, worker: &mut Worker) {
+        if !grid.checks.barriers {
+            return;
+        }
+        for (block, warps) in self.warps.chunks_mut(self.warps_per_block).enumerate() {
+            let passed = warps.iter().map(|warp| warp.barriers).filter(|&passed| passed > 0);
+            let (least, most) = (passed.clone().min(), passed.max());
+            if least == most {
+                continue;
+            }
+            let Some(index) = warps.iter().position(|warp| Some(warp.barriers) == most) else { continue };
+            let at = warps[index].last_barrier;
+            if worker.count_again(Kind::DivergentBarrier, at) {
+                continue;
+            }
+            let warp = Warp::new(&mut warps[index], &mut self.blocks[block], &mut self.shared, grid, worker);
+            let place = warp.place(at, 0);
+            let detail = format!(
+                "some warps of the block passed {} barriers and ended, others {}",
+                least.unwrap_or(0),
+                most.unwrap_or(0)
+            );
+            worker.found(Kind::DivergentBarrier, at, Finding::new(Kind::DivergentBarrier, place, detail));
+        }
+    }
+
     /// No warp can run: says who waits for what.
     #[cold]
     fn stuck(&mut self, grid: &Grid<'_>, worker: &mut Worker) -> Outcome {
-        // A warp whose lanes wait for each other is to blame rather than those that wait for the whole of it.
-        let split = |index: &usize| self.warps[*index].fragments.iter().any(|part| part.progress == Progress::Lanes);
         let waiting = (0..self.warps.len()).find(|&index| self.warps[index].live != 0);
-        let waiting = (0..self.warps.len()).find(split).or(waiting);
         let Some(index) = waiting else { return Outcome::Ended };
         let block = index / self.warps_per_block;
-        let fragments = &self.warps[index].fragments;
-        let part = fragments.iter().find(|part| part.progress == Progress::Lanes).or(fragments.first());
-        let fragment = part.cloned().unwrap_or_default();
+        let fragment = self.warps[index].fragments.first().cloned().unwrap_or_default();
         let count = |wanted: fn(Progress) -> bool| {
             let fragments = self.warps.iter().flat_map(|warp| &warp.fragments);
             fragments
@@ -268,6 +295,7 @@ impl State {
         self.awaits = None;
         self.instructions = 0;
         self.cluster_phase = 0;
+        self.barriers = 0;
         self.pending.clear();
     }
 }

@@ -181,7 +181,8 @@ pub(crate) fn multiply() -> [Handler; 2] {
             let left: [&Lanes; 4] = std::array::from_fn(|index| &a[4 * row + index]);
             let right = [&b[2 * column], &b[2 * column + 1]];
             let registers = shape.registers();
-            let start: Vec<&Lanes> = (0..registers.c).map(|index| if index < per_c { &c[block * per_c + index] } else { &zero }).collect();
+            let start: Vec<&Lanes> =
+                (0..registers.c).map(|index| if index < per_c { &c[block * per_c + index] } else { &zero }).collect();
             let mut d = [[0; WARP]; 4];
             matrix::mma(&shape, &mut d[..registers.d], &left, &right, &start);
             for (index, lanes) in d[..per_d].iter().enumerate() {

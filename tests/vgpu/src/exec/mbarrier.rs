@@ -8,8 +8,8 @@
 use super::FaultKind;
 use super::access::{LOCAL, Mode, SHARED, SHARED_BITS, addresses_at, space};
 use super::code::{Flow, Handler, Instruction};
-use super::shared::Flight;
 use super::semantics::{Environment, Semantics, act, handlers, store as store_register};
+use super::shared::Flight;
 use super::warp::{Progress, Warp};
 use crate::checks::{Kind, Space};
 use crate::isa::WARP;
@@ -226,7 +226,13 @@ fn change_one(
 }
 
 /// Bytes are on their way that an object will count: not before somebody waits for them in vain, as late as that may be on a GPU.
-pub(crate) fn send_bytes(warp: &mut Warp<'_>, instruction: &Instruction, lane: usize, address: u64, flight: Flight) -> Result<(), Flow> {
+pub(crate) fn send_bytes(
+    warp: &mut Warp<'_>,
+    instruction: &Instruction,
+    lane: usize,
+    address: u64,
+    flight: Flight,
+) -> Result<(), Flow> {
     let (rank, offset) = object(warp, instruction, lane, address)?;
     read(warp, instruction, lane, rank, offset)?;
     warp.shared[rank].send(offset, flight);
@@ -327,12 +333,22 @@ fn bulk<E: Environment>(warp: &mut Warp<'_>, instruction: &Instruction, mask: u3
             let write = E::locate(warp, instruction, lanes, target, &places(to[lane]), 16, mode)?;
             for index in 0..count as usize {
                 // SAFETY: `locate` found 16 bytes at both.
-                unsafe { write.pointer(index).cast::<[u8; 16]>().write_unaligned(read.pointer(index).cast::<[u8; 16]>().read_unaligned()) };
+                unsafe {
+                    write
+                        .pointer(index)
+                        .cast::<[u8; 16]>()
+                        .write_unaligned(read.pointer(index).cast::<[u8; 16]>().read_unaligned())
+                };
             }
             done += u64::from(count) * 16;
         }
         if !outward {
-            let flight = Flight { bytes: sizes[lane], ranges: vec![(strip(to[lane]), bytes)], warp: warp.state.index, lane: lane as u32 };
+            let flight = Flight {
+                bytes: sizes[lane],
+                ranges: vec![(strip(to[lane]), bytes)],
+                warp: warp.state.index,
+                lane: lane as u32,
+            };
             send_bytes(warp, instruction, lane, strip(barriers[lane]), flight)?;
         }
     }

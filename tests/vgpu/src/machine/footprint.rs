@@ -55,7 +55,8 @@ impl Footprint {
     pub fn contains(&self, address: u64) -> bool {
         let sector = address.wrapping_sub(self.origin) / SECTOR;
         // SAFETY: there is a word for each sector.
-        sector < self.sectors && unsafe { &*self.words.add((sector / 64) as usize) }.load(Ordering::Relaxed) >> (sector % 64) & 1 != 0
+        sector < self.sectors
+            && unsafe { &*self.words.add((sector / 64) as usize) }.load(Ordering::Relaxed) >> (sector % 64) & 1 != 0
     }
 }
 
