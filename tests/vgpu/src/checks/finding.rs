@@ -174,6 +174,8 @@ pub struct Place {
     pub instruction: String,
     /// Line of the source, where the compiler left it.
     pub source: Option<Source>,
+    /// The calls through which that line came to be in the function, innermost first.
+    pub inlined_at: Vec<Source>,
     /// Block in the grid.
     pub block: [u32; 3],
     /// Thread in the block: the first one of those to which it happened.
@@ -231,6 +233,9 @@ impl fmt::Display for Finding {
             if let Some(source) = &place.source {
                 write!(f, "\n  from {}:{}", source.file, source.line)?;
             }
+            for caller in &place.inlined_at {
+                write!(f, ", called at {}:{}", caller.file, caller.line)?;
+            }
             let [bx, by, bz] = place.block;
             let [tx, ty, tz] = place.thread;
             write!(f, "\n  block ({bx}, {by}, {bz}), thread ({tx}, {ty}, {tz})")?;
@@ -261,6 +266,7 @@ mod tests {
             line: 41,
             instruction: "st.global.f32 [%rd4], %f2;".into(),
             source: Some(Source { file: "scale.cu".into(), line: 7 }),
+            inlined_at: Vec::new(),
             block: [3, 0, 0],
             thread: [31, 1, 0],
         };

@@ -29,6 +29,10 @@ pub(crate) fn barrier(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32)
     let modifier = instruction.modifier;
     let aligned = modifier & flag::ALIGNED != 0;
     if let Some(value) = warp.resumed() {
+        if modifier & flag::COUNTED == 0 {
+            warp.state.barriers += 1;
+            warp.state.last_barrier = warp.at(instruction);
+        }
         return deliver(warp, instruction, mask, value);
     }
     if aligned {

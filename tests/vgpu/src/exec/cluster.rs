@@ -90,7 +90,11 @@ impl Cluster {
         for _ in 0..TURNS {
             if self.ready.is_empty() {
                 if self.yielded.is_empty() {
-                    return if self.live == 0 { Outcome::Ended } else { self.stuck(grid, worker) };
+                    if self.live != 0 {
+                        return self.stuck(grid, worker);
+                    }
+                    self.compare_barriers(grid, worker);
+                    return Outcome::Ended;
                 }
                 std::mem::swap(&mut self.ready, &mut self.yielded);
                 self.idle += 1;
@@ -175,6 +179,34 @@ impl Cluster {
             if !self.ready.contains(&(index as u32)) && !self.yielded.contains(&(index as u32)) {
                 self.ready.push(index as u32);
             }
+        }
+    }
+
+    /// Warps of a block that came to some of its barriers and ended before others: those waited in vain for threads that were there before. (Warps that left before the first
+    /// barrier are no fault: a barrier waits for threads that have not ended.)
+    fn compare_barriers(&mut self, grid: &Grid<'_>, worker: &mut Worker) {
+        if !grid.checks.barriers {
+            return;
+        }
+        for (block, warps) in self.warps.chunks_mut(self.warps_per_block).enumerate() {
+            let passed = warps.iter().map(|warp| warp.barriers).filter(|&passed| passed > 0);
+            let (least, most) = (passed.clone().min(), passed.max());
+            if least == most {
+                continue;
+            }
+            let Some(index) = warps.iter().position(|warp| Some(warp.barriers) == most) else { continue };
+            let at = warps[index].last_barrier;
+            if worker.count_again(Kind::DivergentBarrier, at) {
+                continue;
+            }
+            let warp = Warp::new(&mut warps[index], &mut self.blocks[block], &mut self.shared, grid, worker);
+            let place = warp.place(at, 0);
+            let detail = format!(
+                "some warps of the block passed {} barriers and ended, others {}",
+                least.unwrap_or(0),
+                most.unwrap_or(0)
+            );
+            worker.found(Kind::DivergentBarrier, at, Finding::new(Kind::DivergentBarrier, place, detail));
         }
     }
 
@@ -268,6 +300,7 @@ impl State {
         self.awaits = None;
         self.instructions = 0;
         self.cluster_phase = 0;
+        self.barriers = 0;
         self.pending.clear();
     }
 }

@@ -176,6 +176,8 @@ pub(crate) struct Code {
     pub calls: Vec<Call>,
     /// Targets of branch tables, by the immediate of the branch.
     pub tables: Vec<Vec<u32>>,
+    /// Where lines of the source were inlined into a function: file and line, of both.
+    pub inlined: HashMap<(u32, (u32, u32)), (u32, u32)>,
     /// Paths of source files.
     pub files: Vec<String>,
     /// Shapes of matrix instructions, by their immediate.

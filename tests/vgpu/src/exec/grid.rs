@@ -234,8 +234,10 @@ fn summarise(grid: &Grid<'_>, workers: Vec<Worker>) -> Result<Counters, Box<Faul
     if findings.is_empty() {
         return Ok(counters);
     }
-    // What ended the launch was found last.
-    findings.reverse();
+    // What ended the launch was found last and is told first, unless it is waiting in vain: that comes of what was found before.
+    if fault != Some(FaultKind::Deadlock) {
+        findings.reverse();
+    }
     let findings = findings.into_iter().map(|(_, _, finding)| finding).collect();
     Err(Box::new(Fault { kind: fault.unwrap_or(FaultKind::Finding), findings }))
 }

@@ -20,6 +20,9 @@ use crate::isa::{Lanes64, WARP};
 /// The time at which a pending asynchronous copy writes: never in the past.
 const PENDING: u32 = u32::MAX;
 
+/// Marks a writer that was a copy which an mbarrier object counts.
+const COPIED: u16 = 1 << 15;
+
 /// Several lanes of a warp.
 const MANY: u8 = 0xff;
 
@@ -309,8 +312,8 @@ impl Watch {
         for &(begin, bytes) in &flight.ranges {
             for granule in self.granules_of(begin, bytes) {
                 self.written[granule] = self.time;
-                self.writer[granule] =
-                    (flight.warp.min(self.warps as u32 - 1) as usize * WARP + flight.lane as usize) as u16;
+                let warp = flight.warp.min(self.warps as u32 - 1) as usize;
+                self.writer[granule] = (warp * WARP + flight.lane as usize) as u16 | COPIED;
             }
         }
     }
@@ -511,7 +514,8 @@ impl Watch {
     }
 
     fn check_read(&self, warp: usize, lane: usize, granule: usize) -> Option<(Kind, Option<(u32, u8, bool)>)> {
-        let (time, writer) = (self.written[granule], self.writer[granule] as usize);
+        let (time, writer) = (self.written[granule], self.writer[granule]);
+        let (copied, writer) = (writer & COPIED != 0, usize::from(writer & !COPIED));
         let (other_warp, other_lane) = (writer / WARP, writer % WARP);
         let other = Some((other_warp as u32, other_lane as u8, true));
         if time == PENDING {
@@ -523,11 +527,13 @@ impl Watch {
         if self.is_ordered(warp, lane, time, other_warp, Some(other_lane)) {
             return None;
         }
-        Some((if other_warp == warp { Kind::WarpRace } else { Kind::SharedRace }, other))
+        let race = if other_warp == warp { Kind::WarpRace } else { Kind::SharedRace };
+        // Others have waited for the copy, and this warp has not.
+        Some((if copied && self.asynchronous { Kind::AsyncReadEarly } else { race }, other))
     }
 
     fn check_write(&self, warp: usize, lane: usize, granule: usize) -> Option<(Kind, Option<(u32, u8, bool)>)> {
-        let (time, writer) = (self.written[granule], self.writer[granule] as usize);
+        let (time, writer) = (self.written[granule], usize::from(self.writer[granule] & !COPIED));
         let (other_warp, other_lane) = (writer / WARP, writer % WARP);
         let race = |same_warp: bool| if same_warp { Kind::WarpRace } else { Kind::SharedRace };
         let other = Some((other_warp as u32, other_lane as u8, true));
@@ -559,7 +565,7 @@ pub(crate) fn report(warp: &mut Warp<'_>, instruction: &Instruction, rank: usize
         (_, Some((other_warp, other_lane, wrote))) => {
             let did = match (kind, wrote) {
                 (Kind::AsyncReadEarly | Kind::AsyncOverwrite, _) => {
-                    "has an asynchronous copy to there that is still pending"
+                    "has an asynchronous copy to there for which nobody waited here"
                 }
                 (_, true) => "wrote there before",
                 (_, false) => "read there before",

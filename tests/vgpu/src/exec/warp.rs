@@ -111,6 +111,9 @@ pub(crate) struct State {
     pub instructions: u64,
     /// The phase of the barrier of the cluster in which it arrived last.
     pub cluster_phase: u32,
+    /// Barriers of all threads of the block that it has passed, and the last of them.
+    pub barriers: u32,
+    pub last_barrier: u32,
     /// Asynchronous copies.
     pub pending: Pending,
 }
@@ -333,12 +336,18 @@ impl<'a> Warp<'a> {
         let origin = code.origins.get(at as usize).cloned().unwrap_or_default();
         let kernel = &code.functions[0].name;
         let function = &code.functions[origin.function as usize].name;
-        let (file, line) = origin.source;
+        let source = |(file, line): (u32, u32)| Source { file: code.files[file as usize].clone(), line };
+        // Chains of calls are short; a bound keeps a strange one from going on for ever.
+        let callers = std::iter::successors(Some(origin.source), |&place| {
+            code.inlined.get(&(origin.function, place)).copied().filter(|&outer| outer != place)
+        });
+        let inlined_at = callers.skip(1).take(16).map(source).collect();
         Place {
             kernel: if kernel == function { kernel.clone() } else { format!("{kernel}, function {function}") },
             line: origin.line,
             instruction: origin.text.into(),
-            source: (line > 0).then(|| Source { file: code.files[file as usize].clone(), line }),
+            source: (origin.source.1 > 0).then(|| source(origin.source)),
+            inlined_at,
             block: self.block.id,
             thread: self.state.thread.map(|lanes| lanes[lane as usize & 31]),
         }

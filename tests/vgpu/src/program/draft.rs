@@ -1,5 +1,7 @@
 //! Instructions on the way from text to code: handlers are chosen, but registers are still those of the text and branches still go to labels.
 
+use std::collections::HashMap;
+
 use crate::exec::{Class, Handler, Tensor};
 
 /// A function whose instructions are being collected.
@@ -13,6 +15,8 @@ pub(super) struct Draft {
     pub labels: Vec<Option<u32>>,
     /// Branch tables: lists of labels.
     pub tables: Vec<Vec<Label>>,
+    /// Where lines of the source were inlined: file and line, of both.
+    pub inlined: HashMap<(u32, u32), (u32, u32)>,
 }
 
 /// A register of the text.
@@ -117,6 +121,8 @@ pub(super) enum Next {
     Meet,
     /// To the next one or, in the lanes that execute it, nowhere.
     End,
+    /// The same at a regular end of the kernel: where lanes meet is found as if it led to the last step.
+    Finish,
     /// Back to the caller.
     Return,
 }

@@ -74,6 +74,10 @@ impl Graph {
                     next.extend(draft.tables[table as usize].iter().filter_map(|label| target(label.0, &self.of_step)));
                     last.guard.is_some()
                 }
+                Next::Finish => {
+                    next.push(self.blocks.len() as u32 - 1);
+                    last.guard.is_some()
+                }
                 Next::End | Next::Return => last.guard.is_some(),
             };
             if falls && index + 1 < self.blocks.len() {

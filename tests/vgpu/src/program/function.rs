@@ -171,7 +171,12 @@ impl<'b, 'a> Body<'b, 'a> {
                 self.place.statement = index as u32;
                 self.instruction(instruction)?;
             }
-            Statement::Location(file, line) => self.place.source = (*file, *line),
+            Statement::Location(place, inlined_at) => {
+                self.place.source = *place;
+                if let Some(caller) = inlined_at {
+                    self.draft.inlined.insert(*place, *caller);
+                }
+            }
             Statement::Targets(..) | Statement::Prototype(..) => {}
         }
         Ok(())

@@ -275,6 +275,11 @@ impl Assembler {
             let step = draft.labels[label.0 as usize].unwrap_or(0);
             graph.of_step.get(step as usize).map_or(base, |&block| begins[block as usize])
         };
+        for (&(file, line), &(calling, at)) in &draft.inlined {
+            let index = |file| self.file_numbers.get(&file).copied().unwrap_or(0);
+            let (inner, outer) = ((index(file), line), (index(calling), at));
+            self.code.inlined.insert((function, inner), outer);
+        }
         let first_table = self.code.tables.len() as u32;
         for table in &draft.tables {
             self.code.tables.push(table.iter().map(|&label| place(label)).collect());

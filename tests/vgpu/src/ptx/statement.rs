@@ -96,11 +96,11 @@ impl<'a> Parser<'a> {
         match word {
             ".loc" => {
                 self.advance()?;
-                let (file, line) = (self.integer()?, self.integer()?);
+                let place = (self.integer()? as u32, self.integer()? as u32);
                 self.integer()?;
-                statements.push(Statement::Location(file as u32, line as u32));
+                let mut inlined_at = None;
                 if self.accept(b',')? {
-                    // `function_name $str + 12, inlined_at 1 20 3`: the place that was inlined says enough.
+                    // `function_name $str + 12, inlined_at 1 20 3`.
                     self.accept_word("function_name")?;
                     self.word()?;
                     if self.accept(b'+')? {
@@ -108,11 +108,11 @@ impl<'a> Parser<'a> {
                     }
                     if self.accept(b',')? {
                         self.word()?;
-                        for _ in 0..3 {
-                            self.integer()?;
-                        }
+                        inlined_at = Some((self.integer()? as u32, self.integer()? as u32));
+                        self.integer()?;
                     }
                 }
+                statements.push(Statement::Location(place, inlined_at));
             }
             ".pragma" => self.skip_statement()?,
             ".reg" | ".local" | ".shared" | ".param" | ".global" | ".const" => {

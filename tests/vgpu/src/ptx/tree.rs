@@ -190,8 +190,8 @@ pub enum Statement<'a> {
     Variable(Variable<'a>),
     /// An instruction.
     Instruction(Instruction<'a>),
-    /// `.loc`: file, line.
-    Location(u32, u32),
+    /// `.loc`: file and line, and where this was inlined.
+    Location((u32, u32), Option<(u32, u32)>),
     /// `.branchtargets` or `.calltargets` under the label before it.
     Targets(&'a str, Vec<&'a str>),
     /// `.callprototype` under the label before it: what is returned and what is passed.

@@ -84,7 +84,7 @@ fn errors_name_function_line_and_instruction() {
     let newer = text.replace("sm_80", "sm_100");
     assert_eq!(Program::load(&[&newer], capability()).unwrap_err().kind, LoadErrorKind::WrongTarget);
     let unknown = text.replace("frobnicate.b32 %r0, %r1", "add.u32 %r0, %r1, %r7");
-    assert_eq!(Program::load(&[&unknown], capability()).unwrap_err().kind, LoadErrorKind::Syntax);
+    assert_eq!(Program::load(&[&unknown], capability()).unwrap_err().kind, LoadErrorKind::UnresolvedSymbol);
 }
 
 #[test]

@@ -202,11 +202,12 @@ impl Case {
         if lines.is_empty() {
             return Ok(());
         }
-        // What was inlined is told by its own line.
+        // The line itself, a call that was inlined there, or the line of the helper that was inlined.
         let helpers = self.marked("of its caller");
         let right = |line: u32| lines.contains(&line) || helpers.contains(&line);
+        let mut told = place.source.iter().chain(&place.inlined_at);
         match &place.source {
-            Some(source) if source.file.ends_with(self.file.name) && right(source.line) => Ok(()),
+            _ if told.any(|source| source.file.ends_with(self.file.name) && right(source.line)) => Ok(()),
             other => Err(format!("the source is said to be {other:?}, not {} {lines:?}:\n{finding}", self.file.name)),
         }
     }

@@ -21,7 +21,7 @@ pub(super) fn decode<'a>(
         "ret" => {
             opcode.take("uni");
             if body.is_entry {
-                body.step(act(flow::exit), Class::Control, Vec::new()).next = Next::End;
+                body.step(act(flow::exit), Class::Control, Vec::new()).next = Next::Finish;
             } else {
                 body.jump_to_epilogue(act(flow::branch));
             }
