@@ -117,7 +117,7 @@ impl Kind {
             Kind::Trap => "see the kernel's own condition at this line",
             Kind::InvalidOperand => "see the instruction's restrictions in the PTX ISA",
             Kind::InvalidCall => "check the function pointer, and the depth of the recursion (cuCtxSetLimit)",
-            Kind::Timeout => "check the loop's condition; VGPU_TIMEOUT_S sets the limit",
+            Kind::Timeout => "check the loop's condition",
             Kind::LaunchLimit => {
                 "use fewer threads, registers or bytes of shared memory; dynamic shared memory beyond 48 KiB needs the function attribute"
             }

@@ -16,7 +16,7 @@ use super::ffi::Handle;
 use super::gpu::{Gpu, gpu};
 use super::module::{Function, Module};
 use super::objects::{Object, object};
-use crate::memory::Kind;
+use crate::memory::{Allocation, Kind};
 
 /// `CU_STREAM_LEGACY`.
 pub const LEGACY_STREAM: u64 = 1;
@@ -209,7 +209,14 @@ impl Context {
         Event::registry().remove_where(|event| event.context == self.number);
         Function::registry().remove_where(|function| function.module.context == self.number);
         Module::registry().remove_where(|module| module.context == self.number);
-        for address in std::mem::take(&mut *self.owned.lock().unwrap_or_else(PoisonError::into_inner)) {
+        let owned = std::mem::take(&mut *self.owned.lock().unwrap_or_else(PoisonError::into_inner));
+        if self.lost.get().is_none() {
+            // A lost context lets nobody free anything.
+            let live: Vec<Allocation> =
+                owned.iter().filter_map(|&address| self.gpu.memory.allocation_at(address)).collect();
+            super::gpu::tell_leaks(self.gpu, &live, "when their context was destroyed");
+        }
+        for address in owned {
             // Freed by the program in another context meanwhile: nothing is left to do.
             let _ = self.gpu.memory.free(address, |_| true);
         }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::config::{Clock, Config};
 use super::errors::{Error, Outcome};
 use crate::checks::{Finding, Kind};
-use crate::memory::Memory;
+use crate::memory::{self, Allocation, Memory};
 
 /// Everything that contexts share.
 pub struct Gpu {
@@ -108,22 +108,22 @@ pub fn tell(finding: &Finding) {
 extern "C" fn at_exit() {
     let _ = std::panic::catch_unwind(|| {
         let Ok(gpu) = gpu() else { return };
-        if gpu.config.settings.checks.leaks {
-            leaks(gpu).iter().for_each(tell);
-        }
+        tell_leaks(gpu, &gpu.memory.live(), "when the process ended");
     });
 }
 
-/// One finding for all the allocations that nobody freed.
-fn leaks(gpu: &Gpu) -> Option<Finding> {
-    use crate::memory::Kind as Memory;
+/// Tells of allocations that should have been freed before now, if that is checked: one finding for all of them.
+pub fn tell_leaks(gpu: &Gpu, live: &[Allocation], when: &str) {
     const SHOWN: usize = 8;
-    let live = gpu.memory.live();
-    let leaked: Vec<_> = live.iter().filter(|allocation| !matches!(allocation.kind, Memory::Variable(_))).collect();
+    let is_leak = |allocation: &&Allocation| !matches!(allocation.kind, memory::Kind::Variable(_));
+    let leaked: Vec<&Allocation> = live.iter().filter(is_leak).collect();
+    if leaked.is_empty() || !gpu.config.settings.checks.leaks {
+        return;
+    }
     let bytes: u64 = leaked.iter().map(|allocation| allocation.bytes).sum();
     let named: Vec<String> = leaked.iter().take(SHOWN).map(|allocation| allocation.to_string()).collect();
     let rest = leaked.len().saturating_sub(SHOWN);
     let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
-    (!leaked.is_empty())
-        .then(|| Finding::outside(Kind::Leak, format!("{bytes} bytes were never freed: {}{more}", named.join(", "))))
+    let detail = format!("{bytes} bytes were still allocated {when}: {}{more}", named.join(", "));
+    tell(&Finding::outside(Kind::Leak, detail));
 }
