@@ -12,7 +12,7 @@
 //!   ptx       text -> syntax tree
 //!
 //!   beside them: memory (address space, allocations, which bytes were written), checks (findings and how they read),
-//!   machine (described GPUs: limits, occupancy, throughput model)
+//!   machine (described GPUs: limits, occupancy, throughput model), report (a line per launch, and the table of them)
 //! ```
 //!
 //! An arrow only ever points down; nothing here knows any program that runs on it.

@@ -752,14 +752,6 @@ impl<T: Stored, R: Lane, const N: usize> Semantics for Store<T, R, N> {
         let addresses = addresses(warp, instruction, instruction.operands[N]);
         let bytes = (size_of::<T>() * N) as u64;
         let space = instruction.modifier & 0xff;
-        let mask = if warp.grid.checks.warp_races && matches!(space, space::SHARED | space::GENERIC) {
-            without_repeats(mask, &addresses, |lane, other| {
-                let part = |part| warp.read::<R>(instruction.operands[part]);
-                (0..N).all(|index| part(index)[lane].value() == part(index)[other].value())
-            })
-        } else {
-            mask
-        };
         let located = match E::locate(warp, instruction, mask, space, &addresses, bytes, Mode::Write) {
             Ok(located) => located,
             Err(flow) => return flow,
@@ -784,23 +776,6 @@ impl<T: Stored, R: Lane, const N: usize> Semantics for Store<T, R, N> {
         }
         Flow::Next
     }
-}
-
-/// The lanes of a store without those that write the same to the same place as a lane before them: whichever comes last, the
-/// result is the same, and so this is no race. Compilers that hold values in several lanes write such stores.
-#[inline]
-fn without_repeats(mask: u32, addresses: &Lanes64, same_value: impl Fn(usize, usize) -> bool) -> u32 {
-    let active = || (0..WARP).filter(move |lane| mask >> lane & 1 != 0);
-    if active().is_sorted_by(|&lane, &next| addresses[lane] < addresses[next]) {
-        return mask;
-    }
-    active()
-        .filter(|&lane| {
-            !active()
-                .take_while(|&other| other < lane)
-                .any(|other| addresses[other] == addresses[lane] && same_value(other, lane))
-        })
-        .fold(0, |kept, lane| kept | 1 << lane)
 }
 
 /// The handlers of a load of `count` elements into registers.

@@ -1,16 +1,15 @@
 //! Device memory: addresses, allocations, and which bytes were ever written.
 //!
-//! One sparse file in memory ([`reservation`]) is mapped twice:
+//! One sparse file in memory (`reservation`) is mapped twice:
 //!
 //! * the **device view**, whose addresses *are* the device addresses. Nothing may be read or written through it, so a
-//!   host program
-//!   that dereferences a device pointer faults at once, as with a real GPU. Host-pinned and managed allocations are made accessible
-//!   there: their host and device addresses are equal.
+//!   host program that dereferences a device pointer faults at once, as with a real GPU. Host-pinned and managed
+//!   allocations are made accessible there: their host and device addresses are equal.
 //! * the **executor's view**, readable and writable, at a constant distance, for kernels and copies.
 //!
-//! Allocations ([`allocator`]) are aligned to 256 bytes and separated by red zones; a freed range stays in quarantine
+//! Allocations (`allocator`) are aligned to 256 bytes and separated by red zones; a freed range stays in quarantine
 //! for a while, so that a use after free is named instead of silently hitting another allocation. A shadow
-//! ([`shadow`]) holds one bit per byte: was it ever written?
+//! (`shadow`) holds one bit per byte: was it ever written?
 //!
 //! A kernel looks an address up once with [`Memory::window`] and keeps the [`Window`], which answers bounds, host
 //! address and initialisation without a lock. A window stays usable after its allocation is freed (the mapping never

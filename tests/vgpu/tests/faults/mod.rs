@@ -121,11 +121,11 @@ const CASES: &[Case] = &[
     // Transaction barriers and bulk copies.
     case("missing_arrival", &TRANSACTIONS, &[Kind::Deadlock], 64, 64),
     case("too_many_bytes_expected", &TRANSACTIONS, &[Kind::Deadlock], 32, 128),
-    case("bulk_copy_not_awaited", &TRANSACTIONS, &[Kind::AsyncReadEarly], 64, 128),
-    case("wrong_parity", &TRANSACTIONS, &[Kind::AsyncReadEarly], 64, 128),
+    case("bulk_copy_not_awaited", &TRANSACTIONS, &[Kind::AsyncReadEarly, Kind::SharedRace], 64, 128),
+    case("wrong_parity", &TRANSACTIONS, &[Kind::AsyncReadEarly, Kind::SharedRace, Kind::Deadlock], 64, 128),
     case("uninitialised_barrier", &TRANSACTIONS, &[Kind::Uninitialised, Kind::InvalidOperand], 32, 32),
     case("bulk_copy_of_20_bytes", &TRANSACTIONS, &[Kind::InvalidOperand, Kind::Misaligned], 32, 32),
-    case("tile_not_released", &TRANSACTIONS, &[Kind::SharedRace, Kind::AsyncOverwrite], 128, 128),
+    case("tile_not_released", &TRANSACTIONS, &[Kind::SharedRace, Kind::AsyncOverwrite, Kind::Deadlock], 128, 128),
     // Kernels that do not end, or too early.
     case("endless_loop", &STUCK, &[Kind::Timeout, Kind::Deadlock], 1, 32),
     Case { blocks: 2, ..case("flag_never_set", &STUCK, &[Kind::Timeout, Kind::Deadlock], 32, 32) },
@@ -202,10 +202,10 @@ impl Case {
         if lines.is_empty() {
             return Ok(());
         }
-        // The line itself, or a call that was inlined there; what was inlined is told by its own line too.
+        // The line itself, or a call that was inlined there; or a helper that is marked as such.
+        let mut told = place.source.iter().chain(&place.inlined_at);
         let helpers = self.marked("of its caller");
         let right = |line: u32| lines.contains(&line) || helpers.contains(&line);
-        let mut told = place.source.iter().chain(&place.inlined_at);
         match &place.source {
             _ if told.any(|source| source.file.ends_with(self.file.name) && right(source.line)) => Ok(()),
             other => Err(format!("the source is said to be {other:?}, not {} {lines:?}:\n{finding}", self.file.name)),

@@ -92,8 +92,7 @@ __device__ void partial_warp_barrier(int* a, int* b, int n) {
         unsigned mask = fixed ? 0xff : 0x1ff;
         asm volatile("bar.warp.sync %0;" ::"r"(mask) : "memory");  // fault: partial_warp_barrier
     }
-    whole_warp();
-    b[t] = a[t];
+    b[t] = __shfl_xor_sync(0xffffffff, a[t], 1);
 }
 PAIR(partial_warp_barrier)
 
@@ -146,7 +145,7 @@ PAIR(sum_across_blocks)
 template <bool fixed>
 __device__ void neighbour_block(int* a, int* b, int n) {
     int i = global_index();
-    a[i] = i;
+    a[i] = i;  // fault: neighbour_block
     if (!fixed) {
         b[i] = a[(i + blockDim.x) % n];  // fault: neighbour_block
     }
