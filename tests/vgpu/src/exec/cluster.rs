@@ -213,10 +213,15 @@ impl Cluster {
     /// No warp can run: says who waits for what.
     #[cold]
     fn stuck(&mut self, grid: &Grid<'_>, worker: &mut Worker) -> Outcome {
+        // A warp whose lanes wait for each other is to blame rather than those that wait for the whole of it.
+        let split = |index: &usize| self.warps[*index].fragments.iter().any(|part| part.progress == Progress::Lanes);
         let waiting = (0..self.warps.len()).find(|&index| self.warps[index].live != 0);
+        let waiting = (0..self.warps.len()).find(split).or(waiting);
         let Some(index) = waiting else { return Outcome::Ended };
         let block = index / self.warps_per_block;
-        let fragment = self.warps[index].fragments.first().cloned().unwrap_or_default();
+        let fragments = &self.warps[index].fragments;
+        let part = fragments.iter().find(|part| part.progress == Progress::Lanes).or(fragments.first());
+        let fragment = part.cloned().unwrap_or_default();
         let count = |wanted: fn(Progress) -> bool| {
             let fragments = self.warps.iter().flat_map(|warp| &warp.fragments);
             fragments

@@ -125,7 +125,7 @@ const CASES: &[Case] = &[
     case("wrong_parity", &TRANSACTIONS, &[Kind::AsyncReadEarly, Kind::SharedRace, Kind::Deadlock], 64, 128),
     case("uninitialised_barrier", &TRANSACTIONS, &[Kind::Uninitialised, Kind::InvalidOperand], 32, 32),
     case("bulk_copy_of_20_bytes", &TRANSACTIONS, &[Kind::InvalidOperand, Kind::Misaligned], 32, 32),
-    case("tile_not_released", &TRANSACTIONS, &[Kind::SharedRace, Kind::AsyncOverwrite, Kind::Deadlock], 128, 128),
+    case("tile_not_released", &TRANSACTIONS, &[Kind::SharedRace, Kind::WarpRace, Kind::Deadlock], 128, 128),
     // Kernels that do not end, or too early.
     case("endless_loop", &STUCK, &[Kind::Timeout, Kind::Deadlock], 1, 32),
     Case { blocks: 2, ..case("flag_never_set", &STUCK, &[Kind::Timeout, Kind::Deadlock], 32, 32) },
