@@ -1,0 +1,263 @@
+//! Asynchronous copies and mbarrier objects (PTX ISA 9.7.9.25, 9.7.13.15): cp.async, cp.async.bulk, mbarrier. Semantics in [`crate::exec::pending`] and
+//! [`crate::exec::mbarrier`].
+
+use super::{U32, U64, memory, required};
+use crate::exec::mbarrier::{self, Operation};
+use crate::exec::{Class, act, pending};
+use crate::program::draft::{Field, Role, Width};
+use crate::program::function::{Body, Reason};
+use crate::program::opcode::Opcode;
+use crate::ptx::{Operand, StateSpace};
+
+/// Decodes the instructions of this file; `None` if it is none of them.
+pub(super) fn decode<'a>(
+    body: &mut Body<'_, 'a>,
+    opcode: &Opcode<'a>,
+    operands: &[Operand<'a>],
+) -> Option<Result<(), Reason>> {
+    match opcode.root {
+        "cp" if opcode.take("async") => Some(copies(body, opcode, operands)),
+        "mbarrier" => Some(objects(body, opcode, operands)),
+        _ => None,
+    }
+}
+
+fn copies<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>]) -> Result<(), Reason> {
+    if opcode.take("bulk") {
+        return bulk(body, opcode, operands);
+    }
+    if opcode.take("mbarrier") {
+        required(opcode.choose(&[("arrive", ())]), ".arrive")?;
+        let operation = if opcode.take("noinc") { Operation::ArriveCopies } else { Operation::ArriveCopiesMore };
+        memory::take_space(opcode);
+        required(opcode.choose(&[("b64", ())]), ".b64")?;
+        super::expect_operands(operands, 1)?;
+        return change(body, &operands[0], operation, None, Field::Narrow(1));
+    }
+    if let Some(run) = opcode.choose(&[("commit_group", act(pending::commit)), ("wait_all", act(pending::wait_all))]) {
+        super::expect_operands(operands, 0)?;
+        body.step(run, Class::AsyncCopy, Vec::new());
+        return Ok(());
+    }
+    if opcode.take("wait_group") {
+        let [Operand::Integer(count)] = operands else { return Err(Reason::syntax("expected a number of groups")) };
+        body.step(act(pending::wait_group), Class::AsyncCopy, Vec::new()).immediate = *count;
+        return Ok(());
+    }
+    memory::drop_order(opcode);
+    required(opcode.choose(&[("shared", ()), ("shared::cta", ())]), ".shared")?;
+    required(opcode.choose(&[("global", ())]), ".global")?;
+    let [to, from, Operand::Integer(size), rest @ ..] = operands else {
+        return Err(Reason::syntax("expected two addresses and a size"));
+    };
+    let (to, from) = (body.address(to)?, body.address(from)?);
+    let read = match rest.first() {
+        None => Field::Narrow(*size as u32),
+        Some(operand) => match body.width_of(operand) {
+            // `ignore-src`: nothing is read where the predicate holds.
+            Some(Width::Predicate) => {
+                let ignored = body.predicate(operand)?;
+                let read = body.temporary(Width::Narrow);
+                let fields = vec![
+                    Field::Register(read, Role::Destination),
+                    Field::Narrow(0),
+                    Field::Narrow(*size as u32),
+                    ignored,
+                ];
+                body.step(crate::exec::select::<u32>(), Class::Move, fields).class = None;
+                Field::Register(read, Role::Source)
+            }
+            // A cache policy.
+            Some(Width::Wide) => Field::Narrow(*size as u32),
+            _ => body.source(operand, U32)?,
+        },
+    };
+    let run = required(pending::copy(*size), "4, 8 or 16 bytes")?;
+    let step = body.step(run, Class::AsyncCopy, vec![to.base, from.base, read]);
+    step.immediate = u64::from(to.offset as u32) | u64::from(from.offset as u32) << 32;
+    step.modifier = u32::from(to.width == Width::Wide) << 8 | u32::from(from.width == Width::Wide) << 9;
+    Ok(())
+}
+
+/// `cp.async.bulk` without tensors.
+fn bulk<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>]) -> Result<(), Reason> {
+    if opcode.choose(&[("commit_group", ()), ("wait_group", ())]).is_some() {
+        opcode.take("read");
+        body.step(mbarrier::nothing(), Class::AsyncCopy, Vec::new());
+        return Ok(());
+    }
+    if opcode.take("prefetch") {
+        while opcode.first().is_some() {}
+        return Ok(());
+    }
+    if opcode.take("tensor") {
+        return tensor(body, opcode, operands);
+    }
+    let spaces = [("shared::cluster", true), ("shared::cta", true), ("shared", true), ("global", false)];
+    let to_shared = required(opcode.choose(&spaces), "a space")?;
+    let from_shared = required(opcode.choose(&spaces), "a space")?;
+    opcode.choose(&[("mbarrier::complete_tx::bytes", ()), ("bulk_group", ())]);
+    let [to, from, size, rest @ ..] = operands else { return Err(Reason::syntax("expected two addresses and a size")) };
+    if to_shared == from_shared {
+        return Err(Reason::unsupported("such a pair of spaces"));
+    }
+    let (to, from) = (body.address(to)?, body.address(from)?);
+    if to.offset != 0 || from.offset != 0 {
+        return Err(Reason::unsupported("offsets of the addresses of a bulk copy"));
+    }
+    let size = body.source(size, U32)?;
+    let (barrier, wide) = match rest.first().filter(|_| to_shared) {
+        Some(operand) => {
+            let address = body.address(operand)?;
+            (address.base, address.width == Width::Wide)
+        }
+        None => (Field::Narrow(0), false),
+    };
+    let step = body.step(mbarrier::bulk_copy(), Class::AsyncCopy, vec![to.base, from.base, size, barrier]);
+    step.modifier = u32::from(to.width == Width::Wide) << 8
+        | u32::from(from.width == Width::Wide) << 9
+        | u32::from(wide) << 10
+        | u32::from(from_shared) << 11;
+    Ok(())
+}
+
+/// `cp.async.bulk.tensor`, tiled.
+fn tensor<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>]) -> Result<(), Reason> {
+    let ranks = [("1d", 1), ("2d", 2), ("3d", 3), ("4d", 4), ("5d", 5)];
+    let rank = required(opcode.choose(&ranks), "a number of dimensions")?;
+    let spaces = [("shared::cluster", true), ("shared::cta", true), ("global", false)];
+    let loads = required(opcode.choose(&spaces), "a space")?;
+    if required(opcode.choose(&spaces), "a space")? == loads {
+        return Err(Reason::unsupported("such a pair of spaces"));
+    }
+    opcode.take("tile");
+    opcode.choose(&[("mbarrier::complete_tx::bytes", ()), ("bulk_group", ())]);
+    let multicast = opcode.take("multicast::cluster");
+    let (map, shared, rest) = match operands {
+        [shared, map, rest @ ..] if loads => (map, shared, rest),
+        [map, shared, rest @ ..] => (map, shared, rest),
+        _ => return Err(Reason::syntax("expected a tensor and an address")),
+    };
+    let Operand::Address(parts) = map else { return Err(Reason::syntax("expected a tensor in brackets")) };
+    let [map, Operand::Vector(coordinates)] = parts.as_slice() else {
+        return Err(Reason::syntax("expected a tensor map and coordinates"));
+    };
+    if coordinates.len() != rank {
+        return Err(Reason::syntax(format!("expected {rank} coordinates, found {}", coordinates.len())));
+    }
+    let shared = body.address(shared)?;
+    let (barrier, rest) = match rest {
+        [barrier, rest @ ..] if loads => (Some(body.address(barrier)?), rest),
+        rest => (None, rest),
+    };
+    if shared.offset != 0 || barrier.is_some_and(|barrier| barrier.offset != 0) {
+        return Err(Reason::unsupported("offsets of the addresses of a tensor copy"));
+    }
+    let blocks = match rest.first() {
+        Some(mask) if multicast => body.source(mask, crate::ptx::Type { bits: 16, ..U32 })?,
+        _ => Field::Narrow(0),
+    };
+    let wide = |address: Option<crate::program::function::Address>, flag| match address {
+        Some(address) if address.width == Width::Wide => flag,
+        _ => 0,
+    };
+    let mut fields =
+        vec![body.source(map, U64)?, shared.base, barrier.map_or(Field::Narrow(0), |barrier| barrier.base), blocks];
+    for coordinate in coordinates {
+        fields.push(body.source(coordinate, U32)?);
+    }
+    use crate::exec::tensor::{copy, flag};
+    let step = body.step(copy(), Class::AsyncCopy, fields);
+    step.listed = true;
+    step.modifier = wide(Some(shared), flag::WIDE_SHARED)
+        | wide(barrier, flag::WIDE_BARRIER)
+        | if loads { 0 } else { flag::STORE }
+        | if multicast { flag::MULTICAST } else { 0 };
+    Ok(())
+}
+
+/// An instruction that changes an mbarrier object.
+fn change<'a>(
+    body: &mut Body<'_, 'a>,
+    address: &Operand<'a>,
+    operation: Operation,
+    token: Option<&Operand<'a>>,
+    amount: Field,
+) -> Result<(), Reason> {
+    let address = body.address(address)?;
+    if !matches!(address.space, None | Some(StateSpace::Shared)) {
+        return Err(Reason::unsupported("mbarrier objects outside of shared memory"));
+    }
+    let token = match token {
+        Some(operand) => body.destination(operand, Width::Wide)?,
+        None => Field::Register(body.temporary(Width::Wide), Role::Destination),
+    };
+    let step = body.step(mbarrier::changes(), Class::Barrier, vec![token, address.base, amount]);
+    step.immediate = address.offset as u64;
+    step.modifier = u32::from(address.width == Width::Wide) << 8 | (operation as u32) << 24;
+    Ok(())
+}
+
+fn objects<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>]) -> Result<(), Reason> {
+    let verbs = [
+        "init",
+        "inval",
+        "expect_tx",
+        "complete_tx",
+        "arrive",
+        "arrive_drop",
+        "test_wait",
+        "try_wait",
+        "pending_count",
+    ];
+    let verb = required(opcode.find(|name| verbs.iter().find(|verb| **verb == name).copied()), "an operation")?;
+    let expects = opcode.take("expect_tx");
+    opcode.take("noComplete");
+    let parity = opcode.take("parity");
+    memory::drop_order(opcode);
+    memory::take_space(opcode);
+    memory::drop_order(opcode);
+    memory::take_space(opcode);
+    required(opcode.choose(&[("b64", ())]), ".b64")?;
+    match (verb, operands) {
+        ("init", [address, count]) => {
+            let count = body.source(count, U32)?;
+            change(body, address, Operation::Initialise, None, count)
+        }
+        ("inval", [address]) => change(body, address, Operation::Invalidate, None, Field::Narrow(0)),
+        ("expect_tx", [address, bytes]) => {
+            let bytes = body.source(bytes, U32)?;
+            change(body, address, Operation::Expect, None, bytes)
+        }
+        ("complete_tx", [address, bytes]) => {
+            let bytes = body.source(bytes, U32)?;
+            change(body, address, Operation::Complete, None, bytes)
+        }
+        ("arrive" | "arrive_drop", [token, address, rest @ ..]) => {
+            let operation = match (verb == "arrive", expects) {
+                (true, false) => Operation::Arrive,
+                (true, true) => Operation::ArriveExpect,
+                (false, false) => Operation::Drop,
+                (false, true) => Operation::DropExpect,
+            };
+            let amount = match rest {
+                [amount] => body.source(amount, U32)?,
+                _ => Field::Narrow(1),
+            };
+            change(body, address, operation, Some(token), amount)
+        }
+        ("test_wait" | "try_wait", [Operand::Name(p, 0), address, token, ..]) => {
+            let predicate = body.predicate_destination(p)?;
+            let address = body.address(address)?;
+            let token = body.source(token, if parity { U32 } else { U64 })?;
+            let step = body.step(act(mbarrier::wait), Class::Barrier, vec![predicate, address.base, token]);
+            step.immediate = address.offset as u64;
+            step.modifier = u32::from(address.width == Width::Wide) << 8 | u32::from(parity) << 24;
+            Ok(())
+        }
+        ("pending_count", [_, _]) => {
+            body.simple(mbarrier::pending_count(), Class::Barrier, operands, &[U32, U64]).map(|_| ())
+        }
+        _ => Err(Reason::unsupported("such operands")),
+    }
+}

@@ -1,0 +1,274 @@
+//! `wgmma`: tiles laid out in shared memory as tensor copies and the canonical layouts have them, products by definition.
+
+use super::{Random, plain_value};
+use cuda::isa::Lanes;
+use cuda::isa::exact::Format;
+use cuda::isa::matrix::wgmma::{Chunk, Descriptor, Major, Operand, SourceA, Swizzle, Wgmma, wgmma};
+use cuda::isa::matrix::{Element, Sum};
+
+const SWIZZLES: [Swizzle; 4] = [Swizzle::None, Swizzle::Bytes32, Swizzle::Bytes64, Swizzle::Bytes128];
+
+/// Shared memory with a tile in it.
+struct Tile {
+    shared: Vec<u8>,
+    descriptor: Descriptor,
+}
+
+/// Lays out `element(mn, k)` (`extent` of them by 32 bytes of `k`) for one instruction.
+///
+/// The contiguous dimension is cut into lines as wide as the swizzle; a line of 128 bytes has its chunks exchanged by its
+/// number modulo 8, two of 64 share such a number, four of 32: the drawings of the programming guide.
+fn lay_out(random: &mut Random, operand: Operand, swizzle: Swizzle, element: &dyn Fn(u32, u32) -> u32) -> Tile {
+    let width = swizzle.width();
+    let bytes = operand.element.width() / 8;
+    let depth = 32 / bytes;
+    let start = 1024 * random.below(3) + if swizzle == Swizzle::None { 16 * random.below(5) } else { 0 };
+    // Where groups of eight lines and blocks of the contiguous dimension begin. Without swizzle anything will do that
+    // does not overlap.
+    let lines = if operand.major == Major::K { operand.extent } else { depth };
+    let (group, block) = match (swizzle, operand.major) {
+        (Swizzle::None, _) => (256, 256 * lines.div_ceil(8) + 128),
+        (_, Major::K) => (8 * width, 0),
+        (_, Major::Mn) => (8 * width, 8 * width * lines.div_ceil(8)),
+    };
+    let (leading, stride) = match (swizzle, operand.major) {
+        (Swizzle::None, Major::K) => (block, group),
+        (Swizzle::None, Major::Mn) => (group, block),
+        (_, Major::K) => (16, group),
+        (_, Major::Mn) => (block, group),
+    };
+    // In a K-major tile that is wider than an instruction takes, the instruction begins somewhere inside.
+    let skipped = if operand.major == Major::K && width > 32 { 2 * random.below(width / 32) } else { 0 };
+    let mut shared = vec![0xee; 1 << 18];
+    for mn in 0..operand.extent {
+        for k in 0..depth {
+            let (line, position) = if operand.major == Major::K { (mn, k) } else { (k, mn) };
+            let chunk = position * bytes / 16 + skipped;
+            let exchange = match swizzle {
+                Swizzle::None => 0,
+                Swizzle::Bytes32 => line / 4 % 2,
+                Swizzle::Bytes64 => line / 2 % 4,
+                Swizzle::Bytes128 => line % 8,
+            };
+            let (chunk_block, chunk) = (chunk / (width / 16), chunk % (width / 16));
+            let address = start
+                + line / 8 * group
+                + line % 8 * width
+                + chunk_block * block
+                + (chunk ^ exchange) * 16
+                + position * bytes % 16;
+            let value = element(mn, k).to_le_bytes();
+            for index in 0..bytes as usize {
+                shared[address as usize + index] = value[index];
+            }
+        }
+    }
+    Tile { shared, descriptor: Descriptor { start: start + 16 * skipped, leading, stride, base_offset: 0, swizzle } }
+}
+
+/// What the executor does: reads the chunks.
+fn read(tile: &Tile, operand: Operand) -> Vec<Chunk> {
+    let descriptor = Descriptor::decode(tile.descriptor.encode());
+    assert_eq!(descriptor, tile.descriptor);
+    operand
+        .chunks(descriptor)
+        .map(|address| tile.shared[address as usize..address as usize + 16].try_into().unwrap())
+        .collect()
+}
+
+fn element_value(element: Element, bits: u32) -> f64 {
+    match element {
+        Element::F16 => plain_value(Format::F16, bits as u64),
+        Element::Bf16 => plain_value(Format::Bf16, bits as u64),
+        Element::Tf32 => plain_value(Format::F32, (bits & 0xffff_e000) as u64),
+        Element::E4m3 => plain_value(Format::E4m3, bits as u64),
+        Element::E5m2 => plain_value(Format::E5m2, bits as u64),
+        Element::S8 => bits as u8 as i8 as f64,
+        _ => bits as f64,
+    }
+}
+
+/// Small values whose products and sums are exact in f32 and f16 alike.
+fn small(random: &mut Random, element: Element) -> u32 {
+    let value = random.below(5) as f32 - 2.0;
+    match element {
+        Element::F16 => [0xc000, 0xbc00, 0, 0x3c00, 0x4000][(value + 2.0) as usize],
+        Element::Bf16 => value.to_bits() >> 16,
+        Element::Tf32 => value.to_bits() | random.below(0x2000),
+        Element::E4m3 => [0xc0, 0xb8, 0, 0x38, 0x40][(value + 2.0) as usize],
+        Element::E5m2 => [0xc0, 0xbc, 0, 0x3c, 0x40][(value + 2.0) as usize],
+        _ => random.below(256),
+    }
+}
+
+fn check(random: &mut Random, shape: Wgmma, swizzles: (Swizzle, Swizzle), in_registers: bool, accumulate: bool) {
+    assert!(shape.is_supported(), "{shape:?}");
+    let n = shape.b.extent;
+    let depth = 256 / shape.a.element.width();
+    let a: Vec<Vec<u32>> = (0..64).map(|_| (0..depth).map(|_| small(random, shape.a.element)).collect()).collect();
+    let b: Vec<Vec<u32>> = (0..n).map(|_| (0..depth).map(|_| small(random, shape.b.element)).collect()).collect();
+    let tile_a = lay_out(random, shape.a, swizzles.0, &|mn, k| a[mn as usize][k as usize]);
+    let tile_b = lay_out(random, shape.b, swizzles.1, &|mn, k| b[mn as usize][k as usize]);
+    let (chunks_a, chunks_b) = (read(&tile_a, shape.a), read(&tile_b, shape.b));
+    // The fragments of A: of the figure for `mma`, 16 rows to a warp.
+    let per_register = 32 / shape.a.element.width();
+    let mut fragments = [[[0u32; 32]; 4]; 4];
+    for (warp, registers) in (0..).zip(&mut fragments) {
+        for (index, register) in (0..).zip(registers) {
+            for (lane, bits) in (0u32..).zip(register) {
+                for part in 0..per_register {
+                    let row = 16 * warp + lane / 4 + 8 * (index & 1);
+                    let k = lane % 4 * per_register + part + 4 * per_register * (index >> 1);
+                    *bits |= a[row as usize][k as usize] << (part * shape.a.element.width());
+                }
+            }
+        }
+    }
+    let start = |row: u32, column: u32| (row as f64 + column as f64) % 7.0 - 3.0;
+    let encode = |value: f64| match shape.d {
+        Sum::S32 => value as i32 as u32,
+        Sum::F16 => {
+            use cuda::isa::half::{F16, Half};
+            F16::from_f32(value as f32).0 as u32
+        }
+        _ => (value as f32).to_bits(),
+    };
+    // D: row 16 w + g + 8 (i / 2 % 2), column 8 (i / 4) + 2 t + i % 2 of element i.
+    let place =
+        |warp: u32, lane: u32, i: u32| (16 * warp + lane / 4 + 8 * (i / 2 % 2), 8 * (i / 4) + 2 * (lane % 4) + i % 2);
+    let build = |value: &dyn Fn(u32, u32) -> f64| -> Vec<Vec<Lanes>> {
+        let packed = if shape.d == Sum::F16 { 2 } else { 1 };
+        let register = |warp: u32, index: u32| -> Lanes {
+            std::array::from_fn(|lane| {
+                (0..packed).fold(0, |word, part| {
+                    let (row, column) = place(warp, lane as u32, index * packed + part);
+                    word | encode(value(row, column)) << (16 * part)
+                })
+            })
+        };
+        (0..4).map(|warp| (0..n / 2 / packed).map(|index| register(warp, index)).collect()).collect()
+    };
+    let mut d = build(&start);
+    assert_eq!(d[0].len(), shape.registers());
+    let sign = if shape.negate_a != shape.negate_b { -1.0 } else { 1.0 };
+    let wanted = build(&|row, column| {
+        let product = |k: usize| {
+            element_value(shape.a.element, a[row as usize][k]) * element_value(shape.b.element, b[column as usize][k])
+        };
+        (if accumulate { start(row, column) } else { 0.0 }) + sign * (0..depth as usize).map(product).sum::<f64>()
+    });
+    let source = if in_registers {
+        SourceA::Registers([0, 1, 2, 3].map(|warp: usize| fragments[warp].each_ref()))
+    } else {
+        SourceA::Shared(&chunks_a)
+    };
+    let [d0, d1, d2, d3] = &mut d[..] else { unreachable!() };
+    wgmma(&shape, [d0, d1, d2, d3], source, &chunks_b, accumulate);
+    // Zero may have either sign.
+    let plain = |d: &[Vec<Lanes>]| -> Vec<Vec<Lanes>> {
+        d.iter()
+            .map(|registers| registers.iter().map(|register| register.map(|bits| unsign(shape.d, bits))).collect())
+            .collect()
+    };
+    assert_eq!(plain(&d), plain(&wanted), "{shape:?} {swizzles:?} registers {in_registers} accumulate {accumulate}");
+}
+
+/// A register without the signs of zeros.
+fn unsign(sum: Sum, bits: u32) -> u32 {
+    match sum {
+        Sum::F32 if bits == 0x8000_0000 => 0,
+        Sum::F16 => [0, 16]
+            .map(|shift| {
+                let half = bits >> shift & 0xffff;
+                (if half == 0x8000 { 0 } else { half }) << shift
+            })
+            .into_iter()
+            .sum(),
+        _ => bits,
+    }
+}
+
+#[test]
+fn every_layout_of_halves() {
+    let mut random = Random::new(35);
+    for element in [Element::F16, Element::Bf16] {
+        for (major_a, major_b) in
+            [(Major::K, Major::K), (Major::K, Major::Mn), (Major::Mn, Major::K), (Major::Mn, Major::Mn)]
+        {
+            for swizzle_a in SWIZZLES {
+                for swizzle_b in SWIZZLES {
+                    // MN-major tiles are whole blocks of the swizzle's width.
+                    let columns = [8u32, 24, 64, 128, 256][random.below(5) as usize];
+                    let columns = if major_b == Major::Mn { 64 * columns.div_ceil(64) } else { columns };
+                    let shape = Wgmma {
+                        a: Operand { element, major: major_a, extent: 64 },
+                        b: Operand { element, major: major_b, extent: columns },
+                        d: if element == Element::F16 && random.below(3) == 0 { Sum::F16 } else { Sum::F32 },
+                        negate_a: random.below(4) == 0,
+                        negate_b: random.below(4) == 0,
+                        saturate: false,
+                    };
+                    for in_registers in [false, true] {
+                        let accumulate = random.below(3) != 0;
+                        check(&mut random, shape, (swizzle_a, swizzle_b), in_registers, accumulate);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn other_types() {
+    let mut random = Random::new(36);
+    let types = [
+        (Element::Tf32, Element::Tf32, Sum::F32),
+        (Element::E4m3, Element::E4m3, Sum::F32),
+        (Element::E4m3, Element::E5m2, Sum::F32),
+        (Element::E5m2, Element::E4m3, Sum::F16),
+        (Element::S8, Element::S8, Sum::S32),
+        (Element::U8, Element::S8, Sum::S32),
+    ];
+    for (a, b, d) in types {
+        for swizzle in SWIZZLES {
+            for columns in [8, 32, 96] {
+                let shape = Wgmma {
+                    a: Operand { element: a, major: Major::K, extent: 64 },
+                    b: Operand { element: b, major: Major::K, extent: columns },
+                    d,
+                    negate_a: false,
+                    negate_b: d != Sum::S32 && columns == 32,
+                    saturate: false,
+                };
+                check(&mut random, shape, (swizzle, swizzle), columns == 96, columns != 8);
+            }
+        }
+    }
+}
+
+#[test]
+fn swizzles_exchange_chunks() {
+    // Line 5 of 128 bytes: chunk 2 goes to 2 ^ 5.
+    assert_eq!(Swizzle::Bytes128.apply(5 * 128 + 2 * 16 + 7), 5 * 128 + 7 * 16 + 7);
+    // Line 5 of 64 bytes is in the third 128: chunk 1 goes to 1 ^ 2.
+    assert_eq!(Swizzle::Bytes64.apply(5 * 64 + 16), 5 * 64 + 3 * 16);
+    assert_eq!(Swizzle::Bytes32.apply(5 * 32), 5 * 32 + 16);
+    for swizzle in SWIZZLES {
+        for address in (0..4096).step_by(16) {
+            assert_eq!(swizzle.apply(swizzle.apply(address)), address);
+            assert_eq!(swizzle.apply(address) / swizzle.width(), address / swizzle.width());
+        }
+    }
+}
+
+#[test]
+fn a_pattern_may_begin_off_its_alignment() {
+    // A tile at line 3 of its 1024 bytes, laid out as if that were line 0.
+    let operand = Operand { element: Element::Bf16, major: Major::K, extent: 8 };
+    let descriptor =
+        Descriptor { start: 3 * 128, leading: 16, stride: 1024, base_offset: 3, swizzle: Swizzle::Bytes128 };
+    let addresses: Vec<u32> = operand.chunks(descriptor).collect();
+    let wanted: Vec<u32> =
+        (0..8).flat_map(|line| (0..2).map(move |chunk| 3 * 128 + line * 128 + (chunk ^ line) * 16)).collect();
+    assert_eq!(addresses, wanted);
+}
