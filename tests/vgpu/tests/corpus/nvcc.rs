@@ -110,7 +110,7 @@ fn atomics() {
         assert_eq!(found[3], all(|a, b| a ^ b, 0, |i| i << 32 | i), "{file}");
         assert_eq!(found[4], u64::MAX, "{file}");
         assert_eq!(found[5], all(|a, b| a & b, u64::MAX, |i| !(1 << (i % 61))), "{file}");
-        assert!(found[6] < n && found[6] % 2 == 0 && found[7] < n && found[7] % 2 == 1, "{file}");
+        assert!(found[6] < n && found[6].is_multiple_of(2) && found[7] < n && !found[7].is_multiple_of(2), "{file}");
 
         let product = Buffer::from(&[1f64]);
         module.run("multiply_f64", [1, 1, 1], [64, 1, 1], 0, arguments![&product, 1.5f64, 40i32]);
