@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# All checks of the repository: format, lints, build, tests, documentation, and the op tests once per instruction set.
-# Needs cargo (https://rustup.rs) and a linker; uses no network but cargo's registry and, if a component is missing, rustup's server.
+# All checks of the repository: format, lints, build, tests, documentation, the op tests once per instruction set, and programs that others wrote on the
+# virtual GPU. Needs cargo (https://rustup.rs) and a linker; uses no network but cargo's registry, PyPI for Numba (left out, and said so, where Python cannot make
+# an environment) and, if a component is missing, rustup's server.
 # The first step that fails ends the script with its exit code.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -51,13 +52,23 @@ export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
 
 echo "$(rustc --version), $(cargo --version), $(nproc) processors, $(uname -sm)"
 step "format" cargo fmt --all --check
-step "lints" cargo clippy --release --all-targets -- -D warnings
-step "build" cargo build --release
+step "lints" cargo clippy --release --workspace --all-targets -- -D warnings
+step "build" cargo build --release --workspace
 step "tests" cargo test --release
-step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --release
+step "virtual GPU: instructions, kernels of four compilers, planted faults, driver" cargo test --release -p vgpu
+step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --release --workspace
 for set in avx2 portable; do
     step "ops, DEEM_SIMD=$set" env DEEM_SIMD=$set cargo test --release --test ops
 done
+numba=
+if command -v python3 >/dev/null && python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    numba=yes
+else
+    export VGPU_SKIP_NUMBA=1
+fi
+if command -v python3 >/dev/null; then
+    step "virtual GPU: programs of cudarc, cust, ctypes and Numba" bash tests/vgpu/clients/run.sh
+fi
 # The test prints "ran: ..." about itself; without --nocapture cargo swallows that.
 for set in best avx2 portable; do
     step "instruction set, DEEM_SIMD=$set" env DEEM_SIMD=$set cargo test --release --test ops which_machine -- --exact --nocapture
@@ -72,6 +83,9 @@ ran=$(sed -n 's/^.*ran: //p' "$log" | sort -u)
 [ -n "$ran" ] || fail "no test said which instruction set it ran on"
 echo "ran on:"
 printf '%s\n' "$ran" | sed 's/^/    /'
+echo "    virtual GPU: all kernels"
+command -v python3 >/dev/null || echo "    NOT run: the client programs of the virtual GPU (python3 is missing)"
+[ -n "$numba" ] || echo "    NOT run: Numba on the virtual GPU (on Debian: apt-get install python3-venv)"
 for set in avx512 avx2 portable; do
     grep -q "host, $set" <<<"$ran" || echo "    NOT run: host, $set (this processor does not have it)"
 done

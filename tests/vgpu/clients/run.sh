@@ -20,14 +20,19 @@ CUDA_LIBRARY_PATH=$built/toolkit cargo build --quiet --release --target-dir "$bu
 "$built/target/release/cudarc-client" "$ptx"
 "$built/target/release/cust-client" "$ptx"
 python3 python/driver.py "$ptx"
-if [ -z "${VGPU_SKIP_NUMBA:-}" ]; then
-    if [ ! -e "$built/numba/ready" ]; then
-        python3 -m venv "$built/numba"
-        "$built/numba/bin/pip" install --quiet 'numba-cuda[cu13]==0.30.4' numpy
-        # With it Numba makes machine code itself; without it asks the driver to link its PTX.
-        "$built/numba/bin/pip" uninstall --quiet --yes nvidia-nvjitlink
-        touch "$built/numba/ready"
-    fi
+# Numba is large and not ours: where it cannot be installed, that is said.
+numba() {
+    [ -z "${VGPU_SKIP_NUMBA:-}" ] || return
+    [ ! -e "$built/numba/ready" ] || return 0
+    python3 -m venv "$built/numba" || return
+    "$built/numba/bin/pip" install --quiet 'numba-cuda[cu13]==0.30.4' numpy || return
+    # With it Numba makes machine code itself; without it asks the driver to link its PTX.
+    "$built/numba/bin/pip" uninstall --quiet --yes nvidia-nvjitlink || return
+    touch "$built/numba/ready"
+}
+if numba; then
     "$built/numba/bin/python" python/with_numba.py
+else
+    echo "NOT run: Numba (left out, or it could not be installed)"
 fi
-echo "all clients passed"
+echo "all clients that ran passed"

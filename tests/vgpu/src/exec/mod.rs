@@ -1,16 +1,15 @@
 //! A launch: blocks on host threads, warps of 32 lanes within them.
-
 //!
 //! | file | what |
 //! |---|---|
-//! | [`code`] | the form in which kernels run |
-//! | [`semantics`] | from the meaning of an instruction to the function that executes it, for three levels of the processor |
-//! | [`grid`], [`cluster`], [`block`] | blocks on threads, turns of warps, barriers |
-//! | [`warp`], [`flow`] | registers, divergence, calls |
-//! | [`access`], [`shared`], [`traffic`] | loads and stores with their checks, races within and between blocks |
-//! | [`atomic`], [`collective`], [`barrier`], [`matrix`], [`fragment`] | what their names say |
-//! | [`pending`], [`mbarrier`], [`tensor`] | asynchronous copies, and what counts them |
-//! | [`special`], [`system`] | special registers, printf and its like |
+//! | `code` | the form in which kernels run |
+//! | `semantics` | from the meaning of an instruction to the function that executes it, for three levels of the processor |
+//! | `grid`, `cluster`, `block` | blocks on threads, turns of warps, barriers |
+//! | `warp`, `flow` | registers, divergence, calls |
+//! | `access`, `shared`, `traffic` | loads and stores with their checks, races within and between blocks |
+//! | `atomic`, `collective`, `barrier`, `matrix`, `fragment` | what their names say |
+//! | `pending`, `mbarrier`, `tensor` | asynchronous copies, and what counts them |
+//! | `special`, `system` | special registers, printf and its like |
 
 pub(crate) mod access;
 pub(crate) mod atomic;
