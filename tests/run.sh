@@ -54,8 +54,8 @@ echo "$(rustc --version), $(cargo --version), $(nproc) processors, $(uname -sm)"
 step "format" cargo fmt --all --check
 step "lints" cargo clippy --release --workspace --all-targets -- -D warnings
 step "build" cargo build --release --workspace
-step "tests" cargo test --release
-step "virtual GPU: instructions, kernels of four compilers, planted faults, driver" cargo test --release -p vgpu
+# One selection of packages for build and tests: another would build the virtual GPU again.
+step "tests: deem, and the virtual GPU" cargo test --release --workspace
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --release --workspace
 for set in avx2 portable; do
     step "ops, DEEM_SIMD=$set" env DEEM_SIMD=$set cargo test --release --test ops
