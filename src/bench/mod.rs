@@ -78,10 +78,7 @@ pub fn step<E: Element>(cx: &Context, dir: &Path, repeats: usize) -> Result<Step
         times_ms.push(start.elapsed().as_secs_f64() * 1e3);
     }
     times_ms.remove(0);
-    let table = params.table();
-    let accumulated = 3 + usize::from(optimizer.master.is_some());
-    let state_bytes = size_of::<E>() * (table.trainable_len() + table.frozen_len())
-        + size_of::<E::Acc>() * accumulated * table.trainable_len();
+    let state_bytes = optimizer.state_bytes(&params).iter().sum();
     let activation_bytes = cx.arena().stats().peak_bytes;
     Ok(StepTimes { times_ms, loss: loss.unwrap_or(0.0), activation_bytes, state_bytes })
 }

@@ -218,13 +218,12 @@ impl World {
                 pieces.push(Piece::Given(format!("picture {}", self.layout(scene))));
                 if kind == 0 {
                     pieces.push(Piece::Text(self.caption(scene)));
-                }
-                if kind == 1 || length.words > 0 {
-                    if kind == 0 {
-                        pieces.push(Piece::End);
+                    if length.words == 0 {
+                        return Sample::document(pieces);
                     }
-                    self.conversation(scene, length, |_| true, &mut pieces, rng);
+                    pieces.push(Piece::End);
                 }
+                self.conversation(scene, length, |_| true, &mut pieces, rng);
             }
             2 => {
                 // A relation can be asked only if the description tells it.

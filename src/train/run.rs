@@ -242,14 +242,9 @@ impl Run<'_> {
         let activations = self.reserve(&mut stage, &source)?;
         let mut loader = Loader::new(source, at.step * parts, data.workers, data.ahead)?;
         let (trainable, frozen) = (stage.params.table().trainable_len(), stage.params.table().frozen_len());
-        let masters = usize::from(optimizer.master.is_some());
-        let bytes = [
-            size_of::<E>() * (trainable + frozen),
-            size_of::<E::Acc>() * trainable,
-            size_of::<E::Acc>() * trainable * (2 + masters),
-            activations,
-        ];
-        let [parameters, gradients, moments, activations] = bytes.map(|bytes| bytes as f64 / f64::from(1 << 20));
+        let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+        let ([parameters, gradients, moments], activations) =
+            (optimizer.state_bytes(&stage.params).map(mib), mib(activations));
         self.metrics.begin_stage(&config.name, at.step, config.steps);
         self.metrics.say(&format!(
             "{}: {trainable} trainable and {frozen} frozen numbers; memory in MiB: parameters {parameters:.0}, gradients {gradients:.0}, \

@@ -32,6 +32,13 @@ impl<E: Element> Optimizer<E> {
         Optimizer { m: zeros(), v: zeros(), master, hyper, clip, step: 0 }
     }
 
+    /// Bytes of parameters, of gradients, and of moments with masters.
+    pub fn state_bytes(&self, params: &Params<E>) -> [usize; 3] {
+        let (trainable, frozen) = (params.table().trainable_len(), params.table().frozen_len());
+        let kept = 2 + usize::from(self.master.is_some());
+        [size_of::<E>() * (trainable + frozen), size_of::<E::Acc>() * trainable, size_of::<E::Acc>() * trainable * kept]
+    }
+
     /// Updates the parameters from the gradients; every group's rate is multiplied by `rate`. Returns the norm of the gradients before clipping.
     ///
     /// # Errors
