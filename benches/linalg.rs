@@ -110,7 +110,7 @@ fn attend<E: Element>(cx: &Context, b: usize, t: usize, s: usize, n: usize, d: u
     let (sq, sk, sl) = ([b, t, n * d], [b, s, n * d], [b, n, t]);
     let scale = (d as f64).powf(-0.5);
     let causal = causal.then_some(0);
-    let spec = Attention { heads: n, kv_heads: n, scale, causal, keys: None, key_count: None };
+    let spec = Attention { causal, ..Attention::full(n, scale) };
     let flops = 4 * b * t * s * n * d / if causal.is_some() { 2 } else { 1 };
     let name = format!("attention {b}x{t}x{s}x{n}x{d} {}{}", E::DTYPE, if causal.is_some() { " causal" } else { "" });
     time(&format!("{name} forward"), flops, || {

@@ -39,7 +39,8 @@ impl Stream {
         Stream { key: [seed as u32, (seed >> 32) as u32], tensor: [hash as u32, (hash >> 32) as u32] }
     }
 
-    fn words(&self, element: u64) -> [u32; 4] {
+    /// The four random words of counter `element`.
+    pub(crate) fn words(&self, element: u64) -> [u32; 4] {
         philox([element as u32, (element >> 32) as u32, self.tensor[0], self.tensor[1]], self.key)
     }
 

@@ -5,6 +5,7 @@ use deem::dtype::{DType, Element, Real};
 use deem::host::simd;
 use deem::memory::{View, ViewMut};
 use deem::ops::attention::{self, Attention};
+use deem::ops::dropout::{self, Dropout};
 use half::bf16;
 
 use crate::support::{assert_close, check_gradients, normals, round};
@@ -20,10 +21,12 @@ struct Case {
     d: usize,
     causal: Option<usize>,
     keys: Option<Vec<u8>>,
+    first: Option<Vec<u32>>,
+    dropout: Option<Dropout>,
 }
 
 fn case((b, t, s): (usize, usize, usize), (heads, kv_heads, d): (usize, usize, usize), causal: Option<usize>) -> Case {
-    Case { b, t, s, capacity: s, heads, kv_heads, d, causal, keys: None }
+    Case { b, t, s, capacity: s, heads, kv_heads, d, causal, keys: None, first: None, dropout: None }
 }
 
 impl Case {
@@ -31,6 +34,29 @@ impl Case {
     fn padded(mut self) -> Self {
         self.keys = Some((0..self.b * self.s).map(|i| u8::from(i >= self.s && i % 3 != 0)).collect());
         self
+    }
+
+    /// Rows of two documents, the second one from `start` on.
+    fn two_documents(mut self, start: usize) -> Self {
+        self.first = Some((0..self.b * self.t).map(|i| if i % self.t < start { 0 } else { start as u32 }).collect());
+        self
+    }
+
+    fn dropped(mut self, rate: f64) -> Self {
+        self.dropout = Dropout::new(11, "probabilities", rate).unwrap();
+        self
+    }
+
+    /// What the probability of (b, n, t) with key s is multiplied by: the dropout of a tensor of ones, whose own test holds it against its definition.
+    fn factors(&self) -> Vec<f64> {
+        let shape = [self.b * self.heads * self.t, self.s];
+        let ones = vec![1.0; shape[0] * shape[1]];
+        let mut factors = ones.clone();
+        if let Some(dropout) = &self.dropout {
+            let y = ViewMut::new(&mut factors, shape);
+            dropout::forward(&Context::host(1), View::new(&ones, shape), None, y, dropout).unwrap();
+        }
+        factors
     }
 
     fn with_capacity(mut self, capacity: usize) -> Self {
@@ -46,6 +72,8 @@ impl Case {
             causal: self.causal,
             keys: self.keys.as_deref(),
             key_count: (self.capacity != self.s).then_some(self.s),
+            first: self.first.as_deref(),
+            dropout: self.dropout,
         }
     }
 
@@ -63,6 +91,7 @@ impl Case {
     /// Output and the probabilities' logarithm of the sum, by definition, as the official code computes them.
     fn exact(&self, q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
         let mut out = vec![0.0; q.len()];
+        let factors = self.factors();
         let group = self.heads / self.kv_heads;
         for (b, t, n) in (0..self.b * self.t * self.heads)
             .map(|i| (i / self.heads / self.t, i / self.heads % self.t, i % self.heads))
@@ -73,14 +102,16 @@ impl Case {
                 .map(|s| {
                     let dot: f64 = (0..self.d).map(|c| q[at + c] * k[key(s) + c]).sum();
                     let later = self.causal.is_some_and(|o| s > t + o);
+                    let before = self.first.as_ref().is_some_and(|first| s < first[b * self.t + t] as usize);
                     let padded = self.keys.as_ref().is_some_and(|keys| keys[b * self.s + s] == 0);
-                    if later || padded { f64::MIN } else { dot * (self.d as f64).powf(-0.5) }
+                    if later || before || padded { f64::MIN } else { dot * (self.d as f64).powf(-0.5) }
                 })
                 .collect();
             let max = scores.iter().copied().fold(f64::MIN, f64::max);
             let total: f64 = scores.iter().map(|s| (s - max).exp()).sum();
             for (s, score) in scores.iter().enumerate() {
-                (0..self.d).for_each(|c| out[at + c] += (score - max).exp() / total * v[key(s) + c]);
+                let factor = factors[((b * self.heads + n) * self.t + t) * self.s + s];
+                (0..self.d).for_each(|c| out[at + c] += factor * (score - max).exp() / total * v[key(s) + c]);
             }
         }
         out
@@ -164,6 +195,11 @@ fn cases() -> Vec<Case> {
         case((2, 70, 20), (2, 2, 12), None).padded(),
         case((1, 130, 300), (2, 1, 40), Some(170)),
         case((2, 150, 270), (1, 1, 33), Some(3)).padded(),
+        case((2, 9, 9), (2, 1, 8), Some(0)).two_documents(4),
+        case((2, 5, 7), (2, 2, 6), None).dropped(0.3),
+        case((1, 1, 37), (2, 2, 16), None).dropped(0.4),
+        case((2, 150, 270), (1, 1, 33), Some(3)).padded().dropped(0.2),
+        case((1, 300, 300), (2, 1, 16), Some(0)).two_documents(140).dropped(0.1),
     ]
 }
 
@@ -180,7 +216,8 @@ fn the_definition_in_every_type() {
 #[test]
 fn gradients_against_central_differences() {
     let cx = Context::host(1);
-    for case in &cases()[..5] {
+    let cases = cases();
+    for case in cases[..5].iter().chain(&cases[10..13]) {
         let inputs = case.inputs::<f64>();
         let gradients = case.backward(&cx, &inputs);
         check_gradients(&format!("{case:?}"), &inputs[..3], &inputs[3], &gradients, |x| {
@@ -254,7 +291,7 @@ fn empty_problems_and_errors() {
     let (x, mut y, mut l) = (vec![0f32; 48], vec![0f32; 48], vec![0f32; 12]);
     let mut run = |heads: usize, kv_heads: usize, keys: Option<&[u8]>, key_count: Option<usize>| {
         let v = View::new(&x, [2, 6, 4]);
-        let spec = Attention { heads, kv_heads, scale: 1.0, causal: None, keys, key_count };
+        let spec = Attention { kv_heads, keys, key_count, ..Attention::full(heads, 1.0) };
         attention::forward(&cx, v, v, v, ViewMut::new(&mut y, [2, 6, 4]), ViewMut::new(&mut l, [2, 1, 6]), &spec)
     };
     assert!(run(1, 1, None, None).is_ok());
@@ -263,4 +300,9 @@ fn empty_problems_and_errors() {
     assert!(run(0, 0, None, None).is_err());
     assert!(run(1, 1, Some(&[1; 5]), None).is_err());
     assert!(run(1, 1, None, Some(7)).is_err());
+    let spec = Attention { first: Some(&[0; 5]), ..Attention::full(1, 1.0) };
+    let v = View::new(&x, [2, 6, 4]);
+    let (y, l) = (ViewMut::new(&mut y, [2, 6, 4]), ViewMut::new(&mut l, [2, 1, 6]));
+    let error = attention::forward(&cx, v, v, v, y, l, &spec).unwrap_err().to_string();
+    assert!(error.contains("`first` has 5 entries, expected 12"), "{error}");
 }

@@ -14,6 +14,7 @@ mod cross_attention;
 mod cross_entropy;
 mod deform_attention;
 mod diffusion;
+mod dropout;
 mod embedding;
 mod fold;
 mod gemm;
