@@ -5,8 +5,8 @@
 //! # Map
 //!
 //! ```text
-//!            deem (binary)        or this crate
-//!                 |
+//!            deem (binary)        this crate        C (ffi/deem.h, module `ffi`)
+//!                 |                     |                   |
 //!   data  train  infer  eval  parity  bench      jobs: what a person asks for
 //!                 |
 //!              models                            DEEM and its parts: a static plan of blocks
@@ -61,6 +61,7 @@ pub mod device;
 pub mod dtype;
 pub mod error;
 pub mod eval;
+pub mod ffi;
 pub mod host;
 pub mod infer;
 pub mod interrupt;

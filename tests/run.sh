@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All checks of the repository: format, lints, build, tests, documentation, the op tests once per instruction set, and programs that others wrote on the
-# virtual GPU. Needs cargo (https://rustup.rs) and a linker; uses no network but cargo's registry, PyPI for Numba (left out, and said so, where Python cannot make
+# virtual GPU. Needs cargo (https://rustup.rs) and a linker; uses no network but cargo's registry, PyPI for NumPy and Numba (left out, and said so, where Python cannot make
 # an environment) and, if a component is missing, rustup's server.
 # The first step that fails ends the script with its exit code.
 set -euo pipefail
@@ -51,6 +51,13 @@ unset DEEM_SIMD DEEM_FIXTURES
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
 
 echo "$(rustc --version), $(cargo --version), $(nproc) processors, $(uname -sm)"
+# NumPy for the Python example of the C interface.
+if python3 -c 'import numpy' 2>/dev/null; then
+    export DEEM_PYTHON=python3
+elif python3 -c 'import ensurepip, venv' 2>/dev/null && python3 -m venv target/python && target/python/bin/pip install --quiet numpy; then
+    export DEEM_PYTHON=$PWD/target/python/bin/python
+fi
+
 step "format" cargo fmt --all --check
 step "lints" cargo clippy --release --workspace --all-targets -- -D warnings
 step "build" cargo build --release --workspace
@@ -84,6 +91,7 @@ ran=$(sed -n 's/^.*ran: //p' "$log" | sort -u)
 echo "ran on:"
 printf '%s\n' "$ran" | sed 's/^/    /'
 echo "    virtual GPU: all kernels"
+[ -n "${DEEM_PYTHON:-}" ] || echo "    NOT run: the Python example of the C interface (on Debian: apt-get install python3-venv)"
 command -v python3 >/dev/null || echo "    NOT run: the client programs of the virtual GPU (python3 is missing)"
 [ -n "$numba" ] || echo "    NOT run: Numba on the virtual GPU (on Debian: apt-get install python3-venv)"
 for set in avx512 avx2 portable; do
