@@ -6,7 +6,9 @@
  * - Every function that can fail returns a deem_status. DEEM_OK is 0. After any other status deem_error_message() says, on the same thread, what was wrong:
  *   which argument, what was expected, what was found.
  * - Every argument is checked before anything is computed. A call that fails has written nothing, but for a file or device that failed half-way.
- * - Tensors are contiguous, slowest axis first, channels last. The memory is the caller's; nothing is kept after a call returns. Outputs may not overlap
+ * - Tensors are contiguous, slowest axis first, channels last. The memory is the caller's: on "host" ordinary memory, on "cuda" device memory of that
+ *   device (addresses as cuMemAlloc gives them), while masks, sizes and other plain arrays are always in host memory. Nothing is kept after a call
+ *   returns; on CUDA a tensor must stay until the work on it is done. Outputs may not overlap
  *   with each other or with inputs, except where a function says that it works in place.
  * - Letters of shapes: B batch, T query tokens, S key tokens, N heads, Nkv key heads, D head size, C channels, G groups, R rows (all axes but the last), M, K
  *   sizes of products, L levels, P points, I images.
@@ -75,8 +77,15 @@ const char *deem_error_message(void);
 /* A device with its threads and working memory. */
 typedef struct deem_context deem_context;
 
-/* Makes a context on `device`: "host" (NULL means it too). `threads`: 0 for one per processor. */
+/* Makes a context on `device`: "host" (NULL means it too), "cuda" or "cuda:N". `threads` of the host: 0 for one per processor. */
 deem_status deem_context_create(const char *device, int32_t threads, deem_context **context);
+
+/* Makes a context on CUDA device `device` that works on a stream of yours: a CUstream (cudaStream_t) of the device's primary context, which must live
+ * longer than the context; NULL is the default stream. Work is ordered with what else you put on the stream. */
+deem_status deem_context_create_on_stream(int32_t device, void *stream, deem_context **context);
+
+/* Waits until all calls on the context are done. On CUDA calls return before that, and an error of a kernel comes out here or in a later call. */
+deem_status deem_context_synchronize(const deem_context *context);
 
 /* Frees a context; NULL is fine. Models that were loaded on it stay usable. */
 void deem_context_destroy(deem_context *context);

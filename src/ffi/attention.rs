@@ -84,8 +84,8 @@ pub unsafe extern "C" fn deem_attention_forward(
     // SAFETY: the caller's promise; outputs overlap with nothing, which is checked.
     call(|| unsafe {
         let (cx, options) = (required("context", context)?, required("options", options)?);
-        let (q, k, v) = (tensor("q", q)?, tensor("k", k)?, tensor("v", v)?);
-        let (out, lse) = (tensor("out", out)?, tensor("lse", lse)?);
+        let (q, k, v) = (tensor(cx, "q", q)?, tensor(cx, "k", k)?, tensor(cx, "v", v)?);
+        let (out, lse) = (tensor(cx, "out", out)?, tensor(cx, "lse", lse)?);
         check_overlap(&[Some(&q), Some(&k), Some(&v)], &[Some(&out), Some(&lse)])?;
         let spec = options.spec(&q, &k)?;
         typed!(q, E => attention::forward::<E>(
@@ -115,7 +115,7 @@ pub unsafe extern "C" fn deem_attention_backward(
     // SAFETY: the caller's promise; outputs overlap with nothing, which is checked.
     call(|| unsafe {
         let (cx, options) = (required("context", context)?, required("options", options)?);
-        let x = AttentionArguments::new([q, k, v, out, lse, d_out], [dq, dk, dv])?;
+        let x = AttentionArguments::new(cx, [q, k, v, out, lse, d_out], [dq, dk, dv])?;
         let spec = options.spec(&x.q, &x.k)?;
         typed!(x.q, E => attention::backward::<E>(
             &cx.0, x.q.view()?, x.k.view()?, x.v.view()?, x.out.view()?, x.lse.view()?, x.d_out.view()?,
@@ -141,21 +141,22 @@ impl AttentionArguments {
     /// # Safety
     /// As [`tensor`].
     unsafe fn new(
+        cx: &deem_context,
         [q, k, v, out, lse, d_out]: [*const deem_tensor; 6],
         [dq, dk, dv]: [*const deem_tensor; 3],
     ) -> Result<Self> {
         // SAFETY: the caller's promise.
         let x = unsafe {
             AttentionArguments {
-                q: tensor("q", q)?,
-                k: tensor("k", k)?,
-                v: tensor("v", v)?,
-                out: tensor("out", out)?,
-                lse: tensor("lse", lse)?,
-                d_out: tensor("d_out", d_out)?,
-                dq: tensor("dq", dq)?,
-                dk: tensor("dk", dk)?,
-                dv: tensor("dv", dv)?,
+                q: tensor(cx, "q", q)?,
+                k: tensor(cx, "k", k)?,
+                v: tensor(cx, "v", v)?,
+                out: tensor(cx, "out", out)?,
+                lse: tensor(cx, "lse", lse)?,
+                d_out: tensor(cx, "d_out", d_out)?,
+                dq: tensor(cx, "dq", dq)?,
+                dk: tensor(cx, "dk", dk)?,
+                dv: tensor(cx, "dv", dv)?,
             }
         };
         let inputs = [&x.q, &x.k, &x.v, &x.out, &x.lse, &x.d_out].map(Some);
@@ -187,8 +188,8 @@ pub unsafe extern "C" fn deem_cross_attention_forward(
     // SAFETY: the caller's promise; outputs overlap with nothing, which is checked.
     call(|| unsafe {
         let cx = required("context", context)?;
-        let (q, k, v) = (tensor("q", q)?, tensor("k", k)?, tensor("v", v)?);
-        let (out, lse) = (tensor("out", out)?, tensor("lse", lse)?);
+        let (q, k, v) = (tensor(cx, "q", q)?, tensor(cx, "k", k)?, tensor(cx, "v", v)?);
+        let (out, lse) = (tensor(cx, "out", out)?, tensor(cx, "lse", lse)?);
         check_overlap(&[Some(&q), Some(&k), Some(&v)], &[Some(&out), Some(&lse)])?;
         let spec = short(&q, heads, scale)?;
         typed!(q, E => cross_attention::forward::<E>(
@@ -219,7 +220,7 @@ pub unsafe extern "C" fn deem_cross_attention_backward(
     // SAFETY: the caller's promise; outputs overlap with nothing, which is checked.
     call(|| unsafe {
         let cx = required("context", context)?;
-        let x = AttentionArguments::new([q, k, v, out, lse, d_out], [dq, dk, dv])?;
+        let x = AttentionArguments::new(cx, [q, k, v, out, lse, d_out], [dq, dk, dv])?;
         let spec = short(&x.q, heads, scale)?;
         typed!(x.q, E => cross_attention::backward::<E>(
             &cx.0, x.q.view()?, x.k.view()?, x.v.view()?, x.out.view()?, x.lse.view()?, x.d_out.view()?,
@@ -269,16 +270,16 @@ struct MmfsArguments {
 impl MmfsArguments {
     /// # Safety
     /// As [`tensor`].
-    unsafe fn new(x: &deem_mmfs_inputs) -> Result<Self> {
+    unsafe fn new(cx: &deem_context, x: &deem_mmfs_inputs) -> Result<Self> {
         // SAFETY: the caller's promise.
         unsafe {
             Ok(MmfsArguments {
-                value: tensor("value", x.value)?,
-                offsets: tensor("offsets", x.offsets)?,
-                logits: tensor("logits", x.logits)?,
-                offset_table: tensor("offset_table", x.offset_table)?,
-                logit_table: tensor("logit_table", x.logit_table)?,
-                ignore_token: optional("ignore_token", x.ignore_token)?,
+                value: tensor(cx, "value", x.value)?,
+                offsets: tensor(cx, "offsets", x.offsets)?,
+                logits: tensor(cx, "logits", x.logits)?,
+                offset_table: tensor(cx, "offset_table", x.offset_table)?,
+                logit_table: tensor(cx, "logit_table", x.logit_table)?,
+                ignore_token: optional(cx, "ignore_token", x.ignore_token)?,
             })
         }
     }
@@ -361,7 +362,7 @@ pub unsafe extern "C" fn deem_mmfs_forward(
     // SAFETY: the caller's promise; outputs overlap with nothing, which is checked.
     call(|| unsafe {
         let (cx, options) = (required("context", context)?, required("options", options)?);
-        let (x, out) = (MmfsArguments::new(required("inputs", inputs)?)?, tensor("out", out)?);
+        let (x, out) = (MmfsArguments::new(cx, required("inputs", inputs)?)?, tensor(cx, "out", out)?);
         check_overlap(&x.all(), &[Some(&out)])?;
         with_mmfs(
             options,
@@ -386,8 +387,8 @@ pub unsafe extern "C" fn deem_mmfs_backward(
     // SAFETY: the caller's promise; outputs overlap with nothing, which is checked.
     call(|| unsafe {
         let (cx, options) = (required("context", context)?, required("options", options)?);
-        let (x, d_out) = (MmfsArguments::new(required("inputs", inputs)?)?, tensor("d_out", d_out)?);
-        let d = MmfsArguments::new(required("gradients", gradients)?)?;
+        let (x, d_out) = (MmfsArguments::new(cx, required("inputs", inputs)?)?, tensor(cx, "d_out", d_out)?);
+        let d = MmfsArguments::new(cx, required("gradients", gradients)?)?;
         let read: Vec<Option<&Argument>> = x.all().into_iter().chain([Some(&d_out)]).collect();
         check_overlap(&read, &d.all())?;
         with_mmfs(options, &x.offsets, |spec| {

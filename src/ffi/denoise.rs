@@ -107,8 +107,8 @@ pub unsafe extern "C" fn deem_denoise_step(
         let (cx, plan) = (required("context", context)?, &required("sampler", sampler)?.0);
         let found = usize::try_from(step).ok().and_then(|step| plan.get(step));
         let step = found.ok_or_else(|| wrong(format!("`step` is {step}, expected 0 to {}", plan.len() - 1)))?;
-        let (prediction, noise) = (tensor("prediction", prediction)?, optional("noise", noise)?);
-        let (x, x0) = (tensor("x", x)?, tensor("x0", x0)?);
+        let (prediction, noise) = (tensor(cx, "prediction", prediction)?, optional(cx, "noise", noise)?);
+        let (x, x0) = (tensor(cx, "x", x)?, tensor(cx, "x0", x0)?);
         check_overlap(&[Some(&prediction), noise.as_ref()], &[Some(&x), Some(&x0)])?;
         if x.shape().rank() == 0 {
             return Err(wrong("`x` has no axes, expected [B, ..]".into()));

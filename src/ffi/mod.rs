@@ -19,11 +19,12 @@ pub use ops::*;
 pub use tensor::deem_tensor;
 
 use std::cell::RefCell;
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::device::{Context, Device};
+use crate::device::Context;
+use crate::device::cuda::{Gpu, Queue};
 use crate::error::{Error, Result};
 
 /// `DEEM_ABI_VERSION` of the header.
@@ -165,11 +166,42 @@ pub unsafe extern "C" fn deem_context_create(
         // SAFETY: the caller's promise.
         let (place, device) = unsafe { (place("context", context)?, text("device", device)?) };
         let threads = count("threads", threads.into(), 0)?;
-        match device.unwrap_or("host").parse()? {
-            Device::Host => *place = Box::into_raw(Box::new(deem_context(Arc::new(Context::host(threads))))),
-        }
+        let context = Context::new(device.unwrap_or("host").parse()?, threads)?;
+        *place = Box::into_raw(Box::new(deem_context(Arc::new(context))));
         Ok(())
     })
+}
+
+/// See `ffi/deem.h`.
+///
+/// # Safety
+/// `stream` is a stream of the device's primary context, or NULL for its default stream, and lives longer than the context; `context` is NULL or a
+/// place for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn deem_context_create_on_stream(
+    device: i32,
+    stream: *mut c_void,
+    context: *mut *mut deem_context,
+) -> i32 {
+    call(|| {
+        // SAFETY: the caller's promise.
+        let place = unsafe { place("context", context)? };
+        let index = u32::try_from(device).map_err(|_| wrong(format!("`device` is {device}, expected at least 0")))?;
+        // SAFETY: the caller's promise.
+        let queue = unsafe { Queue::adopt(Gpu::open(index)?, stream.cast()) };
+        *place = Box::into_raw(Box::new(deem_context(Arc::new(Context::on(queue)))));
+        Ok(())
+    })
+}
+
+/// See `ffi/deem.h`.
+///
+/// # Safety
+/// `context` is NULL or came from this library.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn deem_context_synchronize(context: *const deem_context) -> i32 {
+    // SAFETY: the caller's promise.
+    call(|| unsafe { required("context", context)?.0.synchronize() })
 }
 
 /// See `ffi/deem.h`.

@@ -38,7 +38,7 @@ pub unsafe extern "C" fn deem_gemm(
     // SAFETY: the caller's promise; outputs overlap with nothing, which is checked.
     call(|| unsafe {
         let cx = required("context", context)?;
-        let (a, b, c) = (tensor("a", a)?, tensor("b", b)?, tensor("c", c)?);
+        let (a, b, c) = (tensor(cx, "a", a)?, tensor(cx, "b", b)?, tensor(cx, "c", c)?);
         let none = std::ptr::null();
         let zeros = deem_gemm_options {
             form: 0,
@@ -66,8 +66,8 @@ pub unsafe extern "C" fn deem_gemm(
         };
         let accumulate = if flag("accumulate", o.accumulate)? { Accumulate::Add } else { Accumulate::Overwrite };
         let batched = flag("batched", o.batched)?;
-        let (bias, scale) = (optional("bias", o.bias)?, optional("scale", o.scale)?);
-        let residual = optional("residual", o.residual)?;
+        let (bias, scale) = (optional(cx, "bias", o.bias)?, optional(cx, "scale", o.scale)?);
+        let residual = optional(cx, "residual", o.residual)?;
         check_overlap(&[Some(&a), Some(&b), bias.as_ref(), scale.as_ref(), residual.as_ref()], &[Some(&c)])?;
         typed!(a, E => {
             let (bias, scale, residual) = (view(&bias)?, view(&scale)?, view(&residual)?);
@@ -101,8 +101,8 @@ pub unsafe extern "C" fn deem_layernorm_forward(
     // SAFETY: the caller's promise; outputs overlap with nothing, which is checked.
     call(|| unsafe {
         let cx = required("context", context)?;
-        let (x, y, stats) = (tensor("x", x)?, tensor("y", y)?, tensor("stats", stats)?);
-        let (weight, bias) = (optional("weight", weight)?, optional("bias", bias)?);
+        let (x, y, stats) = (tensor(cx, "x", x)?, tensor(cx, "y", y)?, tensor(cx, "stats", stats)?);
+        let (weight, bias) = (optional(cx, "weight", weight)?, optional(cx, "bias", bias)?);
         check_overlap(&[Some(&x), weight.as_ref(), bias.as_ref()], &[Some(&y), Some(&stats)])?;
         typed!(x, E => layernorm::forward::<E>(
             &cx.0, x.view()?, view(&weight)?, view(&bias)?, y.view_mut()?, stats.view_mut()?, eps,
@@ -128,8 +128,9 @@ pub unsafe extern "C" fn deem_layernorm_backward(
     // SAFETY: the caller's promise; outputs overlap with nothing, which is checked.
     call(|| unsafe {
         let cx = required("context", context)?;
-        let (x, stats, dy, dx) = (tensor("x", x)?, tensor("stats", stats)?, tensor("dy", dy)?, tensor("dx", dx)?);
-        let (weight, dw, db) = (optional("weight", weight)?, optional("dw", dw)?, optional("db", db)?);
+        let (x, stats, dy, dx) =
+            (tensor(cx, "x", x)?, tensor(cx, "stats", stats)?, tensor(cx, "dy", dy)?, tensor(cx, "dx", dx)?);
+        let (weight, dw, db) = (optional(cx, "weight", weight)?, optional(cx, "dw", dw)?, optional(cx, "db", db)?);
         check_overlap(&[Some(&x), weight.as_ref(), Some(&stats), Some(&dy)], &[Some(&dx), dw.as_ref(), db.as_ref()])?;
         typed!(x, E => layernorm::backward::<E>(
             &cx.0, x.view()?, view(&weight)?, stats.view()?, dy.view()?, dx.view_mut()?, view_mut(&dw)?, view_mut(&db)?,
@@ -153,8 +154,8 @@ pub unsafe extern "C" fn deem_rmsnorm_forward(
     // SAFETY: the caller's promise; outputs overlap with nothing, which is checked.
     call(|| unsafe {
         let cx = required("context", context)?;
-        let (x, weight) = (tensor("x", x)?, tensor("weight", weight)?);
-        let (y, rstd) = (tensor("y", y)?, tensor("rstd", rstd)?);
+        let (x, weight) = (tensor(cx, "x", x)?, tensor(cx, "weight", weight)?);
+        let (y, rstd) = (tensor(cx, "y", y)?, tensor(cx, "rstd", rstd)?);
         check_overlap(&[Some(&x), Some(&weight)], &[Some(&y), Some(&rstd)])?;
         typed!(x, E => rmsnorm::forward::<E>(
             &cx.0, x.view()?, weight.view()?, y.view_mut()?, rstd.view_mut()?, eps,
@@ -179,8 +180,8 @@ pub unsafe extern "C" fn deem_rmsnorm_backward(
     // SAFETY: the caller's promise; outputs overlap with nothing, which is checked.
     call(|| unsafe {
         let cx = required("context", context)?;
-        let (x, weight, rstd) = (tensor("x", x)?, tensor("weight", weight)?, tensor("rstd", rstd)?);
-        let (dy, dx, dw) = (tensor("dy", dy)?, tensor("dx", dx)?, optional("dw", dw)?);
+        let (x, weight, rstd) = (tensor(cx, "x", x)?, tensor(cx, "weight", weight)?, tensor(cx, "rstd", rstd)?);
+        let (dy, dx, dw) = (tensor(cx, "dy", dy)?, tensor(cx, "dx", dx)?, optional(cx, "dw", dw)?);
         check_overlap(&[Some(&x), Some(&weight), Some(&rstd), Some(&dy)], &[Some(&dx), dw.as_ref()])?;
         typed!(x, E => rmsnorm::backward::<E>(
             &cx.0, x.view()?, weight.view()?, rstd.view()?, dy.view()?, dx.view_mut()?, view_mut(&dw)?,
@@ -207,8 +208,8 @@ pub unsafe extern "C" fn deem_groupnorm_forward(
     // SAFETY: the caller's promise; outputs overlap with nothing, which is checked.
     call(|| unsafe {
         let cx = required("context", context)?;
-        let (x, weight, bias) = (tensor("x", x)?, tensor("weight", weight)?, tensor("bias", bias)?);
-        let (y, stats) = (tensor("y", y)?, tensor("stats", stats)?);
+        let (x, weight, bias) = (tensor(cx, "x", x)?, tensor(cx, "weight", weight)?, tensor(cx, "bias", bias)?);
+        let (y, stats) = (tensor(cx, "y", y)?, tensor(cx, "stats", stats)?);
         let (groups, silu) = (count("groups", groups.into(), 1)?, flag("silu", silu)?);
         check_overlap(&[Some(&x), Some(&weight), Some(&bias)], &[Some(&y), Some(&stats)])?;
         typed!(x, E => groupnorm::forward::<E>(
@@ -238,9 +239,9 @@ pub unsafe extern "C" fn deem_groupnorm_backward(
     // SAFETY: the caller's promise; outputs overlap with nothing, which is checked.
     call(|| unsafe {
         let cx = required("context", context)?;
-        let (x, weight, bias) = (tensor("x", x)?, tensor("weight", weight)?, tensor("bias", bias)?);
-        let (stats, dy, dx) = (tensor("stats", stats)?, tensor("dy", dy)?, tensor("dx", dx)?);
-        let (dw, db) = (optional("dw", dw)?, optional("db", db)?);
+        let (x, weight, bias) = (tensor(cx, "x", x)?, tensor(cx, "weight", weight)?, tensor(cx, "bias", bias)?);
+        let (stats, dy, dx) = (tensor(cx, "stats", stats)?, tensor(cx, "dy", dy)?, tensor(cx, "dx", dx)?);
+        let (dw, db) = (optional(cx, "dw", dw)?, optional(cx, "db", db)?);
         let (groups, silu) = (count("groups", groups.into(), 1)?, flag("silu", silu)?);
         check_overlap(
             &[Some(&x), Some(&weight), Some(&bias), Some(&stats), Some(&dy)],

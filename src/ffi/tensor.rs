@@ -1,13 +1,15 @@
 //! Tensors of the C interface: checked, then seen as views.
 
 use std::ffi::c_void;
+use std::ptr::NonNull;
 
 use half::bf16;
 
-use super::wrong;
+use super::{deem_context, wrong};
+use crate::device::Device;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
-use crate::memory::{MAX_RANK, Shape, View, ViewMut};
+use crate::memory::{MAX_RANK, Place, Shape, View, ViewMut};
 
 /// See `ffi/deem.h`.
 #[repr(C)]
@@ -30,15 +32,16 @@ pub(super) struct Argument {
     data: *mut c_void,
     shape: Shape,
     dtype: DType,
+    place: Place,
 }
 
 /// A tensor that must be there.
 ///
 /// # Safety
 /// A `pointer` that is not NULL points to a `deem_tensor`.
-pub(super) unsafe fn tensor(name: &'static str, pointer: *const deem_tensor) -> Result<Argument> {
+pub(super) unsafe fn tensor(cx: &deem_context, name: &'static str, pointer: *const deem_tensor) -> Result<Argument> {
     // SAFETY: the caller's promise.
-    let found = unsafe { optional(name, pointer)? };
+    let found = unsafe { optional(cx, name, pointer)? };
     found.ok_or_else(|| wrong(format!("the tensor `{name}` is NULL")))
 }
 
@@ -46,7 +49,11 @@ pub(super) unsafe fn tensor(name: &'static str, pointer: *const deem_tensor) -> 
 ///
 /// # Safety
 /// As [`tensor`].
-pub(super) unsafe fn optional(name: &'static str, pointer: *const deem_tensor) -> Result<Option<Argument>> {
+pub(super) unsafe fn optional(
+    cx: &deem_context,
+    name: &'static str,
+    pointer: *const deem_tensor,
+) -> Result<Option<Argument>> {
     // SAFETY: the caller's promise.
     let Some(t) = (unsafe { pointer.as_ref() }) else { return Ok(None) };
     let rank = usize::try_from(t.rank).ok().filter(|&rank| rank <= MAX_RANK);
@@ -74,7 +81,11 @@ pub(super) unsafe fn optional(name: &'static str, pointer: *const deem_tensor) -
         let text = format!("`{name}` begins at {:p}, expected a multiple of {align}, the size of an element", t.data);
         return Err(wrong(text));
     }
-    Ok(Some(Argument { name, data: t.data, shape, dtype }))
+    let place = match cx.0.device() {
+        Device::Host => Place::Host,
+        Device::Cuda(index) => Place::Cuda(index),
+    };
+    Ok(Some(Argument { name, data: t.data, shape, dtype, place }))
 }
 
 impl Argument {
@@ -100,11 +111,8 @@ impl Argument {
     /// They are there, initialised, and nobody writes them in `'a`.
     pub(super) unsafe fn view<'a, E: Element>(&self) -> Result<View<'a, E>> {
         self.check::<E>()?;
-        if self.shape.is_empty() {
-            return Ok(View::new(&[], self.shape));
-        }
-        // SAFETY: not NULL and aligned, as `optional` has checked; the rest is the caller's promise.
-        Ok(View::new(unsafe { std::slice::from_raw_parts(self.data.cast(), self.shape.len()) }, self.shape))
+        // SAFETY: not NULL unless empty, and aligned, as `optional` has checked; the rest is the caller's promise.
+        Ok(unsafe { View::foreign(self.first(), self.place, self.shape) })
     }
 
     /// The elements, to be written.
@@ -113,11 +121,13 @@ impl Argument {
     /// They are there, initialised, and nobody else reads or writes them in `'a`.
     pub(super) unsafe fn view_mut<'a, E: Element>(&self) -> Result<ViewMut<'a, E>> {
         self.check::<E>()?;
-        if self.shape.is_empty() {
-            return Ok(ViewMut::new(&mut [], self.shape));
-        }
         // SAFETY: as in `view`.
-        Ok(ViewMut::new(unsafe { std::slice::from_raw_parts_mut(self.data.cast(), self.shape.len()) }, self.shape))
+        Ok(unsafe { ViewMut::foreign(self.first(), self.place, self.shape) })
+    }
+
+    /// The address of the first element; without elements one that a slice may have.
+    fn first<E: Element>(&self) -> *mut E {
+        if self.shape.is_empty() { NonNull::dangling().as_ptr() } else { self.data.cast() }
     }
 
     fn bytes(&self) -> std::ops::Range<usize> {
