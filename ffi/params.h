@@ -10,6 +10,8 @@
 #include "add.h"
 #include "copy.h"
 #include "cross_entropy.h"
+#include "deform_attention.h"
+#include "dropout.h"
 #include "embedding.h"
 #include "fold.h"
 #include "glu.h"

@@ -7,6 +7,8 @@ pub(crate) mod activation;
 pub(crate) mod add;
 pub(crate) mod copy;
 pub(crate) mod cross_entropy;
+pub(crate) mod deform_attention;
+pub(crate) mod dropout;
 pub(crate) mod embedding;
 pub(crate) mod fold;
 pub(crate) mod glu;

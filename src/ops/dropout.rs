@@ -34,6 +34,11 @@ impl Dropout {
         Ok((threshold > 0).then_some(dropout))
     }
 
+    /// Key and tensor of the stream, threshold and factor, for kernels.
+    pub(crate) fn parts(&self) -> (([u32; 2], [u32; 2]), u32, f64) {
+        (self.stream.parts(), self.threshold, self.factor)
+    }
+
     /// `values[i] *= keep / (1 - rate)` for the columns `first ..` of a row of `cols`; `first` is a multiple of 4.
     pub(crate) fn apply<R: crate::dtype::Real>(&self, values: &mut [R], row: usize, cols: usize, first: usize) {
         let start = (row * cols.next_multiple_of(4) + first) as u64 / 4;
@@ -62,7 +67,13 @@ pub fn forward<E: Element>(
     if let Some(residual) = &residual {
         check_shape(OP, "residual", residual.shape(), x.shape())?;
     }
-    if cx.is_planning() || x.shape().is_empty() {
+    if x.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::dropout::forward(cx, x, residual, y, dropout);
+    }
+    if cx.is_planning() {
         return Ok(());
     }
     crate::host::dropout::forward(cx.pool(), x.data(), residual.map(|r| r.data()), y.data(), cols, dropout);

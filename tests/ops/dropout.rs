@@ -7,7 +7,7 @@ use deem::ops::random::philox;
 use half::bf16;
 
 use crate::pointwise::*;
-use crate::support;
+use crate::support::{device, get, put, unset};
 
 const RATE: f64 = 0.25;
 const NAME: &str = "layer.3.attention";
@@ -23,20 +23,20 @@ fn factor(row: usize, col: usize, cols: usize) -> f64 {
 
 /// Outputs without and with a residual.
 fn run<E: Element>(cx: &Context, r: usize, c: usize) -> Outputs {
-    let [x, residual] = ["x", "residual"].map(|name| support::round::<E>(&input(name, r * c)));
+    let [x, residual] = ["x", "residual"].map(|name| put::<E>(cx, [r, c], &input(name, r * c)));
     let dropout = Dropout::new(SEED, NAME, RATE).unwrap().unwrap();
-    let (mut alone, mut sum) = (nan::<E>(r * c), nan::<E>(r * c));
-    dropout::forward(cx, v(&x, [r, c]), None, vm(&mut alone, [r, c]), &dropout).unwrap();
-    dropout::forward(cx, v(&x, [r, c]), Some(v(&residual, [r, c])), vm(&mut sum, [r, c]), &dropout).unwrap();
-    vec![wide(&alone), wide(&sum)]
+    let (mut alone, mut sum) = (unset::<E>(cx, [r, c]), unset::<E>(cx, [r, c]));
+    dropout::forward(cx, x.view(), None, alone.view_mut(), &dropout).unwrap();
+    dropout::forward(cx, x.view(), Some(residual.view()), sum.view_mut(), &dropout).unwrap();
+    vec![get(&alone), get(&sum)]
 }
 
 #[test]
 fn the_definition_in_every_type() {
-    let cx = Context::host(2);
+    let (host, cx) = (Context::host(2), device());
     for (r, c) in [(0, 4), (1, 1), (3, 5), (2, 64), (5, 131)] {
         let [x, residual] = ["x", "residual"].map(|name| input(name, r * c));
-        let exact = run::<f64>(&cx, r, c);
+        let exact = run::<f64>(&host, r, c);
         for i in 0..r * c {
             let dropped = factor(i / c, i % c, c) * x[i];
             assert!((exact[0][i] - dropped).abs() <= 1e-15 * dropped.abs());
