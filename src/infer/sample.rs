@@ -90,9 +90,9 @@ pub fn sample<E: Element>(
                 return tensor(pass, &shape, &values[at + start * one..][..picks.len() * one]);
             }
             let mut y = pass.uninit(shape)?;
-            for (part, image) in y.data_mut().chunks_exact_mut(one.max(1)).zip(&picks) {
+            for (i, image) in picks.iter().enumerate() {
                 let name = format!("{name}.{image}");
-                random::fill_normal(pass.cx, options.seed, &name, ViewMut::new(part, [one]))?;
+                random::fill_normal(pass.cx, options.seed, &name, y.view_mut().part(i * one, [one]))?;
             }
             Ok(y)
         };
@@ -133,7 +133,7 @@ pub fn sample<E: Element>(
         pass.tap("latents", &x);
         let decoded = diffusion.vae.decode(pass, &x)?.0;
         // [-1, 1] inside, [0, 1] at the door.
-        images.pixels.extend(decoded.data().iter().map(|v| (v.to_f64() * 0.5 + 0.5).clamp(0.0, 1.0) as f32));
+        images.pixels.extend(pass.cx.read(&decoded)?.iter().map(|v| (v.to_f64() * 0.5 + 0.5).clamp(0.0, 1.0) as f32));
     }
     Ok(images)
 }

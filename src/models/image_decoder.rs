@@ -87,12 +87,9 @@ impl Diffusion {
         times: usize,
     ) -> Result<Tensor<E>> {
         let side = self.image_size;
-        let mut x = pass.uninit([images, side, side, 3])?;
         let half = E::Acc::of(0.5);
-        for (to, &from) in x.data_mut().iter_mut().zip(pixels) {
-            *to = E::from_acc((0..times).fold(E::Acc::of(f64::from(from)), |x, _| (x - half) / half));
-        }
-        Ok(x)
+        let scaled = |&from: &f32| E::from_acc((0..times).fold(E::Acc::of(f64::from(from)), |x, _| (x - half) / half));
+        pass.cx.tensor([images, side, side, 3], &pixels.iter().map(scaled).collect::<Vec<E>>())
     }
 
     /// Moments of pictures, without a gradient.
@@ -182,11 +179,7 @@ impl Diffusion {
 /// # Errors
 /// [`crate::Error::Shape`] if the counts differ.
 pub fn tensor<E: Element>(pass: &Pass<'_, E>, shape: &[usize], values: &[f32]) -> Result<Tensor<E>> {
-    let mut t = pass.uninit(shape)?;
-    if !pass.cx.is_planning() {
-        crate::ops::copy::cast(pass.cx, View::new(values, shape), t.view_mut())?;
-    }
-    Ok(t)
+    pass.cx.tensor(shape, &values.iter().map(|&x| E::from_f64(f64::from(x))).collect::<Vec<E>>())
 }
 
 /// Shows control data (masks, timesteps) to the trace.

@@ -114,8 +114,10 @@ impl CrossAttention {
         Ok((value, ValuesSaved { norm2, proj }))
     }
 
-    fn gate_value<E: Element>(&self, pass: &Pass<'_, E>) -> f64 {
-        pass.param(self.gate).data().first().map_or(0.0, |g| g.to_acc().tanh().as_f64())
+    /// The factor of the gate, tanh of a parameter of one element; 0 in a dry run.
+    fn gate_value<E: Element>(&self, pass: &Pass<'_, E>) -> Result<f64> {
+        let gate = pass.cx.read_view(pass.param(self.gate))?;
+        Ok(gate.first().map_or(0.0, |g| g.to_acc().tanh().as_f64()))
     }
 
     /// `tanh(gate) MMFS(norm1(x), norm2(features))` for x `[B, T, C]` and features `[B, I*S, F]`.
@@ -144,7 +146,7 @@ impl CrossAttention {
         let (normed, norm1) = self.norm1.forward(pass, x)?;
         let (y, attn) = self.attn.forward(pass, &normed, value, sight)?;
         let mut gated = pass.uninit(y.shape())?;
-        add::scale(pass.cx, self.gate_value(pass), y.view(), gated.view_mut())?;
+        add::scale(pass.cx, self.gate_value(pass)?, y.view(), gated.view_mut())?;
         Ok((gated, CrossAttentionSaved { norm1, attn, y, values: None }))
     }
 
@@ -159,12 +161,11 @@ impl CrossAttention {
         saved: CrossAttentionSaved<E>,
         dy: &Tensor<E>,
     ) -> Result<(Tensor<E>, Option<Tensor<E>>)> {
-        let gate = self.gate_value(pass);
+        let gate = self.gate_value(pass)?;
         if let Some(d_gate) = grads.get(self.gate) {
             let dot = add::dot(pass.cx, dy.view(), saved.y.view())?;
-            if let Some(d_gate) = d_gate.data().first_mut() {
-                *d_gate += dot * E::Acc::of(1.0 - gate * gate);
-            }
+            let change = pass.cx.tensor([1], &[dot * E::Acc::of(1.0 - gate * gate)])?;
+            add::add_assign(pass.cx, change.view(), d_gate.reshape([1]))?;
         }
         let mut d_ungated = pass.uninit(dy.shape())?;
         add::scale(pass.cx, gate, dy.view(), d_ungated.view_mut())?;

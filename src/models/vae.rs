@@ -274,22 +274,24 @@ impl Vae {
         noise: Option<&Tensor<E>>,
     ) -> Result<Tensor<E>> {
         let z = moments.shape().last() / 2;
-        let mut latents = pass.uninit(moments.shape().with_last(z))?;
+        let shape = moments.shape().with_last(z);
         if let Some(noise) = noise {
-            check_shape("vae::sample", "noise", noise.shape(), latents.shape())?;
+            check_shape("vae::sample", "noise", noise.shape(), shape)?;
         }
         let scaling = E::Acc::of(self.scaling);
-        let rows = latents.data_mut().chunks_exact_mut(z).zip(moments.data().chunks_exact(2 * z));
-        for (row, (out, m)) in rows.enumerate() {
-            for (c, out) in out.iter_mut().enumerate() {
+        // On a device too this is done by the host: there are a few thousand latents, and one of these per batch.
+        let noise = noise.map(|noise| pass.cx.read(noise)).transpose()?;
+        let mut latents = Vec::with_capacity(shape.len());
+        for (row, m) in pass.cx.read(moments)?.chunks_exact(2 * z).enumerate() {
+            for c in 0..z {
                 let mut value = m[c].to_acc();
-                if let Some(noise) = noise {
-                    value += deviation(m[z + c].to_acc()) * noise.data()[row * z + c].to_acc();
+                if let Some(noise) = &noise {
+                    value += deviation(m[z + c].to_acc()) * noise[row * z + c].to_acc();
                 }
-                *out = E::from_acc(value * scaling);
+                latents.push(E::from_acc(value * scaling));
             }
         }
-        Ok(latents)
+        pass.cx.tensor(shape, &latents)
     }
 
     /// Gradient of the moments from that of the scaled latents, plus the gradient of `kl` times the mean divergence from a standard normal
@@ -306,12 +308,14 @@ impl Vae {
         kl: f64,
     ) -> Result<(Tensor<E>, f64)> {
         let z = d_latents.shape().last();
-        let mut d_moments = pass.uninit(moments.shape())?;
+        let cx = pass.cx;
+        let mut d_moments = vec![E::default(); if cx.is_planning() { 0 } else { moments.len() }];
         let images = moments.shape()[0].max(1) as f64;
         let (scaling, weight, half) = (E::Acc::of(self.scaling), E::Acc::of(kl / images), E::Acc::of(0.5));
         let mut divergence = 0.0;
-        let rows = d_moments.data_mut().chunks_exact_mut(2 * z).zip(moments.data().chunks_exact(2 * z));
-        let inputs = noise.data().chunks_exact(z).zip(d_latents.data().chunks_exact(z));
+        let (m, noise, d) = (cx.read(moments)?, cx.read(noise)?, cx.read(d_latents)?);
+        let rows = d_moments.chunks_exact_mut(2 * z).zip(m.chunks_exact(2 * z));
+        let inputs = noise.chunks_exact(z).zip(d.chunks_exact(z));
         for ((out, m), (noise, d)) in rows.zip(inputs) {
             for c in 0..z {
                 let (mean, logvar, d) = (m[c].to_acc(), m[z + c].to_acc(), d[c].to_acc() * scaling);
@@ -324,7 +328,7 @@ impl Vae {
                 out[z + c] = E::from_acc(through_noise + weight * half * (variance - E::Acc::ONE));
             }
         }
-        Ok((d_moments, divergence / images))
+        Ok((cx.tensor(moments.shape(), &d_moments)?, divergence / images))
     }
 
     /// Images `[B, H, W, 3]` from scaled latents `[B, h, w, z]`.

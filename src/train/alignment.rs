@@ -122,14 +122,14 @@ fn align<E: Element>(
     let rows = contrasted.iter().filter(|&&w| w != cross_entropy::IGNORE).count();
     let v = tokens.reshape([words.len(), width]);
     let table = pass.param(model.llm.embed_tokens);
-    let square = table.data().iter().map(|x| x.to_f64().powi(2)).sum::<f64>() / vocabulary as f64;
+    let square = cx.read_view(table)?.iter().map(|x| x.to_f64().powi(2)).sum::<f64>() / vocabulary as f64;
     let temperature = square / SHARPNESS;
     let mut scaled = pass.uninit(v.shape())?;
     add::scale(cx, 1.0 / temperature, v.view(), scaled.view_mut())?;
     let logits = pass.product(Form::Nt, scaled.view(), table, [words.len(), vocabulary])?;
     let mut lse = pass.statistics([words.len()])?;
     let contrast = cross_entropy::forward(cx, logits.view(), &contrasted, lse.view_mut())?.mean().as_f64();
-    let named = correct(&logits, words, frequent);
+    let named = correct(&cx.read(&logits)?, vocabulary, words, frequent);
     let mut targets: Tensor<E> = pass.uninit(v.shape())?;
     embedding::gather(cx, table, words, targets.view_mut())?;
     let distance = mse::forward(cx, v.view(), targets.view(), None, None)? * width as f64 / square;
@@ -162,9 +162,9 @@ fn balanced(words: &[i32], (frequent, count): (i32, usize), seed: u64) -> Vec<i3
 }
 
 /// Share of the rows of all but the most frequent word in which the largest logit is that of the word.
-fn correct<E: Element>(logits: &Tensor<E>, words: &[i32], (frequent, _): (i32, usize)) -> f64 {
+fn correct<E: Element>(logits: &[E], vocabulary: usize, words: &[i32], (frequent, _): (i32, usize)) -> f64 {
     let (mut right, mut all) = (0usize, 0usize);
-    for (row, &word) in logits.data().chunks_exact(logits.shape().last()).zip(words) {
+    for (row, &word) in logits.chunks_exact(vocabulary).zip(words) {
         if word == frequent {
             continue;
         }
