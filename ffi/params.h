@@ -7,10 +7,13 @@
 #define DEEM_PARAMS_H
 
 #include "activation.h"
+#include "adamw.h"
 #include "add.h"
+#include "conv2d_depthwise.h"
 #include "copy.h"
 #include "cross_entropy.h"
 #include "deform_attention.h"
+#include "diffusion.h"
 #include "dropout.h"
 #include "embedding.h"
 #include "fold.h"

@@ -4,10 +4,13 @@
 //! run, which comes through here too, counts it; its addresses are null and its launches are not made.
 
 pub(crate) mod activation;
+pub(crate) mod adamw;
 pub(crate) mod add;
+pub(crate) mod conv2d_depthwise;
 pub(crate) mod copy;
 pub(crate) mod cross_entropy;
 pub(crate) mod deform_attention;
+pub(crate) mod diffusion;
 pub(crate) mod dropout;
 pub(crate) mod embedding;
 pub(crate) mod fold;

@@ -53,6 +53,60 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
+pub struct DeemAdamwGroup {
+    pub start: i64,
+    pub end: i64,
+    pub keep: f32,
+    pub rate: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemAdamwGroup"][::core::mem::size_of::<DeemAdamwGroup>() - 24usize];
+    ["Alignment of DeemAdamwGroup"][::core::mem::align_of::<DeemAdamwGroup>() - 8usize];
+    ["Offset of field: DeemAdamwGroup::start"][::core::mem::offset_of!(DeemAdamwGroup, start) - 0usize];
+    ["Offset of field: DeemAdamwGroup::end"][::core::mem::offset_of!(DeemAdamwGroup, end) - 8usize];
+    ["Offset of field: DeemAdamwGroup::keep"][::core::mem::offset_of!(DeemAdamwGroup, keep) - 16usize];
+    ["Offset of field: DeemAdamwGroup::rate"][::core::mem::offset_of!(DeemAdamwGroup, rate) - 20usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemAdamw {
+    pub params: *mut ::core::ffi::c_void,
+    pub master: *mut ::core::ffi::c_void,
+    pub grads: *const ::core::ffi::c_void,
+    pub m: *mut ::core::ffi::c_void,
+    pub v: *mut ::core::ffi::c_void,
+    pub groups: *const ::core::ffi::c_void,
+    pub scale: f32,
+    pub beta1: f32,
+    pub other1: f32,
+    pub beta2: f32,
+    pub other2: f32,
+    pub second: f32,
+    pub eps: f32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemAdamw"][::core::mem::size_of::<DeemAdamw>() - 80usize];
+    ["Alignment of DeemAdamw"][::core::mem::align_of::<DeemAdamw>() - 8usize];
+    ["Offset of field: DeemAdamw::params"][::core::mem::offset_of!(DeemAdamw, params) - 0usize];
+    ["Offset of field: DeemAdamw::master"][::core::mem::offset_of!(DeemAdamw, master) - 8usize];
+    ["Offset of field: DeemAdamw::grads"][::core::mem::offset_of!(DeemAdamw, grads) - 16usize];
+    ["Offset of field: DeemAdamw::m"][::core::mem::offset_of!(DeemAdamw, m) - 24usize];
+    ["Offset of field: DeemAdamw::v"][::core::mem::offset_of!(DeemAdamw, v) - 32usize];
+    ["Offset of field: DeemAdamw::groups"][::core::mem::offset_of!(DeemAdamw, groups) - 40usize];
+    ["Offset of field: DeemAdamw::scale"][::core::mem::offset_of!(DeemAdamw, scale) - 48usize];
+    ["Offset of field: DeemAdamw::beta1"][::core::mem::offset_of!(DeemAdamw, beta1) - 52usize];
+    ["Offset of field: DeemAdamw::other1"][::core::mem::offset_of!(DeemAdamw, other1) - 56usize];
+    ["Offset of field: DeemAdamw::beta2"][::core::mem::offset_of!(DeemAdamw, beta2) - 60usize];
+    ["Offset of field: DeemAdamw::other2"][::core::mem::offset_of!(DeemAdamw, other2) - 64usize];
+    ["Offset of field: DeemAdamw::second"][::core::mem::offset_of!(DeemAdamw, second) - 68usize];
+    ["Offset of field: DeemAdamw::eps"][::core::mem::offset_of!(DeemAdamw, eps) - 72usize];
+    ["Offset of field: DeemAdamw::padding"][::core::mem::offset_of!(DeemAdamw, padding) - 76usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
 pub struct DeemAddForward {
     pub a: *const ::core::ffi::c_void,
     pub b: *const ::core::ffi::c_void,
@@ -190,6 +244,90 @@ const _: () = {
     ["Offset of field: DeemAddDot::b"][::core::mem::offset_of!(DeemAddDot, b) - 8usize];
     ["Offset of field: DeemAddDot::partial"][::core::mem::offset_of!(DeemAddDot, partial) - 16usize];
     ["Offset of field: DeemAddDot::n"][::core::mem::offset_of!(DeemAddDot, n) - 24usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemConv2dDepthwiseForward {
+    pub x: *const ::core::ffi::c_void,
+    pub w: *const ::core::ffi::c_void,
+    pub bias: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub batch: i32,
+    pub height: i32,
+    pub width: i32,
+    pub channels: i32,
+    pub kernel_height: i32,
+    pub kernel_width: i32,
+    pub turned: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemConv2dDepthwiseForward"][::core::mem::size_of::<DeemConv2dDepthwiseForward>() - 64usize];
+    ["Alignment of DeemConv2dDepthwiseForward"][::core::mem::align_of::<DeemConv2dDepthwiseForward>() - 8usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::x"][::core::mem::offset_of!(DeemConv2dDepthwiseForward, x) - 0usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::w"][::core::mem::offset_of!(DeemConv2dDepthwiseForward, w) - 8usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::bias"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, bias) - 16usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::y"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, y) - 24usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::batch"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, batch) - 32usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::height"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, height) - 36usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::width"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, width) - 40usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::channels"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, channels) - 44usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::kernel_height"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, kernel_height) - 48usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::kernel_width"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, kernel_width) - 52usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::turned"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, turned) - 56usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::padding"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, padding) - 60usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemConv2dDepthwiseBackwardWeight {
+    pub x: *const ::core::ffi::c_void,
+    pub dy: *const ::core::ffi::c_void,
+    pub partial: *mut ::core::ffi::c_void,
+    pub lines_per_slice: i64,
+    pub batch: i32,
+    pub height: i32,
+    pub width: i32,
+    pub channels: i32,
+    pub kernel_height: i32,
+    pub kernel_width: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemConv2dDepthwiseBackwardWeight"]
+        [::core::mem::size_of::<DeemConv2dDepthwiseBackwardWeight>() - 56usize];
+    ["Alignment of DeemConv2dDepthwiseBackwardWeight"]
+        [::core::mem::align_of::<DeemConv2dDepthwiseBackwardWeight>() - 8usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::x"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, x) - 0usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::dy"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, dy) - 8usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::partial"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, partial) - 16usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::lines_per_slice"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, lines_per_slice) - 24usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::batch"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, batch) - 32usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::height"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, height) - 36usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::width"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, width) - 40usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::channels"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, channels) - 44usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::kernel_height"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, kernel_height) - 48usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::kernel_width"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, kernel_width) - 52usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -783,6 +921,84 @@ const _: () = {
         [::core::mem::offset_of!(DeemDeformAttentionLocateBackward, padding) - 52usize];
     ["Offset of field: DeemDeformAttentionLocateBackward::levels"]
         [::core::mem::offset_of!(DeemDeformAttentionLocateBackward, levels) - 56usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDiffusionMix {
+    pub z: *const ::core::ffi::c_void,
+    pub noise: *const ::core::ffi::c_void,
+    pub factors: *const ::core::ffi::c_void,
+    pub out: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub per_image: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDiffusionMix"][::core::mem::size_of::<DeemDiffusionMix>() - 48usize];
+    ["Alignment of DeemDiffusionMix"][::core::mem::align_of::<DeemDiffusionMix>() - 8usize];
+    ["Offset of field: DeemDiffusionMix::z"][::core::mem::offset_of!(DeemDiffusionMix, z) - 0usize];
+    ["Offset of field: DeemDiffusionMix::noise"][::core::mem::offset_of!(DeemDiffusionMix, noise) - 8usize];
+    ["Offset of field: DeemDiffusionMix::factors"][::core::mem::offset_of!(DeemDiffusionMix, factors) - 16usize];
+    ["Offset of field: DeemDiffusionMix::out"][::core::mem::offset_of!(DeemDiffusionMix, out) - 24usize];
+    ["Offset of field: DeemDiffusionMix::n"][::core::mem::offset_of!(DeemDiffusionMix, n) - 32usize];
+    ["Offset of field: DeemDiffusionMix::per_image"][::core::mem::offset_of!(DeemDiffusionMix, per_image) - 40usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDiffusionGuide {
+    pub prediction: *const ::core::ffi::c_void,
+    pub guided: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub scale: f32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDiffusionGuide"][::core::mem::size_of::<DeemDiffusionGuide>() - 32usize];
+    ["Alignment of DeemDiffusionGuide"][::core::mem::align_of::<DeemDiffusionGuide>() - 8usize];
+    ["Offset of field: DeemDiffusionGuide::prediction"]
+        [::core::mem::offset_of!(DeemDiffusionGuide, prediction) - 0usize];
+    ["Offset of field: DeemDiffusionGuide::guided"][::core::mem::offset_of!(DeemDiffusionGuide, guided) - 8usize];
+    ["Offset of field: DeemDiffusionGuide::n"][::core::mem::offset_of!(DeemDiffusionGuide, n) - 16usize];
+    ["Offset of field: DeemDiffusionGuide::scale"][::core::mem::offset_of!(DeemDiffusionGuide, scale) - 24usize];
+    ["Offset of field: DeemDiffusionGuide::padding"][::core::mem::offset_of!(DeemDiffusionGuide, padding) - 28usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDiffusionStep {
+    pub prediction: *const ::core::ffi::c_void,
+    pub noise: *const ::core::ffi::c_void,
+    pub x: *mut ::core::ffi::c_void,
+    pub x0: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub guided: i32,
+    pub guidance: f32,
+    pub from_x: f32,
+    pub from_prediction: f32,
+    pub x_factor: f32,
+    pub x0_factor: f32,
+    pub previous: f32,
+    pub noise_factor: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDiffusionStep"][::core::mem::size_of::<DeemDiffusionStep>() - 72usize];
+    ["Alignment of DeemDiffusionStep"][::core::mem::align_of::<DeemDiffusionStep>() - 8usize];
+    ["Offset of field: DeemDiffusionStep::prediction"][::core::mem::offset_of!(DeemDiffusionStep, prediction) - 0usize];
+    ["Offset of field: DeemDiffusionStep::noise"][::core::mem::offset_of!(DeemDiffusionStep, noise) - 8usize];
+    ["Offset of field: DeemDiffusionStep::x"][::core::mem::offset_of!(DeemDiffusionStep, x) - 16usize];
+    ["Offset of field: DeemDiffusionStep::x0"][::core::mem::offset_of!(DeemDiffusionStep, x0) - 24usize];
+    ["Offset of field: DeemDiffusionStep::n"][::core::mem::offset_of!(DeemDiffusionStep, n) - 32usize];
+    ["Offset of field: DeemDiffusionStep::guided"][::core::mem::offset_of!(DeemDiffusionStep, guided) - 40usize];
+    ["Offset of field: DeemDiffusionStep::guidance"][::core::mem::offset_of!(DeemDiffusionStep, guidance) - 44usize];
+    ["Offset of field: DeemDiffusionStep::from_x"][::core::mem::offset_of!(DeemDiffusionStep, from_x) - 48usize];
+    ["Offset of field: DeemDiffusionStep::from_prediction"]
+        [::core::mem::offset_of!(DeemDiffusionStep, from_prediction) - 52usize];
+    ["Offset of field: DeemDiffusionStep::x_factor"][::core::mem::offset_of!(DeemDiffusionStep, x_factor) - 56usize];
+    ["Offset of field: DeemDiffusionStep::x0_factor"][::core::mem::offset_of!(DeemDiffusionStep, x0_factor) - 60usize];
+    ["Offset of field: DeemDiffusionStep::previous"][::core::mem::offset_of!(DeemDiffusionStep, previous) - 64usize];
+    ["Offset of field: DeemDiffusionStep::noise_factor"]
+        [::core::mem::offset_of!(DeemDiffusionStep, noise_factor) - 68usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]

@@ -15,8 +15,13 @@ use crate::support::{DEVICE, device, get, is_on_cuda, put, unset};
 
 /// The tests that run on the device, against the oracle on the host.
 const TESTS: &[&str] = &[
+    "adamw::formulas_and_narrow_types",
+    "diffusion::guidance",
+    "diffusion::noise_and_target",
+    "diffusion::samplers_are_their_definitions",
     "activation::f64_is_the_formula_and_narrow_types_are_near",
     "add::plain_loops_and_narrow_types",
+    "conv2d_depthwise::the_definition_in_every_type",
     "copy::casts",
     "copy::concatenations_slices_batches_and_layouts",
     "cross_entropy::oracle_and_narrow_types",
