@@ -23,6 +23,7 @@
 #include "mse.h"
 #include "random.h"
 #include "reduce.h"
+#include "resample.h"
 #include "rmsnorm.h"
 #include "rope.h"
 #include "timestep_embedding.h"

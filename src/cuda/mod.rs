@@ -21,6 +21,7 @@ pub(crate) mod mse;
 mod params;
 pub(crate) mod random;
 pub(crate) mod reduce;
+pub(crate) mod resample;
 pub(crate) mod rmsnorm;
 pub(crate) mod rope;
 pub(crate) mod timestep_embedding;

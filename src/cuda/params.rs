@@ -1823,6 +1823,106 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
+pub struct DeemResampleGather {
+    pub from: *const ::core::ffi::c_void,
+    pub rows: *const ::core::ffi::c_void,
+    pub columns: *const ::core::ffi::c_void,
+    pub out: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub in_height: i32,
+    pub in_width: i32,
+    pub out_height: i32,
+    pub out_width: i32,
+    pub channels: i32,
+    pub row_taps: i32,
+    pub column_taps: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemResampleGather"][::core::mem::size_of::<DeemResampleGather>() - 72usize];
+    ["Alignment of DeemResampleGather"][::core::mem::align_of::<DeemResampleGather>() - 8usize];
+    ["Offset of field: DeemResampleGather::from"][::core::mem::offset_of!(DeemResampleGather, from) - 0usize];
+    ["Offset of field: DeemResampleGather::rows"][::core::mem::offset_of!(DeemResampleGather, rows) - 8usize];
+    ["Offset of field: DeemResampleGather::columns"][::core::mem::offset_of!(DeemResampleGather, columns) - 16usize];
+    ["Offset of field: DeemResampleGather::out"][::core::mem::offset_of!(DeemResampleGather, out) - 24usize];
+    ["Offset of field: DeemResampleGather::n"][::core::mem::offset_of!(DeemResampleGather, n) - 32usize];
+    ["Offset of field: DeemResampleGather::in_height"]
+        [::core::mem::offset_of!(DeemResampleGather, in_height) - 40usize];
+    ["Offset of field: DeemResampleGather::in_width"][::core::mem::offset_of!(DeemResampleGather, in_width) - 44usize];
+    ["Offset of field: DeemResampleGather::out_height"]
+        [::core::mem::offset_of!(DeemResampleGather, out_height) - 48usize];
+    ["Offset of field: DeemResampleGather::out_width"]
+        [::core::mem::offset_of!(DeemResampleGather, out_width) - 52usize];
+    ["Offset of field: DeemResampleGather::channels"][::core::mem::offset_of!(DeemResampleGather, channels) - 56usize];
+    ["Offset of field: DeemResampleGather::row_taps"][::core::mem::offset_of!(DeemResampleGather, row_taps) - 60usize];
+    ["Offset of field: DeemResampleGather::column_taps"]
+        [::core::mem::offset_of!(DeemResampleGather, column_taps) - 64usize];
+    ["Offset of field: DeemResampleGather::padding"][::core::mem::offset_of!(DeemResampleGather, padding) - 68usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemResampleMaxPoolForward {
+    pub x: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub height: i32,
+    pub width: i32,
+    pub channels: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemResampleMaxPoolForward"][::core::mem::size_of::<DeemResampleMaxPoolForward>() - 40usize];
+    ["Alignment of DeemResampleMaxPoolForward"][::core::mem::align_of::<DeemResampleMaxPoolForward>() - 8usize];
+    ["Offset of field: DeemResampleMaxPoolForward::x"][::core::mem::offset_of!(DeemResampleMaxPoolForward, x) - 0usize];
+    ["Offset of field: DeemResampleMaxPoolForward::y"][::core::mem::offset_of!(DeemResampleMaxPoolForward, y) - 8usize];
+    ["Offset of field: DeemResampleMaxPoolForward::n"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolForward, n) - 16usize];
+    ["Offset of field: DeemResampleMaxPoolForward::height"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolForward, height) - 24usize];
+    ["Offset of field: DeemResampleMaxPoolForward::width"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolForward, width) - 28usize];
+    ["Offset of field: DeemResampleMaxPoolForward::channels"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolForward, channels) - 32usize];
+    ["Offset of field: DeemResampleMaxPoolForward::padding"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolForward, padding) - 36usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemResampleMaxPoolBackward {
+    pub x: *const ::core::ffi::c_void,
+    pub dy: *const ::core::ffi::c_void,
+    pub dx: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub height: i32,
+    pub width: i32,
+    pub channels: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemResampleMaxPoolBackward"][::core::mem::size_of::<DeemResampleMaxPoolBackward>() - 48usize];
+    ["Alignment of DeemResampleMaxPoolBackward"][::core::mem::align_of::<DeemResampleMaxPoolBackward>() - 8usize];
+    ["Offset of field: DeemResampleMaxPoolBackward::x"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolBackward, x) - 0usize];
+    ["Offset of field: DeemResampleMaxPoolBackward::dy"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolBackward, dy) - 8usize];
+    ["Offset of field: DeemResampleMaxPoolBackward::dx"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolBackward, dx) - 16usize];
+    ["Offset of field: DeemResampleMaxPoolBackward::n"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolBackward, n) - 24usize];
+    ["Offset of field: DeemResampleMaxPoolBackward::height"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolBackward, height) - 32usize];
+    ["Offset of field: DeemResampleMaxPoolBackward::width"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolBackward, width) - 36usize];
+    ["Offset of field: DeemResampleMaxPoolBackward::channels"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolBackward, channels) - 40usize];
+    ["Offset of field: DeemResampleMaxPoolBackward::padding"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolBackward, padding) - 44usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
 pub struct DeemRmsnormForward {
     pub x: *const ::core::ffi::c_void,
     pub weight: *const ::core::ffi::c_void,

@@ -41,6 +41,9 @@ const TESTS: &[&str] = &[
     "reduce::argmax_takes_the_first_of_equals_and_nan",
     "reduce::norm_and_finiteness",
     "reduce::oracle_and_narrow_types",
+    "resample::max_pool_takes_the_first_largest",
+    "resample::nearest_repeats_and_sums",
+    "resample::resize_is_its_definition",
     "rmsnorm::oracle_and_narrow_types",
     "rope::oracle_inverse_and_narrow_types",
     "timestep_embedding::formula_in_all_types",
@@ -60,6 +63,7 @@ const BITS: &[&str] = &[
     "layernorm::bits_and_errors",
     "random::bits_are_those_of_the_stream",
     "reduce::bits_and_errors",
+    "resample::resize_bits",
     "rmsnorm::bits_agree",
     "rope::bits_and_errors",
 ];
