@@ -1,0 +1,23 @@
+// Asynchronous copies from global to shared memory (sm_80).
+#pragma once
+
+#include <cstdint>
+
+namespace deem {
+
+/// 16 bytes past the first-level cache; the last `16 - bytes` become 0. With `bytes` 0 nothing is read, whatever `from` is.
+__device__ __forceinline__ void copy_async_16(uint32_t to, const void *from, uint32_t bytes) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");
+}
+
+/// Closes the group of copies that this thread has begun.
+__device__ __forceinline__ void copy_commit() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/// Waits until at most `PENDING` of this thread's groups are under way.
+template <int PENDING> __device__ __forceinline__ void copy_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+} // namespace deem

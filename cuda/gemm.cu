@@ -1,0 +1,276 @@
+// Matrix products: C = residual + scale * act(A B + bias), or that added to C.
+//
+// Shapes: A [batch, M, K] (TN: [batch, K, M]), B [batch, N, K] (NT) or [batch, K, N], C and residual [batch, M, N], bias and scale [N].
+// Launch: grid.x = tiles of C, grid.y = products (any number, the kernel strides).
+//
+// | kernel | legal for | tile | threads | dynamic shared |
+// |---|---|---|---|---|
+// | gemm_forward_f32, _bf16 | everything | 64 x 64 x 16 | 256 | 0 |
+// | gemm_forward_tile_{nt,nn,tn}_f32 | bases 16-byte aligned; rows of A, B and C multiples of 4; K < 2^31 | 128 x 128 x 16 | 256 | 0 |
+// | gemm_forward_mma_{nt,nn,tn}_bf16 | bases 16-byte aligned; rows of A, B and C multiples of 8; K < 2^31 | 128 x 128 x 32 | 128 | 65536 |
+//
+// f32 stays f32: three tf32 products per product would be faster by the model, but the tensor cores round their sums toward zero, and over a
+// thousand terms that is worse than a plain loop.
+//
+// Quality of the main loops: KERNELS.md.
+#include "../ffi/gemm.h"
+#include "common/tile.cuh"
+
+namespace deem {
+
+__device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
+
+__device__ __forceinline__ float activate(int kind, float x) {
+    switch (kind) {
+    case DEEM_RELU: return x < 0.f ? 0.f : x;
+    case DEEM_GELU: return 0.5f * x * (1.f + erff(x * 0.70710678118654752f));
+    case DEEM_QUICK_GELU: return x * sigmoid(1.702f * x);
+    case DEEM_SILU: return x * sigmoid(x);
+    default: return x;
+    }
+}
+
+/// What becomes of the sums of product `z`.
+template <class E> struct GemmSink {
+    using Stored = typename E::Stored;
+    const DeemGemmForward &p;
+    int64_t first; // of C and the residual
+
+    __device__ float finish(float sum, int64_t at, int64_t col) const {
+        const Stored *bias = static_cast<const Stored *>(p.bias), *scale = static_cast<const Stored *>(p.scale);
+        const Stored *residual = static_cast<const Stored *>(p.residual);
+        if (bias) sum += E::load(bias + col);
+        sum = activate(p.activation, sum);
+        if (scale) sum *= E::load(scale + col);
+        if (residual) sum += E::load(residual + at);
+        return sum;
+    }
+
+    __device__ void operator()(int64_t row, int64_t col, float sum) const {
+        const int64_t at = first + row * p.n + col;
+        sum = finish(sum, at, col);
+        if (p.c_is_f32) {
+            float *c = static_cast<float *>(p.c) + at;
+            *c = p.accumulate ? *c + sum : sum;
+        } else {
+            Stored *c = static_cast<Stored *>(p.c) + at;
+            E::store(c, p.accumulate ? E::load(c) + sum : sum);
+        }
+    }
+
+    __device__ void operator()(int64_t row, int64_t col, float4 x) const {
+        if (row >= p.m || col >= p.n) return;
+        const int64_t at = first + row * p.n + col;
+        const Stored *bias = static_cast<const Stored *>(p.bias), *scale = static_cast<const Stored *>(p.scale);
+        const Stored *residual = static_cast<const Stored *>(p.residual);
+        const auto add = [](float4 x, float4 y) { return make_float4(x.x + y.x, x.y + y.y, x.z + y.z, x.w + y.w); };
+        if (bias) x = add(x, E::load4(bias + col));
+        if (p.activation != DEEM_NONE) {
+            x = make_float4(activate(p.activation, x.x), activate(p.activation, x.y), activate(p.activation, x.z), activate(p.activation, x.w));
+        }
+        if (scale) {
+            const float4 s = E::load4(scale + col);
+            x = make_float4(x.x * s.x, x.y * s.y, x.z * s.z, x.w * s.w);
+        }
+        if (residual) x = add(x, E::load4(residual + at));
+        if (p.c_is_f32) {
+            float *c = static_cast<float *>(p.c) + at;
+            F32::store4(c, p.accumulate ? add(x, F32::load4(c)) : x);
+        } else {
+            Stored *c = static_cast<Stored *>(p.c) + at;
+            E::store4(c, p.accumulate ? add(x, E::load4(c)) : x);
+        }
+    }
+};
+
+// ---------------------------------------------------------------- plain
+
+/// Rows or columns of a matrix with any strides, as a source of `simt_tile`.
+template <class E> struct Strided {
+    using Line = int64_t;
+    const typename E::Stored *data;
+    int64_t line_stride, k_stride;
+    bool along_k;
+    __device__ Line line(int64_t r) const { return r * line_stride; }
+    __device__ float at(Line line, int64_t k) const { return E::load(data + line + k * k_stride); }
+};
+
+template <class E> __device__ __forceinline__ void gemm_plain(const DeemGemmForward &p) {
+    using Stored = typename E::Stored;
+    const int64_t columns = (p.n + SIMT_TILE - 1) / SIMT_TILE;
+    const int64_t row0 = blockIdx.x / columns * SIMT_TILE, col0 = blockIdx.x % columns * SIMT_TILE;
+    const bool a_along = p.form != DEEM_GEMM_TN, b_along = p.form == DEEM_GEMM_NT;
+    for (int64_t z = blockIdx.y; z < p.batch; z += gridDim.y) {
+        const Strided<E> a{static_cast<const Stored *>(p.a) + z * p.m * p.k, a_along ? p.k : 1, a_along ? 1 : p.m, a_along};
+        const Strided<E> b{static_cast<const Stored *>(p.b) + z * p.n * p.k, b_along ? p.k : 1, b_along ? 1 : p.n, b_along};
+        simt_tile(a, b, GemmSink<E>{p, z * p.m * p.n}, p.m, p.n, p.k, row0, col0);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(SIMT_THREADS, 1) gemm_forward_f32(const __grid_constant__ DeemGemmForward p) { gemm_plain<F32>(p); }
+extern "C" __global__ void __launch_bounds__(SIMT_THREADS, 1) gemm_forward_bf16(const __grid_constant__ DeemGemmForward p) { gemm_plain<Bf16>(p); }
+
+// ---------------------------------------------------------------- f32, large tile
+
+/// The tile of this block. Blocks that run at the same time take groups of 8 rows of tiles, so that the second-level cache serves both operands.
+template <int TILE> __device__ __forceinline__ void place_of_tile(int64_t m, int64_t n, int64_t &row0, int64_t &col0) {
+    const int64_t rows = (m + TILE - 1) / TILE, columns = (n + TILE - 1) / TILE;
+    const int64_t group = blockIdx.x / (8 * columns), in_group = blockIdx.x % (8 * columns);
+    const int64_t height = rows - group * 8 < 8 ? rows - group * 8 : 8;
+    row0 = (group * 8 + in_group % height) * TILE;
+    col0 = in_group / height * TILE;
+}
+
+/// Lines of a matrix along k, as a source of `ffma_tile`.
+struct LinesAlong {
+    static constexpr bool ALONG = true;
+    const float *from[FFMA_PIECES];
+    int32_t left[FFMA_PIECES];
+
+    __device__ __forceinline__ LinesAlong(const float *data, int64_t lines, int64_t k, int64_t line0) {
+        const int piece = threadIdx.x % 4 * 4;
+        for (int i = 0; i < FFMA_PIECES; ++i) {
+            const int64_t line = line0 + threadIdx.x / 4 + i * 64;
+            left[i] = line < lines ? static_cast<int32_t>(k) - piece : 0;
+            from[i] = data + line * k + piece;
+        }
+    }
+
+    __device__ __forceinline__ void fetch(float4 (&pieces)[FFMA_PIECES]) {
+#pragma unroll
+        for (int i = 0; i < FFMA_PIECES; ++i) {
+            pieces[i] = left[i] > 0 ? F32::load4(from[i]) : make_float4(0.f, 0.f, 0.f, 0.f);
+            from[i] += FFMA_K;
+            left[i] -= FFMA_K;
+        }
+    }
+};
+
+/// Lines of a matrix `[K, lines]`, as a source of `ffma_tile`.
+struct LinesAcross {
+    static constexpr bool ALONG = false;
+    const float *from[FFMA_PIECES];
+    int32_t left;
+    int64_t step;
+
+    __device__ __forceinline__ LinesAcross(const float *data, int64_t lines, int64_t k, int64_t line0) {
+        const int64_t line = line0 + threadIdx.x % 32 * 4;
+        left = line < lines ? static_cast<int32_t>(k) - static_cast<int32_t>(threadIdx.x / 32) : 0;
+        step = lines * FFMA_K;
+        for (int i = 0; i < FFMA_PIECES; ++i) from[i] = data + (threadIdx.x / 32 + i * 8) * lines + line;
+    }
+
+    __device__ __forceinline__ void fetch(float4 (&pieces)[FFMA_PIECES]) {
+#pragma unroll
+        for (int i = 0; i < FFMA_PIECES; ++i) {
+            pieces[i] = left > i * 8 ? F32::load4(from[i]) : make_float4(0.f, 0.f, 0.f, 0.f);
+            from[i] += step;
+        }
+        left -= FFMA_K;
+    }
+};
+
+template <class A, class B> __device__ __forceinline__ void gemm_tile(const DeemGemmForward &p) {
+    int64_t row0, col0;
+    place_of_tile<FFMA_TILE>(p.m, p.n, row0, col0);
+    const int tiles = static_cast<int>((p.k + FFMA_K - 1) / FFMA_K);
+    for (int64_t z = blockIdx.y; z < p.batch; z += gridDim.y) {
+        A a(static_cast<const float *>(p.a) + z * p.m * p.k, p.m, p.k, row0);
+        B b(static_cast<const float *>(p.b) + z * p.n * p.k, p.n, p.k, col0);
+        ffma_tile(a, b, tiles, row0, col0, GemmSink<F32>{p, z * p.m * p.n});
+        __syncthreads();
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(FFMA_THREADS, 1) gemm_forward_tile_nt_f32(const __grid_constant__ DeemGemmForward p) {
+    gemm_tile<LinesAlong, LinesAlong>(p);
+}
+extern "C" __global__ void __launch_bounds__(FFMA_THREADS, 1) gemm_forward_tile_nn_f32(const __grid_constant__ DeemGemmForward p) {
+    gemm_tile<LinesAlong, LinesAcross>(p);
+}
+extern "C" __global__ void __launch_bounds__(FFMA_THREADS, 1) gemm_forward_tile_tn_f32(const __grid_constant__ DeemGemmForward p) {
+    gemm_tile<LinesAcross, LinesAcross>(p);
+}
+
+// ---------------------------------------------------------------- tensor cores
+
+/// Rows of a matrix along k, as a source of `mma_tile`: this thread copies its piece of rows line0 + thread / 4 + 32 i.
+struct RowsAlong {
+    static constexpr bool ALONG = true;
+    const uint16_t *from[PIECES];
+    uint32_t bytes[PIECES];
+    int32_t left;
+
+    __device__ __forceinline__ RowsAlong(const uint16_t *data, int64_t lines, int64_t k, int64_t line0) {
+        const int piece = threadIdx.x % 4 * 8;
+        left = static_cast<int32_t>(k) - piece;
+        for (int i = 0; i < PIECES; ++i) {
+            const int64_t line = line0 + threadIdx.x / 4 + i * 32;
+            bytes[i] = line < lines ? 16 : 0;
+            from[i] = data + (line < lines ? line : 0) * k + piece;
+        }
+    }
+
+    __device__ __forceinline__ void copy(uint32_t to) {
+        const bool inside = left > 0;
+#pragma unroll
+        for (int i = 0; i < PIECES; ++i) {
+            copy_async_16(to + i * PIECE_STEP, from[i], inside ? bytes[i] : 0);
+            from[i] += MMA_K;
+        }
+        left -= MMA_K;
+    }
+};
+
+/// Rows k of a matrix `[K, lines]`: this thread copies its piece of rows thread / 16 + 8 i.
+struct RowsAcross {
+    static constexpr bool ALONG = false;
+    const uint16_t *from[PIECES];
+    uint32_t bytes;
+    int32_t left;
+    int64_t step;
+
+    __device__ __forceinline__ RowsAcross(const uint16_t *data, int64_t lines, int64_t k, int64_t line0) {
+        const int64_t line = line0 + threadIdx.x % 16 * 8;
+        bytes = line < lines ? 16 : 0;
+        left = static_cast<int32_t>(k) - static_cast<int32_t>(threadIdx.x / 16);
+        step = lines * MMA_K;
+        for (int i = 0; i < PIECES; ++i) from[i] = data + (threadIdx.x / 16 + i * 8) * lines + (line < lines ? line : 0);
+    }
+
+    __device__ __forceinline__ void copy(uint32_t to) {
+#pragma unroll
+        for (int i = 0; i < PIECES; ++i) {
+            copy_async_16(to + i * PIECE_STEP, from[i], left > i * 8 ? bytes : 0);
+            from[i] += step;
+        }
+        left -= MMA_K;
+    }
+};
+
+template <class E, class A, class B> __device__ __forceinline__ void gemm_mma(const DeemGemmForward &p) {
+    extern __shared__ __align__(128) uint8_t shared[];
+    int64_t row0, col0;
+    place_of_tile<MMA_TILE>(p.m, p.n, row0, col0);
+    const int tiles = static_cast<int>((p.k + MMA_K - 1) / MMA_K);
+    for (int64_t z = blockIdx.y; z < p.batch; z += gridDim.y) {
+        A a(static_cast<const uint16_t *>(p.a) + z * p.m * p.k, p.m, p.k, row0);
+        B b(static_cast<const uint16_t *>(p.b) + z * p.n * p.k, p.n, p.k, col0);
+        float sums[4][8][4] = {};
+        mma_tile<E>(a, b, tiles, shared_address(shared), sums);
+        mma_store(reinterpret_cast<float *>(shared), sums, row0, col0, GemmSink<E>{p, z * p.m * p.n});
+        __syncthreads();
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(MMA_THREADS, 1) gemm_forward_mma_nt_bf16(const __grid_constant__ DeemGemmForward p) {
+    gemm_mma<Bf16, RowsAlong, RowsAlong>(p);
+}
+extern "C" __global__ void __launch_bounds__(MMA_THREADS, 1) gemm_forward_mma_nn_bf16(const __grid_constant__ DeemGemmForward p) {
+    gemm_mma<Bf16, RowsAlong, RowsAcross>(p);
+}
+extern "C" __global__ void __launch_bounds__(MMA_THREADS, 1) gemm_forward_mma_tn_bf16(const __grid_constant__ DeemGemmForward p) {
+    gemm_mma<Bf16, RowsAcross, RowsAcross>(p);
+}
+
+} // namespace deem
