@@ -5,13 +5,19 @@
 // | kernel | legal for | a block is | threads | dynamic shared |
 // |---|---|---|---|---|
 // | attention_forward_{f32,bf16} | everything | 4 queries, a warp each | 128 | 4 (2 D + 32) floats |
+// | attention_forward_mma_d{40,64,80,96,128,160}_{bf16,f16} | that D; bases 16-byte aligned; scale > 0; T, S, causal < 2^30; B, N < 65536 | 128 queries of (x, head y, image z) | 128 | (128 + 2 KEYS) ROW, and 3072 from D = 128 on |
 // | attention_backward_delta_{f32,bf16} | everything | 4 queries, a warp each | 128 | 0 |
 // | attention_backward_dq_{f32,bf16} | everything | 4 queries, a warp each | 128 | 4 (3 D + 32) floats |
 // | attention_backward_dkv_{f32,bf16} | everything | 4 keys, a warp each | 128 | 4 (4 D + 64) floats |
 //
+// KEYS: 64, or 32 beyond D = 128. ROW = 32 ceil(D / 16) + 16 bytes. The ladder of the forward at D = 64, modelled tensor utilisation (MTU): 16 queries to a warp would
+// be bound by shared memory; 32 queries 0.67; one running offset for keys and values instead of 64-bit addresses per piece 0.68. At D = 128: 0.78 with
+// registers spilled; 0.79 without, since what is used once a round waits in shared memory.
+//
 // Gradients are summed in a fixed order: each is written by one warp, without atomics.
 #include "../ffi/attention.h"
 #include "common/attention.cuh"
+#include "common/flash.cuh"
 
 namespace deem {
 
@@ -79,6 +85,21 @@ template <class E> __device__ __forceinline__ void forward_plain(const DeemAtten
 
 extern "C" __global__ void __launch_bounds__(PLAIN_THREADS, 1) attention_forward_f32(const __grid_constant__ DeemAttentionForward p) { forward_plain<F32>(p); }
 extern "C" __global__ void __launch_bounds__(PLAIN_THREADS, 1) attention_forward_bf16(const __grid_constant__ DeemAttentionForward p) { forward_plain<Bf16>(p); }
+
+#define DEEM_FORWARD(D)                                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(FLASH_THREADS, 1) attention_forward_mma_d##D##_bf16(const __grid_constant__ DeemAttentionForward p) {   \
+        flash_forward<Bf16, D>(p);                                                                                                                       \
+    }                                                                                                                                                    \
+    extern "C" __global__ void __launch_bounds__(FLASH_THREADS, 1) attention_forward_mma_d##D##_f16(const __grid_constant__ DeemAttentionForward p) {    \
+        flash_forward<F16, D>(p);                                                                                                                        \
+    }
+DEEM_FORWARD(40)
+DEEM_FORWARD(64)
+DEEM_FORWARD(80)
+DEEM_FORWARD(96)
+DEEM_FORWARD(128)
+DEEM_FORWARD(160)
+#undef DEEM_FORWARD
 
 // ---------------------------------------------------------------- backward
 

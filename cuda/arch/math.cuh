@@ -33,4 +33,21 @@ __device__ __forceinline__ float2 unpack_f16(uint32_t packed) {
     return x;
 }
 
+/// Index of the block along an axis, read anew each time: a value that is cheap to read again need not hold a register through a loop.
+__device__ __forceinline__ int block_x() {
+    int i;
+    asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(i));
+    return i;
+}
+__device__ __forceinline__ int block_y() {
+    int i;
+    asm volatile("mov.u32 %0, %%ctaid.y;" : "=r"(i));
+    return i;
+}
+__device__ __forceinline__ int block_z() {
+    int i;
+    asm volatile("mov.u32 %0, %%ctaid.z;" : "=r"(i));
+    return i;
+}
+
 } // namespace deem
