@@ -10,14 +10,18 @@
 // | attention_backward_dq_{f32,bf16} | everything | 4 queries, a warp each | 128 | 4 (3 D + 32) floats |
 // | attention_backward_dkv_{f32,bf16} | everything | 4 keys, a warp each | 128 | 4 (4 D + 64) floats |
 //
+// | attention_backward_{dq,dkv}_mma_d{40,64}_bf16, attention_backward_{dq,dk,dv}_mma_d{80,96,128,160}_bf16 | as the forward's | 128 queries or keys (x), head or key head y, image z | 128 | FlashBackward::SHARED_BYTES |
+//
 // KEYS: 64, or 32 beyond D = 128. ROW = 32 ceil(D / 16) + 16 bytes. The ladder of the forward at D = 64, modelled tensor utilisation (MTU): 16 queries to a warp would
 // be bound by shared memory; 32 queries 0.67; one running offset for keys and values instead of 64-bit addresses per piece 0.68. At D = 128: 0.78 with
 // registers spilled; 0.79 without, since what is used once a round waits in shared memory.
 //
-// Gradients are summed in a fixed order: each is written by one warp, without atomics.
+// Gradients are summed in a fixed order: each is written by one warp, without atomics. The price is that the backward makes 7 products (8 beyond D = 64) where one with
+// atomics makes 5. dk and dv in one launch fit the registers up to D = 64: 32 keys to a warp, since 16 would be bound by shared memory.
 #include "../ffi/attention.h"
 #include "common/attention.cuh"
 #include "common/flash.cuh"
+#include "common/flash_backward.cuh"
 
 namespace deem {
 
@@ -215,5 +219,27 @@ template <class E> __device__ __forceinline__ void backward_dkv_plain(const Deem
 
 extern "C" __global__ void __launch_bounds__(PLAIN_THREADS, 1) attention_backward_dkv_f32(const __grid_constant__ DeemAttentionBackward p) { backward_dkv_plain<F32>(p); }
 extern "C" __global__ void __launch_bounds__(PLAIN_THREADS, 1) attention_backward_dkv_bf16(const __grid_constant__ DeemAttentionBackward p) { backward_dkv_plain<Bf16>(p); }
+
+#define DEEM_BACKWARD(D, NAME, KEY_ROWS, SCORES, PROBS)                                                                                                   \
+    extern "C" __global__ void __launch_bounds__(FLASH_THREADS, 1) attention_backward_##NAME##_mma_d##D##_bf16(const __grid_constant__ DeemAttentionBackward p) { \
+        flash_backward<Bf16, D, KEY_ROWS, SCORES, PROBS>(p);                                                                                             \
+    }
+DEEM_BACKWARD(40, dq, false, true, false)
+DEEM_BACKWARD(64, dq, false, true, false)
+DEEM_BACKWARD(80, dq, false, true, false)
+DEEM_BACKWARD(96, dq, false, true, false)
+DEEM_BACKWARD(128, dq, false, true, false)
+DEEM_BACKWARD(160, dq, false, true, false)
+DEEM_BACKWARD(40, dkv, true, true, true)
+DEEM_BACKWARD(64, dkv, true, true, true)
+DEEM_BACKWARD(80, dk, true, true, false)
+DEEM_BACKWARD(96, dk, true, true, false)
+DEEM_BACKWARD(128, dk, true, true, false)
+DEEM_BACKWARD(160, dk, true, true, false)
+DEEM_BACKWARD(80, dv, true, false, true)
+DEEM_BACKWARD(96, dv, true, false, true)
+DEEM_BACKWARD(128, dv, true, false, true)
+DEEM_BACKWARD(160, dv, true, false, true)
+#undef DEEM_BACKWARD
 
 } // namespace deem

@@ -10,6 +10,11 @@ __device__ __forceinline__ void copy_async_16(uint32_t to, const void *from, uin
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");
 }
 
+/// 4 bytes; 0 with `bytes` 0, and then nothing is read.
+__device__ __forceinline__ void copy_async_4(uint32_t to, const void *from, uint32_t bytes) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");
+}
+
 /// Closes the group of copies that this thread has begun.
 __device__ __forceinline__ void copy_commit() {
     asm volatile("cp.async.commit_group;" ::: "memory");

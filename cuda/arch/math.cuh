@@ -33,7 +33,12 @@ __device__ __forceinline__ float2 unpack_f16(uint32_t packed) {
     return x;
 }
 
-/// Index of the block along an axis, read anew each time: a value that is cheap to read again need not hold a register through a loop.
+/// Index of the thread, or of the block along an axis, read anew each time: a value that is cheap to read again need not hold a register through a loop.
+__device__ __forceinline__ int thread_x() {
+    int i;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(i));
+    return i;
+}
 __device__ __forceinline__ int block_x() {
     int i;
     asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(i));

@@ -41,8 +41,8 @@ template <int D> struct RowCopy {
     static constexpr int HIGH = WIDE > 1 ? 32 / WIDE * FLASH_WARPS : FLASH_THREADS / PIECES; // rows of a request of all warps
     int row, piece;
 
-    __device__ __forceinline__ RowCopy() {
-        const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+    __device__ __forceinline__ explicit RowCopy(int thread) {
+        const int lane = thread % 32, warp = thread / 32;
         if constexpr (WIDE > 1) {
             piece = (lane & 1) + (WIDE == 4 ? lane >> 4 << 1 : 0);
             row = warp * (32 / WIDE) + (lane >> 1 & 3) * 2 + (lane >> 3 & 1) + (WIDE == 2 ? lane >> 4 << 3 : 0);
@@ -57,7 +57,6 @@ template <int D> struct RowCopy {
 
     /// Begins the copies of a tile of ROWS rows, `stride` numbers apart, of which `rows` exist; the others become 0. `to` and `from`: this thread's first piece.
     template <int ROWS> __device__ __forceinline__ void copy(uint32_t to, const uint16_t *from, int64_t stride, int rows) const {
-        static_assert(WIDE == 1 || ROWS % HIGH == 0, "whole requests");
         if (WIDE == 1 && threadIdx.x >= HIGH * PIECES) return; // behind the last whole row
 #pragma unroll
         for (int i = 0; i < (ROWS + HIGH - 1) / HIGH; ++i) {
@@ -126,7 +125,7 @@ template <class T, int D> __device__ __forceinline__ void flash_forward(const De
     // The last queries see the most keys: they begin first.
     const auto first_query = [] { return (static_cast<int>(gridDim.x) - 1 - block_x()) * QUERIES; };
     const uint32_t q_tile = shared_address(shared), k_tile = q_tile + QUERIES * ROW, v_tile = k_tile + KEYS * ROW;
-    const RowCopy<D> copier;
+    const RowCopy<D> copier(threadIdx.x);
     const auto kv_stride = [&] { return static_cast<int64_t>(p.kv_heads) * D; };
     int rounds, open_rounds;
     int64_t next; // this thread's first number of the next tile of keys or values
