@@ -7,14 +7,14 @@
 // |---|---|---|---|---|
 // | gemm_forward_f32, _bf16 | everything | 64 x 64 x 16 | 256 | 0 |
 // | gemm_forward_tile_{nt,nn,tn}_f32 | bases 16-byte aligned; rows of A, B and C multiples of 4; K < 2^31 | 128 x 128 x 16 | 256 | 0 |
-// | gemm_forward_mma_{nt,nn,tn}_bf16 | bases 16-byte aligned; rows of A, B and C multiples of 8; K < 2^31 | 128 x 128 x 32 | 128 | 65536 |
+// | gemm_forward_mma_{nt,nn,tn}_bf16 | bases 16-byte aligned; rows of A, B and C multiples of 8; K < 2^31 | 128 x 128 x 32 | 128 | 69632 |
 //
 // f32 stays f32: three tf32 products per product would be faster by the model, but the tensor cores round their sums toward zero, and over a
 // thousand terms that is worse than a plain loop.
 //
 // Quality of the main loops: KERNELS.md.
 #include "../ffi/gemm.h"
-#include "common/tile.cuh"
+#include "common/operands.cuh"
 
 namespace deem {
 
@@ -112,64 +112,6 @@ extern "C" __global__ void __launch_bounds__(SIMT_THREADS, 1) gemm_forward_bf16(
 
 // ---------------------------------------------------------------- f32, large tile
 
-/// The tile of this block. Blocks that run at the same time take groups of 8 rows of tiles, so that the second-level cache serves both operands.
-template <int TILE> __device__ __forceinline__ void place_of_tile(int64_t m, int64_t n, int64_t &row0, int64_t &col0) {
-    const int64_t rows = (m + TILE - 1) / TILE, columns = (n + TILE - 1) / TILE;
-    const int64_t group = blockIdx.x / (8 * columns), in_group = blockIdx.x % (8 * columns);
-    const int64_t height = rows - group * 8 < 8 ? rows - group * 8 : 8;
-    row0 = (group * 8 + in_group % height) * TILE;
-    col0 = in_group / height * TILE;
-}
-
-/// Lines of a matrix along k, as a source of `ffma_tile`.
-struct LinesAlong {
-    static constexpr bool ALONG = true;
-    const float *from[FFMA_PIECES];
-    int32_t left[FFMA_PIECES];
-
-    __device__ __forceinline__ LinesAlong(const float *data, int64_t lines, int64_t k, int64_t line0) {
-        const int piece = threadIdx.x % 4 * 4;
-        for (int i = 0; i < FFMA_PIECES; ++i) {
-            const int64_t line = line0 + threadIdx.x / 4 + i * 64;
-            left[i] = line < lines ? static_cast<int32_t>(k) - piece : 0;
-            from[i] = data + line * k + piece;
-        }
-    }
-
-    __device__ __forceinline__ void fetch(float4 (&pieces)[FFMA_PIECES]) {
-#pragma unroll
-        for (int i = 0; i < FFMA_PIECES; ++i) {
-            pieces[i] = left[i] > 0 ? F32::load4(from[i]) : make_float4(0.f, 0.f, 0.f, 0.f);
-            from[i] += FFMA_K;
-            left[i] -= FFMA_K;
-        }
-    }
-};
-
-/// Lines of a matrix `[K, lines]`, as a source of `ffma_tile`.
-struct LinesAcross {
-    static constexpr bool ALONG = false;
-    const float *from[FFMA_PIECES];
-    int32_t left;
-    int64_t step;
-
-    __device__ __forceinline__ LinesAcross(const float *data, int64_t lines, int64_t k, int64_t line0) {
-        const int64_t line = line0 + threadIdx.x % 32 * 4;
-        left = line < lines ? static_cast<int32_t>(k) - static_cast<int32_t>(threadIdx.x / 32) : 0;
-        step = lines * FFMA_K;
-        for (int i = 0; i < FFMA_PIECES; ++i) from[i] = data + (threadIdx.x / 32 + i * 8) * lines + line;
-    }
-
-    __device__ __forceinline__ void fetch(float4 (&pieces)[FFMA_PIECES]) {
-#pragma unroll
-        for (int i = 0; i < FFMA_PIECES; ++i) {
-            pieces[i] = left > i * 8 ? F32::load4(from[i]) : make_float4(0.f, 0.f, 0.f, 0.f);
-            from[i] += step;
-        }
-        left -= FFMA_K;
-    }
-};
-
 template <class A, class B> __device__ __forceinline__ void gemm_tile(const DeemGemmForward &p) {
     int64_t row0, col0;
     place_of_tile<FFMA_TILE>(p.m, p.n, row0, col0);
@@ -193,60 +135,6 @@ extern "C" __global__ void __launch_bounds__(FFMA_THREADS, 1) gemm_forward_tile_
 }
 
 // ---------------------------------------------------------------- tensor cores
-
-/// Rows of a matrix along k, as a source of `mma_tile`: this thread copies its piece of rows line0 + thread / 4 + 32 i.
-struct RowsAlong {
-    static constexpr bool ALONG = true;
-    const uint16_t *from[PIECES];
-    uint32_t bytes[PIECES];
-    int32_t left;
-
-    __device__ __forceinline__ RowsAlong(const uint16_t *data, int64_t lines, int64_t k, int64_t line0) {
-        const int piece = threadIdx.x % 4 * 8;
-        left = static_cast<int32_t>(k) - piece;
-        for (int i = 0; i < PIECES; ++i) {
-            const int64_t line = line0 + threadIdx.x / 4 + i * 32;
-            bytes[i] = line < lines ? 16 : 0;
-            from[i] = data + (line < lines ? line : 0) * k + piece;
-        }
-    }
-
-    __device__ __forceinline__ void copy(uint32_t to) {
-        const bool inside = left > 0;
-#pragma unroll
-        for (int i = 0; i < PIECES; ++i) {
-            copy_async_16(to + i * PIECE_STEP, from[i], inside ? bytes[i] : 0);
-            from[i] += MMA_K;
-        }
-        left -= MMA_K;
-    }
-};
-
-/// Rows k of a matrix `[K, lines]`: this thread copies its piece of rows thread / 16 + 8 i.
-struct RowsAcross {
-    static constexpr bool ALONG = false;
-    const uint16_t *from[PIECES];
-    uint32_t bytes;
-    int32_t left;
-    int64_t step;
-
-    __device__ __forceinline__ RowsAcross(const uint16_t *data, int64_t lines, int64_t k, int64_t line0) {
-        const int64_t line = line0 + threadIdx.x % 16 * 8;
-        bytes = line < lines ? 16 : 0;
-        left = static_cast<int32_t>(k) - static_cast<int32_t>(threadIdx.x / 16);
-        step = lines * MMA_K;
-        for (int i = 0; i < PIECES; ++i) from[i] = data + (threadIdx.x / 16 + i * 8) * lines + (line < lines ? line : 0);
-    }
-
-    __device__ __forceinline__ void copy(uint32_t to) {
-#pragma unroll
-        for (int i = 0; i < PIECES; ++i) {
-            copy_async_16(to + i * PIECE_STEP, from[i], left > i * 8 ? bytes : 0);
-            from[i] += step;
-        }
-        left -= MMA_K;
-    }
-};
 
 template <class E, class A, class B> __device__ __forceinline__ void gemm_mma(const DeemGemmForward &p) {
     extern __shared__ __align__(128) uint8_t shared[];

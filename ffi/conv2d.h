@@ -51,6 +51,7 @@ typedef struct DeemConv2dBackwardWeight {
     const void *dy; /* [B, OH, OW, O] */
     const void *x;  /* [B, H, W, I] */
     void *dw;       /* f32 [O, Kh, Kw, I], added to */
+    void *partial;  /* scratch, f32 [splits, O, Kh, Kw, I], where splits > 1; or null */
     int64_t batch;
     int32_t h;
     int32_t w_pixels; /* W */
@@ -63,7 +64,7 @@ typedef struct DeemConv2dBackwardWeight {
     int32_t stride;
     int32_t top;
     int32_t left;
-    int32_t padding; /* of the struct */
+    int32_t splits; /* parts of the sum over pixels that are made beside each other (mma), then added in order */
 } DeemConv2dBackwardWeight;
 
 #endif

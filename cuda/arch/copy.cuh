@@ -1,4 +1,4 @@
-// Asynchronous copies from global to shared memory (sm_80).
+// Asynchronous copies from global to shared memory (sm_80), and stores that stay whole: the compiler splits those of structs now and then.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +23,16 @@ __device__ __forceinline__ void copy_commit() {
 /// Waits until at most `PENDING` of this thread's groups are under way.
 template <int PENDING> __device__ __forceinline__ void copy_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+/// 8 bytes to global memory.
+__device__ __forceinline__ void store_global_8(void *to, uint32_t low, uint32_t high) {
+    asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)), "r"(low), "r"(high) : "memory");
+}
+
+/// Two numbers to shared memory.
+__device__ __forceinline__ void store_shared_8(uint32_t to, float low, float high) {
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(low), "f"(high) : "memory");
 }
 
 } // namespace deem

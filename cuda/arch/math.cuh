@@ -33,6 +33,12 @@ __device__ __forceinline__ float2 unpack_f16(uint32_t packed) {
     return x;
 }
 
+/// The same address, as one whose origin the compiler does not know: it then steps the pointer itself, instead of an index that it scales and adds anew each time.
+template <class T> __device__ __forceinline__ const T *opaque(const T *pointer) {
+    asm volatile("" : "+l"(pointer));
+    return pointer;
+}
+
 /// Index of the thread, or of the block along an axis, read anew each time: a value that is cheap to read again need not hold a register through a loop.
 __device__ __forceinline__ int thread_x() {
     int i;

@@ -38,7 +38,7 @@ struct Bf16 {
         return make_float4(a.x, a.y, b.x, b.y);
     }
     __device__ static void store4(uint16_t *p, float4 x) {
-        *reinterpret_cast<uint2 *>(p) = make_uint2(pack_bf16(x.x, x.y), pack_bf16(x.z, x.w));
+        store_global_8(p, pack_bf16(x.x, x.y), pack_bf16(x.z, x.w));
     }
     __device__ static void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { mma_16816_bf16(d, a, b0, b1); }
 };
@@ -185,24 +185,25 @@ template <class A, class B, class Sink> __device__ __forceinline__ void ffma_til
 // ---------------------------------------------------------------- tensor-core product
 
 constexpr int MMA_TILE = 128, MMA_K = 32, MMA_THREADS = 128, MMA_STAGES = 4;
-constexpr int MMA_OPERAND_BYTES = MMA_TILE * MMA_K * 2, MMA_STAGE_BYTES = 2 * MMA_OPERAND_BYTES;
+constexpr int ACROSS_ROW = MMA_TILE * 2 + 16, MMA_OPERAND_BYTES = MMA_K * ACROSS_ROW, MMA_STAGE_BYTES = 2 * MMA_OPERAND_BYTES;
 constexpr int MMA_SHARED_BYTES = MMA_STAGES * MMA_STAGE_BYTES;
 
-// An operand's tile lies in shared memory as it does in global memory: along k, [128][32], or across, [32][128]. 16-byte pieces of
-// a row are permuted so that the eight rows of a matrix that `ldmatrix` reads lie in different banks, and so do the pieces that a copy writes.
+// An operand's tile lies in shared memory as it does in global memory: along k, [128][32], or across, [32][128]. The eight rows of a matrix that `ldmatrix` reads
+// must lie in different banks: along k, the four 16-byte pieces of a row are permuted; across, rows are padded to an odd number of pieces.
 
-/// Of the tile along k: where this thread's first piece goes; the others are 32 rows (2048 bytes) apart.
+/// Of the tile along k: where this thread's first piece goes; the others are 32 rows apart.
 __device__ __forceinline__ int along_piece(int thread) { return thread / 4 * 64 + ((thread ^ thread >> 3) & 3) * 16; }
-/// Of the tile across: where this thread's first piece goes; the others are 8 rows (2048 bytes) apart.
-__device__ __forceinline__ int across_piece(int thread) { return thread / 16 * 256 + ((thread & 15) ^ (thread >> 4 & 7)) * 16; }
-constexpr int PIECE_STEP = 2048;
+/// Of the tile across: where this thread's first piece goes; the others are 8 rows apart.
+__device__ __forceinline__ int across_piece(int thread) { return thread / 16 * ACROSS_ROW + thread % 16 * 16; }
 constexpr int PIECES = 4;
+/// Bytes between a thread's pieces.
+template <bool ALONG> constexpr int PIECE_STEP = ALONG ? 2048 : 8 * ACROSS_ROW;
 
 /// The fragments of a warp's 64 rows (A) or columns (B) of one tile, for one half of 16 along k.
 ///
 /// ALONG: layout of the tile. FIRST: whether this is operand A. Addresses are relative to the tile; `offset` holds what does not fit an immediate.
 template <bool ALONG, bool FIRST> struct Fragments {
-    uint32_t offset[ALONG ? 2 : 4];
+    uint32_t offset[ALONG ? 2 : 1];
 
     __device__ __forceinline__ explicit Fragments(int lane, int line0) {
         const int low = lane & 15, high = lane >> 4, eight = lane & 7, second = lane >> 3 & 1;
@@ -212,7 +213,7 @@ template <bool ALONG, bool FIRST> struct Fragments {
             for (int half = 0; half < 2; ++half) offset[half] = line * 64 + (((half * 2 + piece) ^ (line >> 1)) & 3) * 16;
         } else {
             const int row = FIRST ? eight + high * 8 : low;
-            for (int i = 0; i < 4; ++i) offset[i] = row * 256 + line0 * 2 + ((i * 2 + (FIRST ? second : high)) ^ eight) * 16;
+            offset[0] = row * ACROSS_ROW + line0 * 2 + (FIRST ? second : high) * 16;
         }
     }
 
@@ -220,7 +221,7 @@ template <bool ALONG, bool FIRST> struct Fragments {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             if constexpr (ALONG) ldmatrix_x4(r[i], tile + offset[half] + i * 1024);
-            else ldmatrix_x4_transposed(r[i], tile + offset[i] + half * 4096);
+            else ldmatrix_x4_transposed(r[i], tile + offset[0] + half * (16 * ACROSS_ROW) + i * 32);
         }
     }
 };
@@ -240,7 +241,7 @@ __device__ __forceinline__ void multiply(float (&sums)[4][8][4], const uint32_t 
 
 /// The sums of a warp's 64 x 64 part of a 128 x 128 tile of C over `tiles` steps of 32 along k.
 ///
-/// A source has `ALONG` and `copy(to)`, which begins the copies of this thread's four pieces of the next tile (to + i PIECE_STEP) and moves on;
+/// A source has `ALONG` and `copy(to)`, which begins the copies of this thread's four pieces of the next tile (to + i PIECE_STEP<ALONG>) and moves on;
 /// behind the end it writes zeros. `shared`: MMA_SHARED_BYTES.
 template <class T, class A, class B>
 __device__ __forceinline__ void mma_tile(A &a, B &b, int tiles, uint32_t shared, float (&sums)[4][8][4]) {
@@ -293,8 +294,8 @@ template <class Sink> __device__ __forceinline__ void mma_store(float *shared, c
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
             float *to = slab + lane / 4 * LD + j * 8 + lane % 4 * 2;
-            *reinterpret_cast<float2 *>(to) = make_float2(sums[i][j][0], sums[i][j][1]);
-            *reinterpret_cast<float2 *>(to + 8 * LD) = make_float2(sums[i][j][2], sums[i][j][3]);
+            store_shared_8(shared_address(to), sums[i][j][0], sums[i][j][1]);
+            store_shared_8(shared_address(to + 8 * LD), sums[i][j][2], sums[i][j][3]);
         }
         __syncwarp();
 #pragma unroll 1
