@@ -15,9 +15,10 @@
 //!                 |
 //!               ops                              one page per op: contract, shape checks; no loops
 //!                 |
-//!               host                             the processor: portable, AVX2 and AVX-512 from one source
-//!                 |
-//!        device, memory, error                   threads, arenas, views that carry shape
+//!               /  \
+//!           host    cuda                         the processor: portable, AVX2 and AVX-512 from one source; launches of the kernels in `cuda/*.cu`
+//!               \  /
+//!        device, memory, error                   threads, streams, arenas, views that carry shape
 //! ```
 //!
 //! An arrow only points down. [`params`] and [`weights`] hold what is learned, under the official state-dict names; [`ops::random`] draws numbers that are a
@@ -56,6 +57,7 @@ pub mod bench;
 pub mod blocks;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub(crate) mod cuda;
 pub mod data;
 pub mod device;
 pub mod dtype;

@@ -28,7 +28,7 @@ pub(super) fn run(command: &Command, common: &Common, out: &Output) -> Result<()
     };
     let checkpoint = Checkpoint::load(&newest(&model.model)?)?;
     let config = session::config(&checkpoint)?;
-    let cx = &context(common, config.run.threads);
+    let cx = &context(common, config.run.threads)?;
     match common.dtype.map_or(config.run.dtype, DType::from) {
         DType::Bf16 => job::<half::bf16>(cx, &checkpoint, model, command, common, out),
         _ => job::<f32>(cx, &checkpoint, model, command, common, out),

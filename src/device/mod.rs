@@ -1,14 +1,19 @@
 //! Devices: where tensors live and ops run.
 //!
-//! A [`Context`] is what every op is given first: the device, its threads, and the arena that outputs and scratch come from.
+//! A [`Context`] is what every op is given first: the device, its threads or its stream, and the arena that outputs and scratch come from.
 
+pub mod cuda;
 mod pool;
 
+pub use cuda::{Capability, Event, Graph};
 pub use pool::Pool;
 pub(crate) use pool::SendPtr;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
+
+use cuda::{Geometry, Gpu, Queue};
 
 use crate::dtype::Element;
 use crate::error::{Error, Result};
@@ -19,12 +24,15 @@ use crate::memory::{Arena, Shape, Tensor};
 pub enum Device {
     /// The processor: complete, fast, and the default.
     Host,
+    /// The CUDA device with this number.
+    Cuda(u32),
 }
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Device::Host => f.write_str("host"),
+            Device::Cuda(index) => write!(f, "cuda:{index}"),
         }
     }
 }
@@ -36,39 +44,115 @@ impl FromStr for Device {
         let (kind, index) = text.split_once(':').unwrap_or((text, "0"));
         match (kind, index.parse::<u32>()) {
             ("host", Ok(0)) => Ok(Device::Host),
-            ("cuda", Ok(_)) => Err(Error::Device {
-                device: text.into(),
-                reason: "this version has no CUDA device yet; use `--device host`".into(),
-            }),
+            ("cuda", Ok(index)) => Ok(Device::Cuda(index)),
             _ => Err(Error::Device { device: text.into(), reason: "expected `host` or `cuda[:N]`".into() }),
         }
     }
 }
 
-/// Device, threads and activation memory, given to every op and block.
+/// What runs the ops of a context.
+#[derive(Clone)]
+enum Backend {
+    Host,
+    Cuda(Arc<Queue>),
+    /// A dry run for a device: launches are counted out, not made.
+    Planned {
+        index: u32,
+        capability: Capability,
+    },
+}
+
+/// Device, threads or stream, and activation memory, given to every op and block.
 pub struct Context {
-    device: Device,
-    pool: Pool,
+    backend: Backend,
+    pool: Arc<Pool>,
     arena: Arena,
 }
 
 impl Context {
     /// The host with `threads` threads (0: one per processor) and an arena that grows as needed.
     pub fn host(threads: usize) -> Self {
-        Context { device: Device::Host, pool: Pool::new(threads), arena: Arena::new() }
+        Context { backend: Backend::Host, pool: Arc::new(Pool::new(threads)), arena: Arena::new() }
     }
 
-    /// A context for a dry run: ops check their arguments, arenas count, nothing is computed.
+    /// The CUDA device with this number, a stream of it, and an arena in its memory that grows as needed.
+    ///
+    /// # Errors
+    /// [`Error::Device`] without a driver or device; the message says what helps.
+    pub fn cuda(index: u32) -> Result<Self> {
+        Ok(Self::on(Queue::new(Gpu::open(index)?)?))
+    }
+
+    /// A context that works on the given queue.
+    pub fn on(queue: Queue) -> Self {
+        let queue = Arc::new(queue);
+        let arena = Arena::on(queue.clone());
+        Context { backend: Backend::Cuda(queue), pool: Arc::new(Pool::new(1)), arena }
+    }
+
+    /// The context of a device; `threads` as for [`Context::host`].
+    ///
+    /// # Errors
+    /// As [`Context::cuda`].
+    pub fn new(device: Device, threads: usize) -> Result<Self> {
+        match device {
+            Device::Host => Ok(Self::host(threads)),
+            Device::Cuda(index) => Self::cuda(index),
+        }
+    }
+
+    /// A context for a dry run on the host: ops check their arguments, arenas count, nothing is computed.
     pub fn planning() -> Self {
-        Context { device: Device::Host, pool: Pool::new(1), arena: Arena::counting() }
+        Context { backend: Backend::Host, pool: Arc::new(Pool::new(1)), arena: Arena::counting() }
+    }
+
+    /// A context for a dry run of what this one would do, scratch memory of its kernels included.
+    pub fn planning_alike(&self) -> Self {
+        let backend = match &self.backend {
+            Backend::Cuda(queue) => {
+                Backend::Planned { index: queue.gpu().index(), capability: queue.gpu().capability() }
+            }
+            other => other.clone(),
+        };
+        let arena = match backend {
+            Backend::Host => Arena::counting(),
+            _ => Arena::counting_for_device(),
+        };
+        Context { backend, pool: Arc::new(Pool::new(1)), arena }
     }
 
     /// The device.
     pub fn device(&self) -> Device {
-        self.device
+        match &self.backend {
+            Backend::Host => Device::Host,
+            Backend::Cuda(queue) => Device::Cuda(queue.gpu().index()),
+            Backend::Planned { index, .. } => Device::Cuda(*index),
+        }
     }
 
-    /// The device's threads.
+    /// Compute capability of a CUDA device, also in a dry run; `None` on the host.
+    pub fn capability(&self) -> Option<Capability> {
+        match &self.backend {
+            Backend::Host => None,
+            Backend::Cuda(queue) => Some(queue.gpu().capability()),
+            Backend::Planned { capability, .. } => Some(*capability),
+        }
+    }
+
+    /// Whether ops run on a CUDA device (or, in a dry run, would).
+    pub fn is_cuda(&self) -> bool {
+        !matches!(self.backend, Backend::Host)
+    }
+
+    /// The stream of a CUDA device; `None` on the host and in a dry run.
+    pub fn queue(&self) -> Option<&Arc<Queue>> {
+        match &self.backend {
+            Backend::Cuda(queue) => Some(queue),
+            _ => None,
+        }
+    }
+
+    /// The host's threads. A context of a CUDA device has one, the caller's.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
@@ -99,11 +183,77 @@ impl Context {
         Tensor::zeros(&self.arena, shape)
     }
 
-    /// A tensor with these elements.
+    /// A tensor with these elements, copied to the device.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; [`Error::Shape`] if the counts differ.
+    /// [`Error::OutOfMemory`]; [`Error::Shape`] if the counts differ; [`Error::Device`].
     pub fn tensor<E: Element>(&self, shape: impl Into<Shape>, data: &[E]) -> Result<Tensor<E>> {
         Tensor::from_slice(&self.arena, shape, data)
+    }
+
+    /// A copy of a tensor's elements on the host; waits for the device. Empty in a dry run.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if a kernel before failed.
+    pub fn read<E: Element>(&self, tensor: &Tensor<E>) -> Result<Vec<E>> {
+        tensor.to_vec()
+    }
+
+    /// Overwrites a tensor's elements; `data` may be changed once this returns.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the counts differ; [`Error::Device`].
+    ///
+    /// # Panics
+    /// If the tensor is shared, as [`Tensor::data_mut`].
+    pub fn write<E: Element>(&self, tensor: &mut Tensor<E>, data: &[E]) -> Result<()> {
+        tensor.write(data)
+    }
+
+    /// Waits until all ops so far are done.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if one of them failed.
+    pub fn synchronize(&self) -> Result<()> {
+        self.queue().map_or(Ok(()), |queue| queue.synchronize())
+    }
+
+    /// Records the launches of `work` into a graph instead of running them; `work` gets a context of its own, whose memory the graph keeps. What `work`
+    /// reads and writes besides must outlive the graph. On other devices than a CUDA device this is an error.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if `work` does what a graph cannot hold (reading results on the host, for one); errors of `work`.
+    pub fn capture<T>(&self, work: impl FnOnce(&Context) -> Result<T>) -> Result<(Graph, T)> {
+        let Some(queue) = self.queue() else {
+            let reason = "graphs of launches exist on CUDA devices only".into();
+            return Err(Error::Device { device: self.device().to_string(), reason });
+        };
+        let arena = Arena::on(queue.clone());
+        let inner = Context { backend: self.backend.clone(), pool: self.pool.clone(), arena: arena.clone() };
+        Graph::capture(queue, arena, || work(&inner))
+    }
+
+    /// Launches `kernel` of `cuda/<op>.cu`; nothing in a dry run.
+    ///
+    /// # Safety
+    /// As [`Queue::launch`]: the parameters are those of the kernel, and their pointers hold what it accesses.
+    ///
+    /// # Errors
+    /// As [`Queue::launch`].
+    pub(crate) unsafe fn launch<P: Copy>(
+        &self,
+        op: &'static str,
+        kernel: &'static str,
+        geometry: Geometry,
+        params: &P,
+    ) -> Result<()> {
+        match &self.backend {
+            // SAFETY: the caller's contract.
+            Backend::Cuda(queue) => unsafe { queue.launch(op, kernel, geometry, params) },
+            Backend::Planned { .. } => Ok(()),
+            Backend::Host => {
+                Err(Error::Device { device: "host".into(), reason: format!("`{kernel}` is no code for it") })
+            }
+        }
     }
 }

@@ -4,6 +4,6 @@ pub mod arena;
 mod shape;
 mod tensor;
 
-pub use arena::Arena;
+pub use arena::{Arena, DeviceMemory, Place};
 pub use shape::{MAX_RANK, Shape};
 pub use tensor::{Tensor, View, ViewMut};

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::{Arena, Shape, arena::Block};
+use super::arena::{Block, Place};
+use super::{Arena, Shape};
 use crate::dtype::Element;
 use crate::error::Result;
 
@@ -41,7 +43,11 @@ impl<E: Element> Tensor<E> {
     /// [`crate::Error::OutOfMemory`].
     pub fn zeros(arena: &Arena, shape: impl Into<Shape>) -> Result<Self> {
         let mut tensor = Self::uninit(arena, shape)?;
-        tensor.data_mut().fill(E::default());
+        match (arena.device_memory(), tensor.first()) {
+            (Some(device), Some(base)) if !tensor.is_empty() => device.fill(base.cast(), 0, tensor.bytes())?,
+            (Some(_), _) => {}
+            _ => tensor.data_mut().fill(E::default()),
+        }
         Ok(tensor)
     }
 
@@ -54,16 +60,77 @@ impl<E: Element> Tensor<E> {
         if arena.is_counting() {
             return Ok(tensor);
         }
-        if data.len() != tensor.len() {
+        tensor.write(data)?;
+        Ok(tensor)
+    }
+
+    /// Overwrites the elements, wherever they lie; `data` may be changed once this returns.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] if the counts differ, [`crate::Error::Device`].
+    ///
+    /// # Panics
+    /// If the tensor is shared, as [`Tensor::data_mut`].
+    pub fn write(&mut self, data: &[E]) -> Result<()> {
+        if self.place() == Place::Nowhere {
+            return Ok(());
+        }
+        if data.len() != self.len() {
             return Err(crate::Error::Shape {
                 op: "tensor",
                 what: "data",
-                expected: format!("{} elements for shape {}", tensor.len(), tensor.shape),
+                expected: format!("{} elements for shape {}", self.len(), self.shape),
                 found: format!("{} elements", data.len()),
             });
         }
-        tensor.data_mut().copy_from_slice(data);
-        Ok(tensor)
+        match (self.block.arena().device_memory().cloned(), self.unshared()) {
+            (Some(device), Some(base)) if !data.is_empty() => device.upload(base.cast(), bytemuck::cast_slice(data)),
+            (Some(_), _) => Ok(()),
+            _ => {
+                self.data_mut().copy_from_slice(data);
+                Ok(())
+            }
+        }
+    }
+
+    /// A copy of the elements on the host, wherever they lie; waits for the device. Empty on a counting arena.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`].
+    pub fn to_vec(&self) -> Result<Vec<E>> {
+        match (self.block.arena().device_memory(), self.first()) {
+            (Some(device), Some(base)) => {
+                let mut out = vec![E::default(); self.len()];
+                if !out.is_empty() {
+                    device.download(base.cast(), bytemuck::cast_slice_mut(&mut out))?;
+                }
+                Ok(out)
+            }
+            _ => Ok(self.data().to_vec()),
+        }
+    }
+
+    /// Where the elements lie.
+    pub fn place(&self) -> Place {
+        self.block.arena().place()
+    }
+
+    /// Bytes of all elements.
+    fn bytes(&self) -> usize {
+        self.len() * size_of::<E>()
+    }
+
+    /// The first element; none on a counting arena.
+    fn first(&self) -> Option<NonNull<E>> {
+        let base = self.block.base()?.cast::<E>();
+        // The range lies inside the block; for device memory this is plain arithmetic.
+        NonNull::new(base.as_ptr().wrapping_add(self.offset))
+    }
+
+    /// The first element, to be written through.
+    fn unshared(&mut self) -> Option<NonNull<E>> {
+        assert!(Arc::get_mut(&mut self.block).is_some(), "a shared tensor is read-only");
+        self.first()
     }
 
     /// Sizes.
@@ -81,29 +148,21 @@ impl<E: Element> Tensor<E> {
         self.shape.is_empty()
     }
 
-    /// All elements; empty on a counting arena.
-    pub fn data(&self) -> &[E] {
-        match self.block.base() {
-            // SAFETY: the block has room for `offset + len` elements of `E`, is aligned for any `E`, initialised (zero-filled when
-            // reserved, and every bit pattern is a valid `Pod`), and is not written while shared.
-            Some(base) => unsafe { std::slice::from_raw_parts(base.cast::<E>().as_ptr().add(self.offset), self.len()) },
-            None => &[],
-        }
-    }
-
-    /// All elements, to be written; empty on a counting arena.
+    /// All elements, in host memory; empty on a counting arena.
     ///
     /// # Panics
-    /// If the tensor is shared: writing to it would change what another owner sees. That is a mistake in the calling code.
+    /// If the tensor is in device memory, which is a mistake in the calling code: [`Tensor::to_vec`] copies from there.
+    pub fn data(&self) -> &[E] {
+        self.view().data()
+    }
+
+    /// All elements, in host memory, to be written; empty on a counting arena.
+    ///
+    /// # Panics
+    /// If the tensor is shared: writing to it would change what another owner sees. If it is in device memory: [`Tensor::write`] copies there. Both
+    /// are mistakes in the calling code.
     pub fn data_mut(&mut self) -> &mut [E] {
-        let block = Arc::get_mut(&mut self.block).expect("a shared tensor is read-only");
-        match block.base() {
-            // SAFETY: as in `data`, and `get_mut` has shown that there is no other owner.
-            Some(base) => unsafe {
-                std::slice::from_raw_parts_mut(base.cast::<E>().as_ptr().add(self.offset), self.shape.len())
-            },
-            None => &mut [],
-        }
+        self.view_mut().data()
     }
 
     /// The same elements under another shape of equal length.
@@ -132,7 +191,7 @@ impl<E: Element> Tensor<E> {
 
     /// A view of all elements.
     pub fn view(&self) -> View<'_, E> {
-        View { data: self.data(), shape: self.shape }
+        View { first: self.first(), place: self.place(), shape: self.shape, elements: PhantomData }
     }
 
     /// A view of all elements, to be written.
@@ -140,8 +199,8 @@ impl<E: Element> Tensor<E> {
     /// # Panics
     /// If the tensor is shared, as [`Tensor::data_mut`].
     pub fn view_mut(&mut self) -> ViewMut<'_, E> {
-        let shape = self.shape;
-        ViewMut { data: self.data_mut(), shape }
+        let first = self.unshared();
+        ViewMut { first, place: self.place(), shape: self.shape, elements: PhantomData }
     }
 
     /// The elements as `f64`, for comparisons and reports.
@@ -157,10 +216,41 @@ impl<E: Element> fmt::Debug for Tensor<E> {
 }
 
 /// Borrowed elements with a shape: what ops read. Empty of elements while planning.
-#[derive(Clone, Copy)]
+///
+/// The elements lie in host memory, or in a device's, where they are an address for kernels and nothing more.
 pub struct View<'a, E> {
-    data: &'a [E],
+    /// None while planning.
+    first: Option<NonNull<E>>,
+    place: Place,
     shape: Shape,
+    elements: PhantomData<&'a [E]>,
+}
+
+impl<E> Clone for View<'_, E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<E> Copy for View<'_, E> {}
+
+// SAFETY: a view is a shared borrow of its elements.
+unsafe impl<E: Sync> Send for View<'_, E> {}
+// SAFETY: as above.
+unsafe impl<E: Sync> Sync for View<'_, E> {}
+
+/// What a slice of host memory is to a view of this shape: elements, or (an empty slice for a shape that has some) a plan.
+fn place_of(len: usize, shape: Shape) -> Place {
+    assert!(len == shape.len() || len == 0, "{len} elements for shape {shape}");
+    if len == shape.len() { Place::Host } else { Place::Nowhere }
+}
+
+/// Ends the process of whoever follows a device's address on the host.
+#[cold]
+fn not_here(shape: Shape, place: Place) -> ! {
+    panic!(
+        "a tensor of shape {shape} in the memory of {place:?} was used as host memory: a mistake in deem; Tensor::to_vec and Tensor::write copy"
+    )
 }
 
 impl<'a, E> View<'a, E> {
@@ -170,8 +260,9 @@ impl<'a, E> View<'a, E> {
     /// If the lengths differ.
     pub fn new(data: &'a [E], shape: impl Into<Shape>) -> Self {
         let shape = shape.into();
-        assert!(data.len() == shape.len() || data.is_empty(), "{} elements for shape {shape}", data.len());
-        View { data, shape }
+        let place = place_of(data.len(), shape);
+        let first = (place == Place::Host).then(|| NonNull::from(data).cast());
+        View { first, place, shape, elements: PhantomData }
     }
 
     /// Sizes.
@@ -179,9 +270,28 @@ impl<'a, E> View<'a, E> {
         self.shape
     }
 
+    /// Where the elements lie.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Address of the first element; null while planning.
+    pub fn address(&self) -> *const E {
+        self.first.map_or(std::ptr::null(), |first| first.as_ptr().cast_const())
+    }
+
     /// Elements in host memory; empty while planning.
+    ///
+    /// # Panics
+    /// If they are in device memory, which is a mistake in the calling code.
     pub fn data(&self) -> &'a [E] {
-        self.data
+        match (self.place, self.first) {
+            // SAFETY: a view of host memory is made from a slice of `'a`, or from a tensor borrowed for `'a` whose block has room for the shape, is
+            // aligned for any `E`, initialised (zero-filled when reserved, and every bit pattern is a valid `Pod`), and not written while shared.
+            (Place::Host, Some(first)) => unsafe { std::slice::from_raw_parts(first.as_ptr(), self.shape.len()) },
+            (Place::Cuda(_), _) => not_here(self.shape, self.place),
+            _ => &[],
+        }
     }
 
     /// The same elements under another shape of equal length.
@@ -191,7 +301,18 @@ impl<'a, E> View<'a, E> {
     pub fn reshape(self, shape: impl Into<Shape>) -> Self {
         let shape = shape.into();
         assert_eq!(self.shape.len(), shape.len(), "cannot view {} as {shape}", self.shape);
-        View { data: self.data, shape }
+        View { shape, ..self }
+    }
+
+    /// The elements from `start` on that fill a shape.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn part(self, start: usize, shape: impl Into<Shape>) -> Self {
+        let shape = shape.into();
+        assert!(start + shape.len() <= self.shape.len(), "{shape} from element {start} of {}", self.shape);
+        let first = self.first.and_then(|first| NonNull::new(first.as_ptr().wrapping_add(start)));
+        View { first, shape, ..self }
     }
 
     /// The first `count` entries of the first axis.
@@ -200,16 +321,23 @@ impl<'a, E> View<'a, E> {
     /// If there are fewer.
     pub fn first(self, count: usize) -> Self {
         assert!(count <= self.shape[0], "the first {count} of {}", self.shape);
-        let shape = self.shape.with_first(count);
-        View { data: self.data.get(..shape.len()).unwrap_or(&[]), shape }
+        View { shape: self.shape.with_first(count), ..self }
     }
 }
 
 /// Borrowed elements with a shape, to be written: where ops put results. Empty of elements while planning.
 pub struct ViewMut<'a, E> {
-    data: &'a mut [E],
+    /// None while planning.
+    first: Option<NonNull<E>>,
+    place: Place,
     shape: Shape,
+    elements: PhantomData<&'a mut [E]>,
 }
+
+// SAFETY: a view to be written is the only borrow of its elements.
+unsafe impl<E: Send> Send for ViewMut<'_, E> {}
+// SAFETY: shared access to it reads only.
+unsafe impl<E: Sync> Sync for ViewMut<'_, E> {}
 
 impl<'a, E> ViewMut<'a, E> {
     /// Views a slice under a shape of the same length (or an empty slice, while planning).
@@ -218,8 +346,9 @@ impl<'a, E> ViewMut<'a, E> {
     /// If the lengths differ.
     pub fn new(data: &'a mut [E], shape: impl Into<Shape>) -> Self {
         let shape = shape.into();
-        assert!(data.len() == shape.len() || data.is_empty(), "{} elements for shape {shape}", data.len());
-        ViewMut { data, shape }
+        let place = place_of(data.len(), shape);
+        let first = (place == Place::Host).then(|| NonNull::from(data).cast());
+        ViewMut { first, place, shape, elements: PhantomData }
     }
 
     /// Sizes.
@@ -227,14 +356,37 @@ impl<'a, E> ViewMut<'a, E> {
         self.shape
     }
 
+    /// Where the elements lie.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Address of the first element; null while planning.
+    pub fn address(&self) -> *mut E {
+        self.first.map_or(std::ptr::null_mut(), NonNull::as_ptr)
+    }
+
     /// Elements in host memory; empty while planning.
+    ///
+    /// # Panics
+    /// If they are in device memory, which is a mistake in the calling code.
     pub fn data(self) -> &'a mut [E] {
-        self.data
+        match (self.place, self.first) {
+            // SAFETY: as in `View::data`, and the slice or the unshared tensor is borrowed mutably for `'a`.
+            (Place::Host, Some(first)) => unsafe { std::slice::from_raw_parts_mut(first.as_ptr(), self.shape.len()) },
+            (Place::Cuda(_), _) => not_here(self.shape, self.place),
+            _ => &mut [],
+        }
     }
 
     /// A shorter borrow of the same elements.
     pub fn reborrow(&mut self) -> ViewMut<'_, E> {
-        ViewMut { data: self.data, shape: self.shape }
+        ViewMut { first: self.first, place: self.place, shape: self.shape, elements: PhantomData }
+    }
+
+    /// The elements, to be read: for an op that updates them in place.
+    pub fn as_view(&self) -> View<'_, E> {
+        View { first: self.first, place: self.place, shape: self.shape, elements: PhantomData }
     }
 
     /// The same elements under another shape of equal length.
@@ -244,7 +396,18 @@ impl<'a, E> ViewMut<'a, E> {
     pub fn reshape(self, shape: impl Into<Shape>) -> Self {
         let shape = shape.into();
         assert_eq!(self.shape.len(), shape.len(), "cannot view {} as {shape}", self.shape);
-        ViewMut { data: self.data, shape }
+        ViewMut { shape, ..self }
+    }
+
+    /// The elements from `start` on that fill a shape.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn part(self, start: usize, shape: impl Into<Shape>) -> Self {
+        let shape = shape.into();
+        assert!(start + shape.len() <= self.shape.len(), "{shape} from element {start} of {}", self.shape);
+        let first = self.first.and_then(|first| NonNull::new(first.as_ptr().wrapping_add(start)));
+        ViewMut { first, shape, ..self }
     }
 
     /// The first `count` entries of the first axis.
@@ -253,9 +416,7 @@ impl<'a, E> ViewMut<'a, E> {
     /// If there are fewer.
     pub fn first(self, count: usize) -> Self {
         assert!(count <= self.shape[0], "the first {count} of {}", self.shape);
-        let shape = self.shape.with_first(count);
-        let kept = if self.data.is_empty() { 0 } else { shape.len() };
-        ViewMut { data: &mut self.data[..kept], shape }
+        ViewMut { shape: self.shape.with_first(count), ..self }
     }
 }
 

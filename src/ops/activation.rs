@@ -86,6 +86,12 @@ impl Activation {
 /// [`crate::Error::Shape`] if the shapes differ.
 pub fn forward<E: Element>(cx: &Context, kind: Activation, x: View<'_, E>, y: ViewMut<'_, E>) -> Result<()> {
     check_shape("activation", "y", y.shape(), x.shape())?;
+    if x.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::activation::forward(cx, kind, x, y);
+    }
     if !cx.is_planning() {
         crate::host::activation::forward(cx.pool(), kind, x.data(), y.data());
     }
@@ -105,6 +111,12 @@ pub fn backward<E: Element>(
 ) -> Result<()> {
     check_shape("activation", "dy", dy.shape(), x.shape())?;
     check_shape("activation", "dx", dx.shape(), x.shape())?;
+    if x.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::activation::backward(cx, kind, x, dy, dx);
+    }
     if !cx.is_planning() {
         crate::host::activation::backward(cx.pool(), kind, x.data(), dy.data(), dx.data());
     }

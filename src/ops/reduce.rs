@@ -17,6 +17,9 @@ const OP: &str = "reduce";
 pub fn sum_rows<E: Element>(cx: &Context, x: View<'_, E>, out: ViewMut<'_, E::Acc>) -> Result<()> {
     let c = x.shape().last();
     check_shape(OP, "out", out.shape(), [c])?;
+    if cx.is_cuda() && !x.shape().is_empty() {
+        return crate::cuda::reduce::sum_rows(cx, x, out);
+    }
     if !cx.is_planning() && !x.shape().is_empty() {
         crate::host::reduce::sum_rows(cx.pool(), x.data(), out.data(), c);
     }

@@ -4,27 +4,27 @@ use deem::ops::activation::{self, Activation};
 use half::bf16;
 
 use crate::pointwise::*;
-use crate::support;
+use crate::support::{self, device, get, put, unset};
 
 const KINDS: [Activation; 5] =
     [Activation::None, Activation::Relu, Activation::Gelu, Activation::QuickGelu, Activation::Silu];
 
 fn run<E: Element>(cx: &Context, kind: Activation, x: &[f64], dy: &[f64]) -> Outputs {
-    let (x, dy) = (support::round::<E>(x), support::round::<E>(dy));
     let n = x.len();
-    let (mut y, mut dx) = (nan::<E>(n), nan::<E>(n));
-    activation::forward(cx, kind, v(&x, [n]), vm(&mut y, [n])).unwrap();
-    activation::backward(cx, kind, v(&x, [n]), v(&dy, [n]), vm(&mut dx, [n])).unwrap();
-    vec![wide(&y), wide(&dx)]
+    let (x, dy) = (put::<E>(cx, [n], x), put::<E>(cx, [n], dy));
+    let (mut y, mut dx) = (unset::<E>(cx, [n]), unset::<E>(cx, [n]));
+    activation::forward(cx, kind, x.view(), y.view_mut()).unwrap();
+    activation::backward(cx, kind, x.view(), dy.view(), dx.view_mut()).unwrap();
+    vec![get(&y), get(&dx)]
 }
 
 #[test]
 fn f64_is_the_formula_and_narrow_types_are_near() {
-    let cx = Context::host(2);
+    let (host, cx) = (Context::host(2), device());
     for n in [0, 1, 17, 1000, 40_000] {
         let (x, dy) = (input("x", n).iter().map(|x| exact(3.0 * x)).collect::<Vec<_>>(), input("dy", n));
         for kind in KINDS {
-            let oracle = run::<f64>(&cx, kind, &x, &dy);
+            let oracle = run::<f64>(&host, kind, &x, &dy);
             for (&y, &x) in oracle[0].iter().zip(&x) {
                 let s = |x: f64| 1.0 / (1.0 + (-x).exp());
                 let want = match kind {

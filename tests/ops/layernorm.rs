@@ -1,24 +1,25 @@
 use deem::Context;
-use deem::dtype::{Element, Real};
+use deem::dtype::Element;
 use deem::ops::layernorm;
 use half::bf16;
 
 use crate::pointwise::*;
-use crate::support;
+use crate::support::{self, device, filled, get, put, unset};
 
 const EPS: f64 = 1e-5;
 
 /// Outputs y, dx, dw, db, stats; `affine` says whether weight and bias exist. dw and db start at 1, to see that they are added to.
 fn run<E: Element>(cx: &Context, r: usize, c: usize, affine: (bool, bool), data: &[Vec<f64>]) -> Outputs {
-    let [x, w, b, dy] = [0, 1, 2, 3].map(|i| support::round::<E>(&data[i]));
-    let (mut y, mut dx, mut stats) = (nan::<E>(r * c), nan::<E>(r * c), nan::<E::Acc>(2 * r));
-    let (mut dw, mut db) = (vec![<E::Acc as Real>::ONE; c], vec![<E::Acc as Real>::ONE; c]);
-    let weight = affine.0.then(|| v(&w, [c]));
-    let bias = affine.1.then(|| v(&b, [c]));
-    layernorm::forward(cx, v(&x, [r, c]), weight, bias, vm(&mut y, [r, c]), vm(&mut stats, [r, 2]), EPS).unwrap();
-    let (dxv, dwv, dbv) = (vm(&mut dx, [r, c]), affine.0.then(|| vm(&mut dw, [c])), affine.1.then(|| vm(&mut db, [c])));
-    layernorm::backward(cx, v(&x, [r, c]), weight, v(&stats, [r, 2]), v(&dy, [r, c]), dxv, dwv, dbv).unwrap();
-    vec![wide(&y), wide(&dx), wide(&dw), wide(&db), wide(&stats)]
+    let (x, dy) = (put::<E>(cx, [r, c], &data[0]), put::<E>(cx, [r, c], &data[3]));
+    let (w, b) = (put::<E>(cx, [c], &data[1]), put::<E>(cx, [c], &data[2]));
+    let (mut y, mut dx, mut stats) = (unset::<E>(cx, [r, c]), unset::<E>(cx, [r, c]), unset::<E::Acc>(cx, [r, 2]));
+    let (mut dw, mut db) = (filled::<E::Acc>(cx, [c], 1.0), filled::<E::Acc>(cx, [c], 1.0));
+    let weight = affine.0.then(|| w.view());
+    let bias = affine.1.then(|| b.view());
+    layernorm::forward(cx, x.view(), weight, bias, y.view_mut(), stats.view_mut(), EPS).unwrap();
+    let (dwv, dbv) = (affine.0.then(|| dw.view_mut()), affine.1.then(|| db.view_mut()));
+    layernorm::backward(cx, x.view(), weight, stats.view(), dy.view(), dx.view_mut(), dwv, dbv).unwrap();
+    vec![get(&y), get(&dx), get(&dw), get(&db), get(&stats)]
 }
 
 fn data(r: usize, c: usize) -> Vec<Vec<f64>> {
@@ -30,11 +31,11 @@ fn data(r: usize, c: usize) -> Vec<Vec<f64>> {
 
 #[test]
 fn oracle_and_narrow_types() {
-    let cx = Context::host(2);
+    let (host, cx) = (Context::host(2), device());
     for (r, c) in [(0, 4), (1, 2), (3, 4), (700, 4), (5, 33), (130, 257), (3, 4096), (1, 40_000)] {
         let data = data(r, c);
         for affine in [(true, true), (false, false), (true, false), (false, true)] {
-            let oracle = run::<f64>(&cx, r, c, affine, &data);
+            let oracle = run::<f64>(&host, r, c, affine, &data);
             for i in 0..r {
                 let x = &data[0][i * c..][..c];
                 let mean = x.iter().sum::<f64>() / c as f64;

@@ -12,6 +12,7 @@ mod conv2d_depthwise;
 mod copy;
 mod cross_attention;
 mod cross_entropy;
+mod cuda;
 mod deform_attention;
 mod diffusion;
 mod embedding;

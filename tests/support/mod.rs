@@ -1,8 +1,51 @@
 //! What all tests share: reproducible numbers, gradient checks against central differences, and error bounds.
 #![allow(dead_code)] // each test binary uses its own part
 
+use deem::Context;
 use deem::dtype::Element;
+use deem::memory::{Shape, Tensor};
 use deem::ops::random::Stream;
+
+/// Says which device the tests of this process run on: `cuda`, or the host without it.
+pub const DEVICE: &str = "DEEM_TEST_DEVICE";
+
+/// Whether this process runs its tests on a CUDA device.
+pub fn is_on_cuda() -> bool {
+    std::env::var_os(DEVICE).is_some()
+}
+
+/// The device under test: the host, or the one that [`DEVICE`] names. Each tensor there has an allocation of its own, whose ends a checker of memory sees.
+pub fn device() -> Context {
+    match std::env::var(DEVICE) {
+        Ok(name) => {
+            let cx = Context::new(name.parse().unwrap(), 0).unwrap();
+            cx.arena().set_separate(true);
+            cx
+        }
+        Err(_) => Context::host(2),
+    }
+}
+
+/// A tensor on the context's device with these numbers, rounded to its type.
+pub fn put<E: Element>(cx: &Context, shape: impl Into<Shape>, data: &[f64]) -> Tensor<E> {
+    cx.tensor(shape, &round::<E>(data)).unwrap()
+}
+
+/// A tensor of NaN, to be overwritten.
+pub fn unset<E: Element>(cx: &Context, shape: impl Into<Shape>) -> Tensor<E> {
+    filled(cx, shape, f64::NAN)
+}
+
+/// A tensor full of one number.
+pub fn filled<E: Element>(cx: &Context, shape: impl Into<Shape>, value: f64) -> Tensor<E> {
+    let shape = shape.into();
+    cx.tensor(shape, &vec![E::from_f64(value); shape.len()]).unwrap()
+}
+
+/// The elements of a tensor of any device.
+pub fn get<E: Element>(tensor: &Tensor<E>) -> Vec<f64> {
+    tensor.to_vec().unwrap().iter().map(|x| x.to_f64()).collect()
+}
 
 /// `n` standard normal numbers, a function of `name` alone.
 pub fn normals(name: &str, n: usize) -> Vec<f64> {

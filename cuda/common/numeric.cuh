@@ -1,0 +1,45 @@
+// Numbers as they are stored and as they are computed with, and loads and stores of 16 bytes.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <stdint.h>
+
+using bf16 = __nv_bfloat16;
+
+__device__ __forceinline__ float widen(float x) { return x; }
+__device__ __forceinline__ float widen(bf16 x) { return __bfloat162float(x); }
+
+// Rounds to storage type T, to nearest even.
+template <typename T>
+__device__ __forceinline__ T narrow(float x);
+template <>
+__device__ __forceinline__ float narrow<float>(float x) {
+    return x;
+}
+template <>
+__device__ __forceinline__ bf16 narrow<bf16>(float x) {
+    return __float2bfloat16_rn(x);
+}
+
+// What one thread moves at once: 4 float or 8 bf16.
+template <typename T>
+struct alignas(16) Pack {
+    static constexpr int N = 16 / sizeof(T);
+    T x[N];
+};
+
+template <typename T>
+__device__ __forceinline__ Pack<T> load_pack(const T *from) {
+    return *reinterpret_cast<const Pack<T> *>(from);
+}
+
+template <typename T>
+__device__ __forceinline__ void store_pack(T *to, const Pack<T> &pack) {
+    *reinterpret_cast<Pack<T> *>(to) = pack;
+}
+
+// Whether packs may begin at all of these addresses (null among them).
+template <typename... P>
+__device__ __forceinline__ bool aligned(const P *...pointers) {
+    return ((reinterpret_cast<uintptr_t>(pointers) | ...) & 15) == 0;
+}

@@ -1,0 +1,13 @@
+/* The launch-parameter structs, shared by the kernels (cuda/) and their launches (src/cuda/): one header per op, one struct per launch.
+ *
+ * A struct travels by value as the only argument of its kernel. Pointers are addresses in device memory whose element type is in the kernel's name;
+ * a comment says the shape. Padding is written out, so that rustc, g++ and nvcc lay the structs out alike; `ffi/layout.h` has them check it.
+ * `src/cuda/params.rs` and `ffi/layout.h` are made from this file: tests/generated.sh write */
+#ifndef DEEM_PARAMS_H
+#define DEEM_PARAMS_H
+
+#include "activation.h"
+#include "layernorm.h"
+#include "reduce.h"
+
+#endif

@@ -1,0 +1,118 @@
+//! The launches of the CUDA kernels: for each op its geometry and its parameter struct, and nothing else. The kernels are in `cuda/<op>.cu`.
+//!
+//! Nothing here checks shapes: [`crate::ops`] has done it, and has returned for empty problems. Scratch memory comes from the context's arena, so that a dry
+//! run, which comes through here too, counts it; its addresses are null and its launches are not made.
+
+pub(crate) mod activation;
+pub(crate) mod layernorm;
+mod params;
+pub(crate) mod reduce;
+
+use std::ffi::c_void;
+
+use crate::device::Context;
+use crate::device::cuda::Geometry;
+use crate::dtype::{DType, Element};
+use crate::error::{Error, Result};
+use crate::memory::{Place, Shape, Tensor, View, ViewMut};
+
+/// Name of an op, for errors; `cuda/<op>.cu` has its kernels.
+type Op = &'static str;
+
+/// Fails unless elements in this place are ones that kernels of this context can reach.
+fn check_place(cx: &Context, op: Op, what: &str, place: Place, shape: Shape) -> Result<()> {
+    let reachable = match (place, cx.queue()) {
+        (_, None) => true,
+        (Place::Cuda(index), Some(queue)) => index == queue.gpu().index(),
+        _ => shape.is_empty(),
+    };
+    if reachable {
+        return Ok(());
+    }
+    let found = match place {
+        Place::Host => "in host memory".into(),
+        Place::Cuda(index) => format!("in the memory of cuda:{index}"),
+        Place::Nowhere => "of a dry run, without elements".into(),
+    };
+    let reason = format!(
+        "{op}: `{what}` {shape} is {found}; ops on this device take tensors of its context (Context::tensor copies a slice there)"
+    );
+    Err(Error::Device { device: cx.device().to_string(), reason })
+}
+
+/// The address of an input.
+fn input<E>(cx: &Context, op: Op, what: &str, view: View<'_, E>) -> Result<*const c_void> {
+    check_place(cx, op, what, view.place(), view.shape())?;
+    Ok(view.address().cast())
+}
+
+/// The address of an input that may be missing: null without it.
+fn optional_input<E>(cx: &Context, op: Op, what: &str, view: Option<View<'_, E>>) -> Result<*const c_void> {
+    view.map_or(Ok(std::ptr::null()), |view| input(cx, op, what, view))
+}
+
+/// The address of an output.
+fn output<E>(cx: &Context, op: Op, what: &str, view: &ViewMut<'_, E>) -> Result<*mut c_void> {
+    check_place(cx, op, what, view.place(), view.shape())?;
+    Ok(view.address().cast())
+}
+
+/// The address of an output that may be missing: null without it.
+fn optional_output<E>(cx: &Context, op: Op, what: &str, view: Option<&ViewMut<'_, E>>) -> Result<*mut c_void> {
+    view.map_or(Ok(std::ptr::null_mut()), |view| output(cx, op, what, view))
+}
+
+/// The name of the kernel for a storage type, of those for `f32` and `bf16`.
+fn by_dtype<E: Element>(cx: &Context, op: Op, f32: &'static str, bf16: &'static str) -> Result<&'static str> {
+    match E::DTYPE {
+        DType::F32 => Ok(f32),
+        DType::Bf16 => Ok(bf16),
+        DType::F64 => Err(Error::Device {
+            device: cx.device().to_string(),
+            reason: format!(
+                "{op}: there are no kernels for f64, the type of the tests' oracle; use f32 or bf16, or the host"
+            ),
+        }),
+    }
+}
+
+/// A size that a kernel takes in 32 bits.
+fn small(op: Op, what: &str, size: usize) -> Result<i32> {
+    i32::try_from(size)
+        .map_err(|_| Error::Domain { op, reason: format!("{what} is {size}, kernels take up to 2147483647") })
+}
+
+/// Threads for `n` elements, a pack of 16 bytes each; beyond 2^20 blocks they take several.
+fn pointwise<E>(op: Op, n: usize) -> Result<Geometry> {
+    Geometry::linear(op, n.div_ceil(256 * (16 / size_of::<E>())).clamp(1, 1 << 20), 256)
+}
+
+/// Threads for rows: a warp each up to 1024 columns, else a block (`cuda/common/reduce.cuh`).
+fn rows(op: Op, rows: usize, cols: usize) -> Result<Geometry> {
+    let threads = if cols <= 1024 { [32, 8, 1] } else { [256, 1, 1] };
+    let geometry = Geometry::linear(op, rows.div_ceil(threads[1] as usize), 0)?;
+    Ok(Geometry { threads, ..geometry })
+}
+
+/// How rows are divided for sums over them (`slice_sums` in `cuda/common/rows.cuh`): by their number alone.
+struct Slices {
+    count: usize,
+    rows_per_slice: usize,
+}
+
+impl Slices {
+    fn of(rows: usize) -> Self {
+        let rows_per_slice = rows.div_ceil(256).max(64);
+        Slices { count: rows.div_ceil(rows_per_slice), rows_per_slice }
+    }
+
+    /// Room for the partial sums of `cols` columns.
+    fn partial(&self, cx: &Context, cols: usize) -> Result<Tensor<f32>> {
+        cx.uninit([self.count, cols])
+    }
+
+    fn geometry(&self, op: Op, cols: usize) -> Result<Geometry> {
+        let columns = Geometry::linear(op, cols.div_ceil(32), 0)?;
+        Ok(Geometry { blocks: [columns.blocks[0], self.count as u32, 1], threads: [32, 8, 1], shared_bytes: 0 })
+    }
+}

@@ -1,0 +1,302 @@
+//! A stream of a device with its staging buffers.
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex};
+
+use cudarc::driver::sys;
+
+use super::{Gpu, describe};
+use crate::error::{Error, Result};
+use crate::memory::{DeviceMemory, Place};
+
+/// Bytes of one staging buffer. There are two, so that one is filled while the other is on its way.
+const STAGING_BYTES: usize = 4 << 20;
+
+/// How many threads a kernel gets, and how much shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Blocks in x, y, z.
+    pub blocks: [u32; 3],
+    /// Threads of a block in x, y, z.
+    pub threads: [u32; 3],
+    /// Dynamic shared memory of a block.
+    pub shared_bytes: u32,
+}
+
+impl Geometry {
+    /// A row of blocks of `threads` threads, without dynamic shared memory.
+    ///
+    /// # Errors
+    /// [`Error::Domain`] if there are more blocks than the 2^31 - 1 that a launch may have.
+    pub fn linear(op: &'static str, blocks: usize, threads: u32) -> Result<Self> {
+        match i32::try_from(blocks) {
+            Ok(blocks) => Ok(Geometry { blocks: [blocks as u32, 1, 1], threads: [threads, 1, 1], shared_bytes: 0 }),
+            Err(_) => Err(Error::Domain { op, reason: format!("{blocks} blocks, a launch has at most 2147483647") }),
+        }
+    }
+
+    /// The same with dynamic shared memory.
+    pub fn with_shared_bytes(self, shared_bytes: u32) -> Self {
+        Geometry { shared_bytes, ..self }
+    }
+}
+
+/// Page-locked host memory that copies go through, and the point in the stream from which it may be used again.
+struct Staging {
+    base: NonNull<u8>,
+    free: sys::CUevent,
+}
+
+/// One stream of a device. Uploads, downloads, fills and launches run in the order in which they are called.
+pub struct Queue {
+    gpu: Arc<Gpu>,
+    stream: sys::CUstream,
+    /// Whether the stream is ours to destroy.
+    owned: bool,
+    /// Buffers, made when the first copy needs them; the next to use is the first.
+    staging: Mutex<Vec<Staging>>,
+    synchronous: bool,
+}
+
+// SAFETY: handles of the driver may be used by any thread; the staging buffers are behind a mutex.
+unsafe impl Send for Queue {}
+// SAFETY: as above.
+unsafe impl Sync for Queue {}
+
+impl Queue {
+    /// A new stream of a device.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn new(gpu: Arc<Gpu>) -> Result<Self> {
+        gpu.bind()?;
+        let mut stream = std::ptr::null_mut();
+        let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        // SAFETY: the context is current.
+        gpu.check("cuStreamCreate", unsafe { sys::cuStreamCreate(&mut stream, flags) })?;
+        Ok(Self::over(gpu, stream, true))
+    }
+
+    /// Works on a stream that somebody else made in the primary context of this device, and will destroy.
+    ///
+    /// # Safety
+    /// `stream` is a stream of the device's primary context (or null, its default stream) that lives longer than this queue.
+    pub unsafe fn adopt(gpu: Arc<Gpu>, stream: sys::CUstream) -> Self {
+        Self::over(gpu, stream, false)
+    }
+
+    fn over(gpu: Arc<Gpu>, stream: sys::CUstream, owned: bool) -> Self {
+        let synchronous = std::env::var_os("DEEM_CUDA_SYNC").is_some_and(|value| value != "0" && !value.is_empty());
+        Queue { gpu, stream, owned, staging: Mutex::default(), synchronous }
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
+    /// The driver's handle.
+    pub fn stream(&self) -> sys::CUstream {
+        self.stream
+    }
+
+    /// Waits until everything that was asked of this queue is done.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if some of it failed.
+    pub fn synchronize(&self) -> Result<()> {
+        self.gpu.bind()?;
+        // SAFETY: the stream lives as long as the queue.
+        let result = unsafe { sys::cuStreamSynchronize(self.stream) };
+        if result == sys::CUresult::CUDA_SUCCESS {
+            return Ok(());
+        }
+        Err(self.gpu.error(format!("{}; run with DEEM_CUDA_SYNC=1 to learn which kernel it was", describe(result))))
+    }
+
+    /// Launches `kernel` of `cuda/<op>.cu` with one argument, its parameter struct.
+    ///
+    /// # Safety
+    /// `P` is the very struct of `ffi/` that the kernel takes, and its pointers are device memory of the shapes that the kernel accesses (the driver
+    /// cannot check either), in use by nothing that is not ordered by this stream.
+    ///
+    /// # Errors
+    /// [`Error::Device`] naming the kernel; a failure of an earlier kernel may come out here.
+    pub unsafe fn launch<P: Copy>(
+        &self,
+        op: &'static str,
+        kernel: &'static str,
+        geometry: Geometry,
+        params: &P,
+    ) -> Result<()> {
+        self.gpu.bind()?;
+        let function = self.gpu.function(op, kernel, geometry.shared_bytes)?;
+        let mut arguments = [std::ptr::from_ref(params).cast_mut().cast::<c_void>()];
+        let ([bx, by, bz], [tx, ty, tz]) = (geometry.blocks, geometry.threads);
+        // SAFETY: the driver copies the arguments before it returns; the rest is the caller's contract.
+        let result = unsafe {
+            let arguments = arguments.as_mut_ptr();
+            let (stream, none) = (self.stream, std::ptr::null_mut());
+            sys::cuLaunchKernel(function.raw, bx, by, bz, tx, ty, tz, geometry.shared_bytes, stream, arguments, none)
+        };
+        let place = || format!("{kernel} with blocks {:?} of threads {:?}", geometry.blocks, geometry.threads);
+        if result != sys::CUresult::CUDA_SUCCESS {
+            let hint = if self.synchronous { "" } else { " (it may be a kernel before; DEEM_CUDA_SYNC=1 tells)" };
+            return Err(self.gpu.error(format!("{}: {}{hint}", place(), describe(result))));
+        }
+        if self.synchronous && !self.is_capturing()? {
+            // SAFETY: the stream lives as long as the queue.
+            let result = unsafe { sys::cuStreamSynchronize(self.stream) };
+            if result != sys::CUresult::CUDA_SUCCESS {
+                return Err(self.gpu.error(format!("{}: {}", place(), describe(result))));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether launches are recorded instead of run.
+    pub(super) fn is_capturing(&self) -> Result<bool> {
+        let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        // SAFETY: the stream lives as long as the queue.
+        self.gpu.check("cuStreamIsCapturing", unsafe { sys::cuStreamIsCapturing(self.stream, &mut status) })?;
+        Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
+    }
+
+    /// Fails while launches are recorded: what the host reads or writes now is not what a replay would.
+    fn not_while_capturing(&self, what: &str) -> Result<()> {
+        if self.is_capturing()? {
+            return Err(self.gpu.error(format!("{what} while a graph is captured; do it before, or after a replay")));
+        }
+        Ok(())
+    }
+
+    /// Calls `copy` with a staging buffer that is free and the bytes of each part of `len`; what it asks of the stream has the buffer until it is done.
+    fn staged(
+        &self,
+        len: usize,
+        mut copy: impl FnMut(NonNull<u8>, std::ops::Range<usize>) -> Result<()>,
+    ) -> Result<()> {
+        let mut buffers = self.staging.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        while buffers.len() < 2 {
+            buffers.push(self.buffer()?);
+        }
+        for start in (0..len).step_by(STAGING_BYTES) {
+            let buffer = &buffers[0];
+            // SAFETY: event and stream live as long as the queue; an event that was never recorded is done.
+            unsafe {
+                self.gpu.check("cuEventSynchronize", sys::cuEventSynchronize(buffer.free))?;
+                copy(buffer.base, start..len.min(start + STAGING_BYTES))?;
+                self.gpu.check("cuEventRecord", sys::cuEventRecord(buffer.free, self.stream))?;
+            }
+            buffers.rotate_left(1);
+        }
+        Ok(())
+    }
+
+    fn buffer(&self) -> Result<Staging> {
+        let (mut base, mut free) = (std::ptr::null_mut(), std::ptr::null_mut());
+        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+        // SAFETY: the context is current.
+        unsafe {
+            self.gpu.check("page-locked host memory", sys::cuMemHostAlloc(&mut base, STAGING_BYTES, 0))?;
+            self.gpu.check("cuEventCreate", sys::cuEventCreate(&mut free, flags))?;
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(|| self.gpu.error("page-locked host memory at null".into()))?;
+        Ok(Staging { base, free })
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        if self.gpu.bind().is_err() {
+            return;
+        }
+        let staging = self.staging.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // SAFETY: nobody else has the stream (if it is ours) or the buffers, and what was asked of them is waited for. Errors have nowhere to go.
+        unsafe {
+            let _ = sys::cuStreamSynchronize(self.stream);
+            for Staging { base, free } in staging.drain(..) {
+                let _ = sys::cuEventDestroy_v2(free);
+                let _ = sys::cuMemFreeHost(base.as_ptr().cast());
+            }
+            if self.owned {
+                let _ = sys::cuStreamDestroy_v2(self.stream);
+            }
+        }
+    }
+}
+
+/// The driver's number for an address.
+fn number(address: NonNull<u8>) -> sys::CUdeviceptr {
+    address.as_ptr().addr() as sys::CUdeviceptr
+}
+
+impl DeviceMemory for Queue {
+    fn place(&self) -> Place {
+        Place::Cuda(self.gpu.index())
+    }
+
+    fn reserve(&self, bytes: usize) -> Result<Option<NonNull<u8>>> {
+        self.gpu.bind()?;
+        let mut address = 0;
+        // SAFETY: the context is current.
+        match unsafe { sys::cuMemAlloc_v2(&mut address, bytes) } {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Ok(None),
+            result => {
+                self.gpu.check("cuMemAlloc", result)?;
+                Ok(NonNull::new(std::ptr::without_provenance_mut(address as usize)))
+            }
+        }
+    }
+
+    fn release(&self, base: NonNull<u8>) {
+        // An error means that the context is lost, and its memory with it.
+        if self.gpu.bind().is_ok() {
+            // SAFETY: the address came from `reserve`; what still uses it is waited for.
+            unsafe {
+                let _ = sys::cuStreamSynchronize(self.stream);
+                let _ = sys::cuMemFree_v2(number(base));
+            }
+        }
+    }
+
+    fn fill(&self, to: NonNull<u8>, value: u8, bytes: usize) -> Result<()> {
+        self.gpu.bind()?;
+        // SAFETY: the range is inside a reservation.
+        self.gpu.check("cuMemsetD8Async", unsafe { sys::cuMemsetD8Async(number(to), value, bytes, self.stream) })
+    }
+
+    fn upload(&self, to: NonNull<u8>, from: &[u8]) -> Result<()> {
+        self.gpu.bind()?;
+        self.not_while_capturing("a copy from the host")?;
+        self.staged(from.len(), |buffer, part| {
+            let (start, len) = (part.start, part.len());
+            // SAFETY: the buffer is free and has room for the part; the target is inside a reservation.
+            unsafe {
+                buffer.as_ptr().copy_from_nonoverlapping(from[part].as_ptr(), len);
+                let target = number(to) + start as sys::CUdeviceptr;
+                self.gpu.check(
+                    "copy to the device",
+                    sys::cuMemcpyHtoDAsync_v2(target, buffer.as_ptr().cast(), len, self.stream),
+                )
+            }
+        })
+    }
+
+    fn download(&self, from: NonNull<u8>, to: &mut [u8]) -> Result<()> {
+        self.gpu.bind()?;
+        self.not_while_capturing("a copy to the host")?;
+        self.staged(to.len(), |buffer, part| {
+            let source = number(from) + part.start as sys::CUdeviceptr;
+            // SAFETY: the buffer is free and has room for the part; the source is inside a reservation; the copy is waited for.
+            unsafe {
+                let result = sys::cuMemcpyDtoHAsync_v2(buffer.as_ptr().cast(), source, part.len(), self.stream);
+                self.gpu.check("copy to the host", result)?;
+                self.synchronize()?;
+                to[part.clone()].as_mut_ptr().copy_from_nonoverlapping(buffer.as_ptr(), part.len());
+            }
+            Ok(())
+        })
+    }
+}

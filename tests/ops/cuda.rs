@@ -1,0 +1,119 @@
+//! The same tests on a CUDA device, the virtual GPU of `tests/vgpu`, with all of its checks on.
+//!
+//! A test that takes its context from [`support::device`](crate::support::device) runs there in a process of its own, because a process opens one
+//! `libcuda.so.1`. By hand, or on a real GPU: `DEEM_TEST_DEVICE=cuda cargo test --release --test ops -- NAMES`.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use deem::Context;
+use deem::memory::{Tensor, View};
+use deem::ops::activation::{self, Activation};
+
+use crate::pointwise::{PRINT, message};
+use crate::support::{DEVICE, device, get, is_on_cuda, put, unset};
+
+/// The tests that run on the device, against the oracle on the host.
+const TESTS: &[&str] = &[
+    "activation::f64_is_the_formula_and_narrow_types_are_near",
+    "cuda::foreign_memory_is_an_error",
+    "cuda::graphs_replay",
+    "layernorm::oracle_and_narrow_types",
+];
+
+/// The tests whose bits may not depend on the order in which blocks and warps run.
+const BITS: &[&str] = &["activation::bits_and_errors", "layernorm::bits_and_errors"];
+
+/// Runs tests of this very program on the virtual GPU, and returns what they print.
+fn on_virtual_gpu(tests: &[&str], seed: u32) -> String {
+    let program = std::env::current_exe().unwrap();
+    let built = program.ancestors().nth(2).unwrap().join("libcuda.so");
+    assert!(
+        built.exists(),
+        "the virtual GPU is not built: there is no {}. Run: cargo build {}-p vgpu",
+        built.display(),
+        if cfg!(debug_assertions) { "" } else { "--release " }
+    );
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        std::os::unix::fs::symlink(&built, folder.path().join(name)).unwrap();
+    }
+    let mut command = Command::new(program);
+    let others = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let path =
+        std::env::join_paths(std::iter::once(folder.path().into()).chain(std::env::split_paths(&others))).unwrap();
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("VGPU_") && name != "VGPU_REPORT" {
+            command.env_remove(name);
+        }
+    }
+    command.env("LD_LIBRARY_PATH", path).env(DEVICE, "cuda").env(PRINT, "1");
+    command.env("VGPU_CHECKS", "all").env("VGPU_SEED", seed.to_string());
+    command.args(["--exact", "--nocapture"]).args(tests);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}\n{errors}");
+    assert!(!errors.contains("vgpu:"), "findings of the virtual GPU:\n{errors}");
+    assert!(text.contains(&format!("{} passed", tests.len())), "some of {tests:?} do not exist:\n{text}");
+    text.into_owned()
+}
+
+/// Every op against the oracle, and the same bits whatever the order of blocks and warps. `tests/run.sh` collects the line "ran: ..".
+#[test]
+fn on_the_virtual_gpu() {
+    if is_on_cuda() {
+        return;
+    }
+    let all: Vec<&str> = TESTS.iter().chain(BITS).copied().collect();
+    let bits = |text: String| -> Vec<String> {
+        let mut lines: Vec<_> = text.lines().filter(|line| line.starts_with("BITS ")).map(String::from).collect();
+        lines.sort();
+        lines
+    };
+    let first = bits(on_virtual_gpu(&all, 0));
+    assert!(first.len() >= BITS.len());
+    assert_eq!(first, bits(on_virtual_gpu(BITS, 1)), "the order of blocks and warps changes bits");
+    // Not through `println!`, which the harness keeps from the log.
+    writeln!(std::io::stderr(), "ran: cuda, virtual GPU, {} tests of ops", all.len()).unwrap();
+}
+
+#[test]
+fn foreign_memory_is_an_error() {
+    let cx = device();
+    let mut y = unset::<f32>(&cx, [3]);
+    if !is_on_cuda() {
+        return;
+    }
+    let error = message(activation::forward(&cx, Activation::Silu, View::new(&[1f32; 3], [3]), y.view_mut()));
+    assert!(error.starts_with("device cuda:0: activation: `x` [3] is in host memory"), "{error}");
+    let x = Tensor::<f64>::zeros(cx.arena(), [3]).unwrap();
+    let mut y = unset::<f64>(&cx, [3]);
+    let error = message(activation::forward(&cx, Activation::Silu, x.view(), y.view_mut()));
+    assert!(error.contains("no kernels for f64"), "{error}");
+}
+
+#[test]
+fn graphs_replay() {
+    let cx = device();
+    let mut x = put::<f32>(&cx, [5], &[1.0, -2.0, 3.0, 0.0, 0.5]);
+    let run = |cx: &Context| {
+        let mut y = cx.uninit::<f32>([5])?;
+        activation::forward(cx, Activation::Relu, x.view(), y.view_mut())?;
+        let mut z = cx.uninit::<f32>([5])?;
+        activation::backward(cx, Activation::Relu, x.view(), y.view(), z.view_mut())?;
+        Ok(z)
+    };
+    if !is_on_cuda() {
+        assert!(message(cx.capture(run)).contains("CUDA devices only"));
+        return;
+    }
+    let (mut graph, z) = cx.capture(run).unwrap();
+    graph.replay().unwrap();
+    assert_eq!(get(&z), [1.0, 0.0, 3.0, 0.0, 0.5]);
+    x.write(&[-1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
+    graph.replay().unwrap();
+    assert_eq!(get(&z), [0.0, 2.0, 3.0, 4.0, 5.0]);
+    // What a graph cannot hold is an error, and the stream works on.
+    assert!(message(cx.capture(|cx| cx.tensor([1], &[1f32]))).contains("while a graph is captured"));
+    assert_eq!(get(&put::<f32>(&cx, [1], &[7.0])), [7.0]);
+}
