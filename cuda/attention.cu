@@ -84,7 +84,7 @@ template <class E> __device__ __forceinline__ void forward_plain(const DeemAtten
     }
     const float factor = masked ? 1.f / static_cast<float>(p.s > 0 ? p.s : 1) : 1.f / total;
     for (int c = lane; c < d; c += 32) E::store(static_cast<Stored *>(p.out) + at + c, sums[c] * factor);
-    if (lane == 0) static_cast<float *>(p.lse)[(b * p.heads + n) * p.t + t] = masked ? LOWEST : max + logf(total);
+    if (lane == 0) static_cast<float *>(p.lse)[(b * p.heads + n) * p.t + t] = d == 0 ? 0.f : masked ? LOWEST : max + logf(total);
 }
 
 extern "C" __global__ void __launch_bounds__(PLAIN_THREADS, 1) attention_forward_f32(const __grid_constant__ DeemAttentionForward p) { forward_plain<F32>(p); }

@@ -14,21 +14,10 @@
 //
 // Quality of the main loops: KERNELS.md.
 #include "../ffi/gemm.h"
+#include "common/activation.cuh"
 #include "common/operands.cuh"
 
 namespace deem {
-
-__device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
-
-__device__ __forceinline__ float activate(int kind, float x) {
-    switch (kind) {
-    case DEEM_RELU: return x < 0.f ? 0.f : x;
-    case DEEM_GELU: return 0.5f * x * (1.f + erff(x * 0.70710678118654752f));
-    case DEEM_QUICK_GELU: return x * sigmoid(1.702f * x);
-    case DEEM_SILU: return x * sigmoid(x);
-    default: return x;
-    }
-}
 
 /// What becomes of the sums of product `z`.
 template <class E> struct GemmSink {
@@ -40,7 +29,7 @@ template <class E> struct GemmSink {
         const Stored *bias = static_cast<const Stored *>(p.bias), *scale = static_cast<const Stored *>(p.scale);
         const Stored *residual = static_cast<const Stored *>(p.residual);
         if (bias) sum += E::load(bias + col);
-        sum = activate(p.activation, sum);
+        by_kind(p.activation, [&](auto kind) { sum = activate<kind.value>(sum); });
         if (scale) sum *= E::load(scale + col);
         if (residual) sum += E::load(residual + at);
         return sum;
@@ -65,9 +54,7 @@ template <class E> struct GemmSink {
         const Stored *residual = static_cast<const Stored *>(p.residual);
         const auto add = [](float4 x, float4 y) { return make_float4(x.x + y.x, x.y + y.y, x.z + y.z, x.w + y.w); };
         if (bias) x = add(x, E::load4(bias + col));
-        if (p.activation != DEEM_NONE) {
-            x = make_float4(activate(p.activation, x.x), activate(p.activation, x.y), activate(p.activation, x.z), activate(p.activation, x.w));
-        }
+        by_kind(p.activation, [&](auto kind) { x = make_float4(activate<kind.value>(x.x), activate<kind.value>(x.y), activate<kind.value>(x.z), activate<kind.value>(x.w)); });
         if (scale) {
             const float4 s = E::load4(scale + col);
             x = make_float4(x.x * s.x, x.y * s.y, x.z * s.z, x.w * s.w);

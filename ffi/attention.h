@@ -1,10 +1,11 @@
-#ifndef DEEM_FFI_ATTENTION_H
-#define DEEM_FFI_ATTENTION_H
+/* Launches of cuda/attention.cu. */
+#ifndef DEEM_ATTENTION_H
+#define DEEM_ATTENTION_H
 
 #include <stdint.h>
 
 /* out = softmax(scale q k^T + mask) v per head; query head n reads key head n / (heads / kv_heads). */
-typedef struct DeemAttentionForward {
+struct DeemAttentionForward {
     const void *q;    /* [B, T, heads * d] */
     const void *k;    /* [B, capacity, kv_heads * d], of which the first S are used */
     const void *v;    /* as k */
@@ -20,10 +21,10 @@ typedef struct DeemAttentionForward {
     int32_t kv_heads;
     int32_t d;
     float scale;
-} DeemAttentionForward;
+};
 
 /* Gradients of q, k and v, overwritten. One struct serves the three launches: delta, then dq and dk with dv in any order. */
-typedef struct DeemAttentionBackward {
+struct DeemAttentionBackward {
     const void *q;     /* [B, T, heads * d] */
     const void *k;     /* [B, capacity, kv_heads * d] */
     const void *v;     /* as k */
@@ -44,6 +45,6 @@ typedef struct DeemAttentionBackward {
     int32_t kv_heads;
     int32_t d;
     float scale;
-} DeemAttentionBackward;
+};
 
 #endif

@@ -1,10 +1,11 @@
-#ifndef DEEM_FFI_CONV2D_H
-#define DEEM_FFI_CONV2D_H
+/* Launches of cuda/conv2d.cu. */
+#ifndef DEEM_CONV2D_H
+#define DEEM_CONV2D_H
 
 #include <stdint.h>
 
 /* y[b,i,j,o] = sum over u, v, c of x[b, i stride + u - top, j stride + v - left, c] w[o,u,v,c], zero outside the image. */
-typedef struct DeemConv2dForward {
+struct DeemConv2dForward {
     const void *x;         /* [B, H, W, I] */
     const void *w;         /* [O, Kh, Kw, I] */
     void *y;               /* [B, OH, OW, O] */
@@ -24,10 +25,10 @@ typedef struct DeemConv2dForward {
     int32_t top;
     int32_t left;
     int32_t padding; /* of the struct */
-} DeemConv2dForward;
+};
 
 /* dx[b,h,w,c] = sum over u, v, o with h = i stride + u - top, w = j stride + v - left of dy[b,i,j,o] w[o,u,v,c]. */
-typedef struct DeemConv2dBackwardInput {
+struct DeemConv2dBackwardInput {
     const void *dy; /* [B, OH, OW, O] */
     const void *w;  /* [O, Kh, Kw, I] */
     void *dx;       /* [B, H, W, I], overwritten */
@@ -44,10 +45,10 @@ typedef struct DeemConv2dBackwardInput {
     int32_t top;
     int32_t left;
     int32_t padding; /* of the struct */
-} DeemConv2dBackwardInput;
+};
 
 /* dw[o,u,v,c] += sum over b, i, j of dy[b,i,j,o] x[b, i stride + u - top, j stride + v - left, c]. */
-typedef struct DeemConv2dBackwardWeight {
+struct DeemConv2dBackwardWeight {
     const void *dy; /* [B, OH, OW, O] */
     const void *x;  /* [B, H, W, I] */
     void *dw;       /* f32 [O, Kh, Kw, I], added to */
@@ -65,6 +66,6 @@ typedef struct DeemConv2dBackwardWeight {
     int32_t top;
     int32_t left;
     int32_t splits; /* parts of the sum over pixels that are made beside each other (mma), then added in order */
-} DeemConv2dBackwardWeight;
+};
 
 #endif

@@ -1,16 +1,16 @@
-#ifndef DEEM_FFI_GEMM_H
-#define DEEM_FFI_GEMM_H
+/* Launches of cuda/gemm.cu. */
+#ifndef DEEM_GEMM_H
+#define DEEM_GEMM_H
 
 #include <stdint.h>
 
 /* How the operands lie: C[M,N] = A[M,K] B[N,K]^T, A[M,K] B[K,N], or A[K,M]^T B[K,N]. */
-enum { DEEM_GEMM_NT = 0, DEEM_GEMM_NN = 1, DEEM_GEMM_TN = 2 };
-
-/* Activation functions. */
-enum { DEEM_NONE = 0, DEEM_RELU = 1, DEEM_GELU = 2, DEEM_QUICK_GELU = 3, DEEM_SILU = 4 };
+#define DEEM_GEMM_NT 0
+#define DEEM_GEMM_NN 1
+#define DEEM_GEMM_TN 2
 
 /* c = residual + scale * act(a b + bias), or that is added to c. */
-typedef struct DeemGemmForward {
+struct DeemGemmForward {
     const void *a;        /* [batch, M, K], or [batch, K, M] in form TN */
     const void *b;        /* [batch, K, N], or [batch, N, K] in form NT */
     void *c;              /* [batch, M, N] */
@@ -21,10 +21,10 @@ typedef struct DeemGemmForward {
     int64_t m;
     int64_t n;
     int64_t k;
-    int32_t form;       /* DEEM_GEMM_NT ... */
-    int32_t activation; /* DEEM_NONE ... */
+    int32_t form;       /* DEEM_GEMM_... */
+    int32_t activation; /* DEEM_ACTIVATION_... */
     int32_t accumulate; /* 1: added to c */
     int32_t c_is_f32;   /* 1: c is f32 whatever a and b are */
-} DeemGemmForward;
+};
 
 #endif

@@ -7,6 +7,9 @@
 #define DEEM_PARAMS_H
 
 #include "activation.h"
+#include "attention.h"
+#include "conv2d.h"
+#include "gemm.h"
 #include "layernorm.h"
 #include "reduce.h"
 

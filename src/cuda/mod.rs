@@ -4,6 +4,9 @@
 //! run, which comes through here too, counts it; its addresses are null and its launches are not made.
 
 pub(crate) mod activation;
+pub(crate) mod attention;
+pub(crate) mod conv2d;
+pub(crate) mod gemm;
 pub(crate) mod layernorm;
 mod params;
 pub(crate) mod reduce;

@@ -16,13 +16,26 @@ use crate::support::{DEVICE, device, get, is_on_cuda, put, unset};
 /// The tests that run on the device, against the oracle on the host.
 const TESTS: &[&str] = &[
     "activation::f64_is_the_formula_and_narrow_types_are_near",
+    "attention::empty_problems",
+    "attention::the_definition_in_every_type",
+    "conv2d::the_definition_in_every_type",
+    "cross_attention::equals_attention",
     "cuda::foreign_memory_is_an_error",
     "cuda::graphs_replay",
+    "gemm::a_gradient_of_weights_is_kept_in_f32",
+    "gemm::batches_are_single_products",
+    "gemm::the_definition_in_every_form_and_type",
     "layernorm::oracle_and_narrow_types",
 ];
 
 /// The tests whose bits may not depend on the order in which blocks and warps run.
-const BITS: &[&str] = &["activation::bits_and_errors", "layernorm::bits_and_errors"];
+const BITS: &[&str] = &[
+    "activation::bits_and_errors",
+    "attention::order_of_blocks",
+    "conv2d::order_of_blocks",
+    "gemm::order_of_blocks",
+    "layernorm::bits_and_errors",
+];
 
 /// Runs tests of this very program on the virtual GPU, and returns what they print.
 fn on_virtual_gpu(tests: &[&str], seed: u32) -> String {
