@@ -21,15 +21,5 @@ __device__ __forceinline__ void backward(const DeemActivationBackward &p) {
     });
 }
 
-extern "C" __global__ void __launch_bounds__(256, 1) activation_forward_f32(const __grid_constant__ DeemActivationForward p) {
-    forward<float>(p);
-}
-extern "C" __global__ void __launch_bounds__(256, 1) activation_forward_bf16(const __grid_constant__ DeemActivationForward p) {
-    forward<bf16>(p);
-}
-extern "C" __global__ void __launch_bounds__(256, 1) activation_backward_f32(const __grid_constant__ DeemActivationBackward p) {
-    backward<float>(p);
-}
-extern "C" __global__ void __launch_bounds__(256, 1) activation_backward_bf16(const __grid_constant__ DeemActivationBackward p) {
-    backward<bf16>(p);
-}
+DEEM_KERNELS(activation_forward, DeemActivationForward, forward)
+DEEM_KERNELS(activation_backward, DeemActivationBackward, backward)

@@ -68,21 +68,6 @@ __device__ __forceinline__ void backward_weight(const DeemLayernormBackwardWeigh
     });
 }
 
-extern "C" __global__ void __launch_bounds__(256, 1) layernorm_forward_f32(const __grid_constant__ DeemLayernormForward p) {
-    forward<float>(p);
-}
-extern "C" __global__ void __launch_bounds__(256, 1) layernorm_forward_bf16(const __grid_constant__ DeemLayernormForward p) {
-    forward<bf16>(p);
-}
-extern "C" __global__ void __launch_bounds__(256, 1) layernorm_backward_input_f32(const __grid_constant__ DeemLayernormBackwardInput p) {
-    backward_input<float>(p);
-}
-extern "C" __global__ void __launch_bounds__(256, 1) layernorm_backward_input_bf16(const __grid_constant__ DeemLayernormBackwardInput p) {
-    backward_input<bf16>(p);
-}
-extern "C" __global__ void __launch_bounds__(256, 1) layernorm_backward_weight_f32(const __grid_constant__ DeemLayernormBackwardWeight p) {
-    backward_weight<float>(p);
-}
-extern "C" __global__ void __launch_bounds__(256, 1) layernorm_backward_weight_bf16(const __grid_constant__ DeemLayernormBackwardWeight p) {
-    backward_weight<bf16>(p);
-}
+DEEM_KERNELS(layernorm_forward, DeemLayernormForward, forward)
+DEEM_KERNELS(layernorm_backward_input, DeemLayernormBackwardInput, backward_input)
+DEEM_KERNELS(layernorm_backward_weight, DeemLayernormBackwardWeight, backward_weight)

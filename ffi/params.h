@@ -7,10 +7,22 @@
 #define DEEM_PARAMS_H
 
 #include "activation.h"
+#include "add.h"
 #include "attention.h"
 #include "conv2d.h"
+#include "copy.h"
+#include "cross_entropy.h"
+#include "embedding.h"
+#include "fold.h"
 #include "gemm.h"
+#include "glu.h"
+#include "groupnorm.h"
 #include "layernorm.h"
+#include "mse.h"
+#include "random.h"
 #include "reduce.h"
+#include "rmsnorm.h"
+#include "rope.h"
+#include "timestep_embedding.h"
 
 #endif

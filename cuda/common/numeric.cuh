@@ -43,3 +43,12 @@ template <typename... P>
 __device__ __forceinline__ bool aligned(const P *...pointers) {
     return ((reinterpret_cast<uintptr_t>(pointers) | ...) & 15) == 0;
 }
+
+// The two kernels NAME_f32 and NAME_bf16 that run BODY<T>(params), in blocks of at most 256 threads.
+#define DEEM_KERNELS(NAME, PARAMS, BODY)                                                                        \
+    extern "C" __global__ void __launch_bounds__(256, 1) NAME##_f32(const __grid_constant__ PARAMS p) {         \
+        BODY<float>(p);                                                                                         \
+    }                                                                                                           \
+    extern "C" __global__ void __launch_bounds__(256, 1) NAME##_bf16(const __grid_constant__ PARAMS p) {        \
+        BODY<bf16>(p);                                                                                          \
+    }

@@ -41,3 +41,18 @@ __device__ __forceinline__ float row_max(float x) { return row_reduce(x, Max());
 
 // The row of this thread.
 __device__ __forceinline__ int64_t row_index() { return int64_t(blockIdx.x) * blockDim.y + threadIdx.y; }
+
+// Sum over all threads of a block of 256 (in x), in f64. Thread 0 gets the result.
+__device__ __forceinline__ double block_sum(double x) {
+    __shared__ double of_warp[8];
+#pragma unroll
+    for (int lane = 16; lane > 0; lane /= 2) x += __shfl_xor_sync(0xffffffffu, x, lane);
+    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = x;
+    __syncthreads();
+    x = 0.0;
+    if (threadIdx.x == 0) {
+#pragma unroll
+        for (int warp = 0; warp < 8; warp++) x += of_warp[warp];
+    }
+    return x;
+}

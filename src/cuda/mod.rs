@@ -4,12 +4,24 @@
 //! run, which comes through here too, counts it; its addresses are null and its launches are not made.
 
 pub(crate) mod activation;
+pub(crate) mod add;
 pub(crate) mod attention;
 pub(crate) mod conv2d;
+pub(crate) mod copy;
+pub(crate) mod cross_entropy;
+pub(crate) mod embedding;
+pub(crate) mod fold;
 pub(crate) mod gemm;
+pub(crate) mod glu;
+pub(crate) mod groupnorm;
 pub(crate) mod layernorm;
+pub(crate) mod mse;
 mod params;
+pub(crate) mod random;
 pub(crate) mod reduce;
+pub(crate) mod rmsnorm;
+pub(crate) mod rope;
+pub(crate) mod timestep_embedding;
 
 use std::ffi::c_void;
 
@@ -79,6 +91,25 @@ fn by_dtype<E: Element>(cx: &Context, op: Op, f32: &'static str, bf16: &'static 
     }
 }
 
+/// The name `<name>_f32` or `<name>_bf16` of the kernel for a storage type.
+macro_rules! kernel {
+    ($element:ty, $cx:expr, $op:expr, $name:literal) => {
+        $crate::cuda::by_dtype::<$element>($cx, $op, concat!($name, "_f32"), concat!($name, "_bf16"))?
+    };
+}
+use kernel;
+
+/// Whole numbers on the device, in a tensor of as many bytes: tensors have numbers with a fraction only.
+fn whole_numbers(cx: &Context, numbers: &[i32]) -> Result<Tensor<f32>> {
+    cx.tensor([numbers.len()], bytemuck::cast_slice(numbers))
+}
+
+/// Indices on the device, as 32-bit numbers.
+fn indices(cx: &Context, op: Op, indices: impl IntoIterator<Item = usize>) -> Result<Tensor<f32>> {
+    let numbers = indices.into_iter().map(|index| small(op, "an index", index)).collect::<Result<Vec<_>>>()?;
+    whole_numbers(cx, &numbers)
+}
+
 /// A size that a kernel takes in 32 bits.
 fn small(op: Op, what: &str, size: usize) -> Result<i32> {
     i32::try_from(size)
@@ -87,7 +118,17 @@ fn small(op: Op, what: &str, size: usize) -> Result<i32> {
 
 /// Threads for `n` elements, a pack of 16 bytes each; beyond 2^20 blocks they take several.
 fn pointwise<E>(op: Op, n: usize) -> Result<Geometry> {
-    Geometry::linear(op, n.div_ceil(256 * (16 / size_of::<E>())).clamp(1, 1 << 20), 256)
+    Geometry::linear(op, n.div_ceil(256 * (16 / size_of::<E>())).min(1 << 20), 256)
+}
+
+/// Threads for `n` indices, one each; beyond 2^20 blocks they take several.
+fn indexwise(op: Op, n: usize) -> Result<Geometry> {
+    Geometry::linear(op, n.div_ceil(256).min(1 << 20), 256)
+}
+
+/// Blocks for a sum over `n` elements, which each leave one partial sum: their number depends on nothing else.
+fn summing(op: Op, n: usize) -> Result<Geometry> {
+    Geometry::linear(op, n.div_ceil(4096).clamp(1, 1024), 256)
 }
 
 /// Threads for rows: a warp each up to 1024 columns, else a block (`cuda/common/reduce.cuh`).

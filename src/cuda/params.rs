@@ -8,6 +8,9 @@ pub const DEEM_ACTIVATION_SILU: u32 = 4;
 pub const DEEM_GEMM_NT: u32 = 0;
 pub const DEEM_GEMM_NN: u32 = 1;
 pub const DEEM_GEMM_TN: u32 = 2;
+pub const DEEM_REDUCE_SUM: u32 = 0;
+pub const DEEM_REDUCE_SQUARES: u32 = 1;
+pub const DEEM_REDUCE_NOT_FINITE: u32 = 2;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct DeemActivationForward {
@@ -49,6 +52,146 @@ const _: () = {
     ["Offset of field: DeemActivationBackward::kind"][::core::mem::offset_of!(DeemActivationBackward, kind) - 32usize];
     ["Offset of field: DeemActivationBackward::padding"]
         [::core::mem::offset_of!(DeemActivationBackward, padding) - 36usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemAddForward {
+    pub a: *const ::core::ffi::c_void,
+    pub b: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub n: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemAddForward"][::core::mem::size_of::<DeemAddForward>() - 32usize];
+    ["Alignment of DeemAddForward"][::core::mem::align_of::<DeemAddForward>() - 8usize];
+    ["Offset of field: DeemAddForward::a"][::core::mem::offset_of!(DeemAddForward, a) - 0usize];
+    ["Offset of field: DeemAddForward::b"][::core::mem::offset_of!(DeemAddForward, b) - 8usize];
+    ["Offset of field: DeemAddForward::y"][::core::mem::offset_of!(DeemAddForward, y) - 16usize];
+    ["Offset of field: DeemAddForward::n"][::core::mem::offset_of!(DeemAddForward, n) - 24usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemAddAxpy {
+    pub x: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub alpha: f32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemAddAxpy"][::core::mem::size_of::<DeemAddAxpy>() - 32usize];
+    ["Alignment of DeemAddAxpy"][::core::mem::align_of::<DeemAddAxpy>() - 8usize];
+    ["Offset of field: DeemAddAxpy::x"][::core::mem::offset_of!(DeemAddAxpy, x) - 0usize];
+    ["Offset of field: DeemAddAxpy::y"][::core::mem::offset_of!(DeemAddAxpy, y) - 8usize];
+    ["Offset of field: DeemAddAxpy::n"][::core::mem::offset_of!(DeemAddAxpy, n) - 16usize];
+    ["Offset of field: DeemAddAxpy::alpha"][::core::mem::offset_of!(DeemAddAxpy, alpha) - 24usize];
+    ["Offset of field: DeemAddAxpy::padding"][::core::mem::offset_of!(DeemAddAxpy, padding) - 28usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemAddScale {
+    pub x: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub alpha: f32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemAddScale"][::core::mem::size_of::<DeemAddScale>() - 32usize];
+    ["Alignment of DeemAddScale"][::core::mem::align_of::<DeemAddScale>() - 8usize];
+    ["Offset of field: DeemAddScale::x"][::core::mem::offset_of!(DeemAddScale, x) - 0usize];
+    ["Offset of field: DeemAddScale::y"][::core::mem::offset_of!(DeemAddScale, y) - 8usize];
+    ["Offset of field: DeemAddScale::n"][::core::mem::offset_of!(DeemAddScale, n) - 16usize];
+    ["Offset of field: DeemAddScale::alpha"][::core::mem::offset_of!(DeemAddScale, alpha) - 24usize];
+    ["Offset of field: DeemAddScale::padding"][::core::mem::offset_of!(DeemAddScale, padding) - 28usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemAddChannels {
+    pub v: *const ::core::ffi::c_void,
+    pub x: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub cols: i64,
+    pub product: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemAddChannels"][::core::mem::size_of::<DeemAddChannels>() - 48usize];
+    ["Alignment of DeemAddChannels"][::core::mem::align_of::<DeemAddChannels>() - 8usize];
+    ["Offset of field: DeemAddChannels::v"][::core::mem::offset_of!(DeemAddChannels, v) - 0usize];
+    ["Offset of field: DeemAddChannels::x"][::core::mem::offset_of!(DeemAddChannels, x) - 8usize];
+    ["Offset of field: DeemAddChannels::y"][::core::mem::offset_of!(DeemAddChannels, y) - 16usize];
+    ["Offset of field: DeemAddChannels::n"][::core::mem::offset_of!(DeemAddChannels, n) - 24usize];
+    ["Offset of field: DeemAddChannels::cols"][::core::mem::offset_of!(DeemAddChannels, cols) - 32usize];
+    ["Offset of field: DeemAddChannels::product"][::core::mem::offset_of!(DeemAddChannels, product) - 40usize];
+    ["Offset of field: DeemAddChannels::padding"][::core::mem::offset_of!(DeemAddChannels, padding) - 44usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemAddMaskRows {
+    pub keep: *const ::core::ffi::c_void,
+    pub x: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub cols: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemAddMaskRows"][::core::mem::size_of::<DeemAddMaskRows>() - 40usize];
+    ["Alignment of DeemAddMaskRows"][::core::mem::align_of::<DeemAddMaskRows>() - 8usize];
+    ["Offset of field: DeemAddMaskRows::keep"][::core::mem::offset_of!(DeemAddMaskRows, keep) - 0usize];
+    ["Offset of field: DeemAddMaskRows::x"][::core::mem::offset_of!(DeemAddMaskRows, x) - 8usize];
+    ["Offset of field: DeemAddMaskRows::y"][::core::mem::offset_of!(DeemAddMaskRows, y) - 16usize];
+    ["Offset of field: DeemAddMaskRows::n"][::core::mem::offset_of!(DeemAddMaskRows, n) - 24usize];
+    ["Offset of field: DeemAddMaskRows::cols"][::core::mem::offset_of!(DeemAddMaskRows, cols) - 32usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemAddGammaGradient {
+    pub x: *const ::core::ffi::c_void,
+    pub dy: *const ::core::ffi::c_void,
+    pub partial: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub rows_per_slice: i64,
+    pub cols: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemAddGammaGradient"][::core::mem::size_of::<DeemAddGammaGradient>() - 48usize];
+    ["Alignment of DeemAddGammaGradient"][::core::mem::align_of::<DeemAddGammaGradient>() - 8usize];
+    ["Offset of field: DeemAddGammaGradient::x"][::core::mem::offset_of!(DeemAddGammaGradient, x) - 0usize];
+    ["Offset of field: DeemAddGammaGradient::dy"][::core::mem::offset_of!(DeemAddGammaGradient, dy) - 8usize];
+    ["Offset of field: DeemAddGammaGradient::partial"]
+        [::core::mem::offset_of!(DeemAddGammaGradient, partial) - 16usize];
+    ["Offset of field: DeemAddGammaGradient::rows"][::core::mem::offset_of!(DeemAddGammaGradient, rows) - 24usize];
+    ["Offset of field: DeemAddGammaGradient::rows_per_slice"]
+        [::core::mem::offset_of!(DeemAddGammaGradient, rows_per_slice) - 32usize];
+    ["Offset of field: DeemAddGammaGradient::cols"][::core::mem::offset_of!(DeemAddGammaGradient, cols) - 40usize];
+    ["Offset of field: DeemAddGammaGradient::padding"]
+        [::core::mem::offset_of!(DeemAddGammaGradient, padding) - 44usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemAddDot {
+    pub a: *const ::core::ffi::c_void,
+    pub b: *const ::core::ffi::c_void,
+    pub partial: *mut ::core::ffi::c_void,
+    pub n: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemAddDot"][::core::mem::size_of::<DeemAddDot>() - 32usize];
+    ["Alignment of DeemAddDot"][::core::mem::align_of::<DeemAddDot>() - 8usize];
+    ["Offset of field: DeemAddDot::a"][::core::mem::offset_of!(DeemAddDot, a) - 0usize];
+    ["Offset of field: DeemAddDot::b"][::core::mem::offset_of!(DeemAddDot, b) - 8usize];
+    ["Offset of field: DeemAddDot::partial"][::core::mem::offset_of!(DeemAddDot, partial) - 16usize];
+    ["Offset of field: DeemAddDot::n"][::core::mem::offset_of!(DeemAddDot, n) - 24usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -288,6 +431,317 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
+pub struct DeemCopyBlocks {
+    pub x: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub entries: i64,
+    pub len: i64,
+    pub x_stride: i64,
+    pub x_start: i64,
+    pub y_stride: i64,
+    pub y_start: i64,
+    pub add: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemCopyBlocks"][::core::mem::size_of::<DeemCopyBlocks>() - 72usize];
+    ["Alignment of DeemCopyBlocks"][::core::mem::align_of::<DeemCopyBlocks>() - 8usize];
+    ["Offset of field: DeemCopyBlocks::x"][::core::mem::offset_of!(DeemCopyBlocks, x) - 0usize];
+    ["Offset of field: DeemCopyBlocks::y"][::core::mem::offset_of!(DeemCopyBlocks, y) - 8usize];
+    ["Offset of field: DeemCopyBlocks::entries"][::core::mem::offset_of!(DeemCopyBlocks, entries) - 16usize];
+    ["Offset of field: DeemCopyBlocks::len"][::core::mem::offset_of!(DeemCopyBlocks, len) - 24usize];
+    ["Offset of field: DeemCopyBlocks::x_stride"][::core::mem::offset_of!(DeemCopyBlocks, x_stride) - 32usize];
+    ["Offset of field: DeemCopyBlocks::x_start"][::core::mem::offset_of!(DeemCopyBlocks, x_start) - 40usize];
+    ["Offset of field: DeemCopyBlocks::y_stride"][::core::mem::offset_of!(DeemCopyBlocks, y_stride) - 48usize];
+    ["Offset of field: DeemCopyBlocks::y_start"][::core::mem::offset_of!(DeemCopyBlocks, y_start) - 56usize];
+    ["Offset of field: DeemCopyBlocks::add"][::core::mem::offset_of!(DeemCopyBlocks, add) - 64usize];
+    ["Offset of field: DeemCopyBlocks::padding"][::core::mem::offset_of!(DeemCopyBlocks, padding) - 68usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemCopySumBatch {
+    pub dy: *const ::core::ffi::c_void,
+    pub dx: *mut ::core::ffi::c_void,
+    pub entries: i64,
+    pub n: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemCopySumBatch"][::core::mem::size_of::<DeemCopySumBatch>() - 32usize];
+    ["Alignment of DeemCopySumBatch"][::core::mem::align_of::<DeemCopySumBatch>() - 8usize];
+    ["Offset of field: DeemCopySumBatch::dy"][::core::mem::offset_of!(DeemCopySumBatch, dy) - 0usize];
+    ["Offset of field: DeemCopySumBatch::dx"][::core::mem::offset_of!(DeemCopySumBatch, dx) - 8usize];
+    ["Offset of field: DeemCopySumBatch::entries"][::core::mem::offset_of!(DeemCopySumBatch, entries) - 16usize];
+    ["Offset of field: DeemCopySumBatch::n"][::core::mem::offset_of!(DeemCopySumBatch, n) - 24usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemCopyCast {
+    pub x: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub n: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemCopyCast"][::core::mem::size_of::<DeemCopyCast>() - 24usize];
+    ["Alignment of DeemCopyCast"][::core::mem::align_of::<DeemCopyCast>() - 8usize];
+    ["Offset of field: DeemCopyCast::x"][::core::mem::offset_of!(DeemCopyCast, x) - 0usize];
+    ["Offset of field: DeemCopyCast::y"][::core::mem::offset_of!(DeemCopyCast, y) - 8usize];
+    ["Offset of field: DeemCopyCast::n"][::core::mem::offset_of!(DeemCopyCast, n) - 16usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemCopyTranspose {
+    pub x: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub matrices: i64,
+    pub rows: i32,
+    pub cols: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemCopyTranspose"][::core::mem::size_of::<DeemCopyTranspose>() - 32usize];
+    ["Alignment of DeemCopyTranspose"][::core::mem::align_of::<DeemCopyTranspose>() - 8usize];
+    ["Offset of field: DeemCopyTranspose::x"][::core::mem::offset_of!(DeemCopyTranspose, x) - 0usize];
+    ["Offset of field: DeemCopyTranspose::y"][::core::mem::offset_of!(DeemCopyTranspose, y) - 8usize];
+    ["Offset of field: DeemCopyTranspose::matrices"][::core::mem::offset_of!(DeemCopyTranspose, matrices) - 16usize];
+    ["Offset of field: DeemCopyTranspose::rows"][::core::mem::offset_of!(DeemCopyTranspose, rows) - 24usize];
+    ["Offset of field: DeemCopyTranspose::cols"][::core::mem::offset_of!(DeemCopyTranspose, cols) - 28usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemCrossEntropyForward {
+    pub logits: *const ::core::ffi::c_void,
+    pub targets: *const ::core::ffi::c_void,
+    pub lse: *mut ::core::ffi::c_void,
+    pub losses: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub cols: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemCrossEntropyForward"][::core::mem::size_of::<DeemCrossEntropyForward>() - 48usize];
+    ["Alignment of DeemCrossEntropyForward"][::core::mem::align_of::<DeemCrossEntropyForward>() - 8usize];
+    ["Offset of field: DeemCrossEntropyForward::logits"]
+        [::core::mem::offset_of!(DeemCrossEntropyForward, logits) - 0usize];
+    ["Offset of field: DeemCrossEntropyForward::targets"]
+        [::core::mem::offset_of!(DeemCrossEntropyForward, targets) - 8usize];
+    ["Offset of field: DeemCrossEntropyForward::lse"][::core::mem::offset_of!(DeemCrossEntropyForward, lse) - 16usize];
+    ["Offset of field: DeemCrossEntropyForward::losses"]
+        [::core::mem::offset_of!(DeemCrossEntropyForward, losses) - 24usize];
+    ["Offset of field: DeemCrossEntropyForward::rows"]
+        [::core::mem::offset_of!(DeemCrossEntropyForward, rows) - 32usize];
+    ["Offset of field: DeemCrossEntropyForward::cols"]
+        [::core::mem::offset_of!(DeemCrossEntropyForward, cols) - 40usize];
+    ["Offset of field: DeemCrossEntropyForward::padding"]
+        [::core::mem::offset_of!(DeemCrossEntropyForward, padding) - 44usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemCrossEntropyBackward {
+    pub logits: *const ::core::ffi::c_void,
+    pub targets: *const ::core::ffi::c_void,
+    pub lse: *const ::core::ffi::c_void,
+    pub d_logits: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub cols: i32,
+    pub scale: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemCrossEntropyBackward"][::core::mem::size_of::<DeemCrossEntropyBackward>() - 48usize];
+    ["Alignment of DeemCrossEntropyBackward"][::core::mem::align_of::<DeemCrossEntropyBackward>() - 8usize];
+    ["Offset of field: DeemCrossEntropyBackward::logits"]
+        [::core::mem::offset_of!(DeemCrossEntropyBackward, logits) - 0usize];
+    ["Offset of field: DeemCrossEntropyBackward::targets"]
+        [::core::mem::offset_of!(DeemCrossEntropyBackward, targets) - 8usize];
+    ["Offset of field: DeemCrossEntropyBackward::lse"]
+        [::core::mem::offset_of!(DeemCrossEntropyBackward, lse) - 16usize];
+    ["Offset of field: DeemCrossEntropyBackward::d_logits"]
+        [::core::mem::offset_of!(DeemCrossEntropyBackward, d_logits) - 24usize];
+    ["Offset of field: DeemCrossEntropyBackward::rows"]
+        [::core::mem::offset_of!(DeemCrossEntropyBackward, rows) - 32usize];
+    ["Offset of field: DeemCrossEntropyBackward::cols"]
+        [::core::mem::offset_of!(DeemCrossEntropyBackward, cols) - 40usize];
+    ["Offset of field: DeemCrossEntropyBackward::scale"]
+        [::core::mem::offset_of!(DeemCrossEntropyBackward, scale) - 44usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemEmbeddingGather {
+    pub table: *const ::core::ffi::c_void,
+    pub rows: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub count: i64,
+    pub cols: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemEmbeddingGather"][::core::mem::size_of::<DeemEmbeddingGather>() - 40usize];
+    ["Alignment of DeemEmbeddingGather"][::core::mem::align_of::<DeemEmbeddingGather>() - 8usize];
+    ["Offset of field: DeemEmbeddingGather::table"][::core::mem::offset_of!(DeemEmbeddingGather, table) - 0usize];
+    ["Offset of field: DeemEmbeddingGather::rows"][::core::mem::offset_of!(DeemEmbeddingGather, rows) - 8usize];
+    ["Offset of field: DeemEmbeddingGather::y"][::core::mem::offset_of!(DeemEmbeddingGather, y) - 16usize];
+    ["Offset of field: DeemEmbeddingGather::count"][::core::mem::offset_of!(DeemEmbeddingGather, count) - 24usize];
+    ["Offset of field: DeemEmbeddingGather::cols"][::core::mem::offset_of!(DeemEmbeddingGather, cols) - 32usize];
+    ["Offset of field: DeemEmbeddingGather::padding"][::core::mem::offset_of!(DeemEmbeddingGather, padding) - 36usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemEmbeddingScatter {
+    pub src: *const ::core::ffi::c_void,
+    pub targets: *const ::core::ffi::c_void,
+    pub segments: *const ::core::ffi::c_void,
+    pub sources: *const ::core::ffi::c_void,
+    pub dst: *mut ::core::ffi::c_void,
+    pub count: i64,
+    pub cols: i32,
+    pub add: i32,
+    pub one_row: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemEmbeddingScatter"][::core::mem::size_of::<DeemEmbeddingScatter>() - 64usize];
+    ["Alignment of DeemEmbeddingScatter"][::core::mem::align_of::<DeemEmbeddingScatter>() - 8usize];
+    ["Offset of field: DeemEmbeddingScatter::src"][::core::mem::offset_of!(DeemEmbeddingScatter, src) - 0usize];
+    ["Offset of field: DeemEmbeddingScatter::targets"][::core::mem::offset_of!(DeemEmbeddingScatter, targets) - 8usize];
+    ["Offset of field: DeemEmbeddingScatter::segments"]
+        [::core::mem::offset_of!(DeemEmbeddingScatter, segments) - 16usize];
+    ["Offset of field: DeemEmbeddingScatter::sources"]
+        [::core::mem::offset_of!(DeemEmbeddingScatter, sources) - 24usize];
+    ["Offset of field: DeemEmbeddingScatter::dst"][::core::mem::offset_of!(DeemEmbeddingScatter, dst) - 32usize];
+    ["Offset of field: DeemEmbeddingScatter::count"][::core::mem::offset_of!(DeemEmbeddingScatter, count) - 40usize];
+    ["Offset of field: DeemEmbeddingScatter::cols"][::core::mem::offset_of!(DeemEmbeddingScatter, cols) - 48usize];
+    ["Offset of field: DeemEmbeddingScatter::add"][::core::mem::offset_of!(DeemEmbeddingScatter, add) - 52usize];
+    ["Offset of field: DeemEmbeddingScatter::one_row"]
+        [::core::mem::offset_of!(DeemEmbeddingScatter, one_row) - 56usize];
+    ["Offset of field: DeemEmbeddingScatter::padding"]
+        [::core::mem::offset_of!(DeemEmbeddingScatter, padding) - 60usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemEmbeddingSumRowsAt {
+    pub src: *const ::core::ffi::c_void,
+    pub rows: *const ::core::ffi::c_void,
+    pub partial: *mut ::core::ffi::c_void,
+    pub count: i64,
+    pub rows_per_slice: i64,
+    pub cols: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemEmbeddingSumRowsAt"][::core::mem::size_of::<DeemEmbeddingSumRowsAt>() - 48usize];
+    ["Alignment of DeemEmbeddingSumRowsAt"][::core::mem::align_of::<DeemEmbeddingSumRowsAt>() - 8usize];
+    ["Offset of field: DeemEmbeddingSumRowsAt::src"][::core::mem::offset_of!(DeemEmbeddingSumRowsAt, src) - 0usize];
+    ["Offset of field: DeemEmbeddingSumRowsAt::rows"][::core::mem::offset_of!(DeemEmbeddingSumRowsAt, rows) - 8usize];
+    ["Offset of field: DeemEmbeddingSumRowsAt::partial"]
+        [::core::mem::offset_of!(DeemEmbeddingSumRowsAt, partial) - 16usize];
+    ["Offset of field: DeemEmbeddingSumRowsAt::count"]
+        [::core::mem::offset_of!(DeemEmbeddingSumRowsAt, count) - 24usize];
+    ["Offset of field: DeemEmbeddingSumRowsAt::rows_per_slice"]
+        [::core::mem::offset_of!(DeemEmbeddingSumRowsAt, rows_per_slice) - 32usize];
+    ["Offset of field: DeemEmbeddingSumRowsAt::cols"][::core::mem::offset_of!(DeemEmbeddingSumRowsAt, cols) - 40usize];
+    ["Offset of field: DeemEmbeddingSumRowsAt::padding"]
+        [::core::mem::offset_of!(DeemEmbeddingSumRowsAt, padding) - 44usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemFoldForward {
+    pub gamma: *const ::core::ffi::c_void,
+    pub beta: *const ::core::ffi::c_void,
+    pub weight: *const ::core::ffi::c_void,
+    pub bias: *const ::core::ffi::c_void,
+    pub to_weight: *mut ::core::ffi::c_void,
+    pub to_bias: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub cols: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemFoldForward"][::core::mem::size_of::<DeemFoldForward>() - 64usize];
+    ["Alignment of DeemFoldForward"][::core::mem::align_of::<DeemFoldForward>() - 8usize];
+    ["Offset of field: DeemFoldForward::gamma"][::core::mem::offset_of!(DeemFoldForward, gamma) - 0usize];
+    ["Offset of field: DeemFoldForward::beta"][::core::mem::offset_of!(DeemFoldForward, beta) - 8usize];
+    ["Offset of field: DeemFoldForward::weight"][::core::mem::offset_of!(DeemFoldForward, weight) - 16usize];
+    ["Offset of field: DeemFoldForward::bias"][::core::mem::offset_of!(DeemFoldForward, bias) - 24usize];
+    ["Offset of field: DeemFoldForward::to_weight"][::core::mem::offset_of!(DeemFoldForward, to_weight) - 32usize];
+    ["Offset of field: DeemFoldForward::to_bias"][::core::mem::offset_of!(DeemFoldForward, to_bias) - 40usize];
+    ["Offset of field: DeemFoldForward::rows"][::core::mem::offset_of!(DeemFoldForward, rows) - 48usize];
+    ["Offset of field: DeemFoldForward::cols"][::core::mem::offset_of!(DeemFoldForward, cols) - 56usize];
+    ["Offset of field: DeemFoldForward::padding"][::core::mem::offset_of!(DeemFoldForward, padding) - 60usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemFoldBackwardWeight {
+    pub gamma: *const ::core::ffi::c_void,
+    pub beta: *const ::core::ffi::c_void,
+    pub d_weight: *const ::core::ffi::c_void,
+    pub d_bias: *const ::core::ffi::c_void,
+    pub to_weight: *mut ::core::ffi::c_void,
+    pub to_bias: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub cols: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemFoldBackwardWeight"][::core::mem::size_of::<DeemFoldBackwardWeight>() - 64usize];
+    ["Alignment of DeemFoldBackwardWeight"][::core::mem::align_of::<DeemFoldBackwardWeight>() - 8usize];
+    ["Offset of field: DeemFoldBackwardWeight::gamma"][::core::mem::offset_of!(DeemFoldBackwardWeight, gamma) - 0usize];
+    ["Offset of field: DeemFoldBackwardWeight::beta"][::core::mem::offset_of!(DeemFoldBackwardWeight, beta) - 8usize];
+    ["Offset of field: DeemFoldBackwardWeight::d_weight"]
+        [::core::mem::offset_of!(DeemFoldBackwardWeight, d_weight) - 16usize];
+    ["Offset of field: DeemFoldBackwardWeight::d_bias"]
+        [::core::mem::offset_of!(DeemFoldBackwardWeight, d_bias) - 24usize];
+    ["Offset of field: DeemFoldBackwardWeight::to_weight"]
+        [::core::mem::offset_of!(DeemFoldBackwardWeight, to_weight) - 32usize];
+    ["Offset of field: DeemFoldBackwardWeight::to_bias"]
+        [::core::mem::offset_of!(DeemFoldBackwardWeight, to_bias) - 40usize];
+    ["Offset of field: DeemFoldBackwardWeight::rows"][::core::mem::offset_of!(DeemFoldBackwardWeight, rows) - 48usize];
+    ["Offset of field: DeemFoldBackwardWeight::cols"][::core::mem::offset_of!(DeemFoldBackwardWeight, cols) - 56usize];
+    ["Offset of field: DeemFoldBackwardWeight::padding"]
+        [::core::mem::offset_of!(DeemFoldBackwardWeight, padding) - 60usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemFoldBackwardNorm {
+    pub weight: *const ::core::ffi::c_void,
+    pub d_weight: *const ::core::ffi::c_void,
+    pub d_bias: *const ::core::ffi::c_void,
+    pub partial_gamma: *mut ::core::ffi::c_void,
+    pub partial_beta: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub rows_per_slice: i64,
+    pub cols: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemFoldBackwardNorm"][::core::mem::size_of::<DeemFoldBackwardNorm>() - 64usize];
+    ["Alignment of DeemFoldBackwardNorm"][::core::mem::align_of::<DeemFoldBackwardNorm>() - 8usize];
+    ["Offset of field: DeemFoldBackwardNorm::weight"][::core::mem::offset_of!(DeemFoldBackwardNorm, weight) - 0usize];
+    ["Offset of field: DeemFoldBackwardNorm::d_weight"]
+        [::core::mem::offset_of!(DeemFoldBackwardNorm, d_weight) - 8usize];
+    ["Offset of field: DeemFoldBackwardNorm::d_bias"][::core::mem::offset_of!(DeemFoldBackwardNorm, d_bias) - 16usize];
+    ["Offset of field: DeemFoldBackwardNorm::partial_gamma"]
+        [::core::mem::offset_of!(DeemFoldBackwardNorm, partial_gamma) - 24usize];
+    ["Offset of field: DeemFoldBackwardNorm::partial_beta"]
+        [::core::mem::offset_of!(DeemFoldBackwardNorm, partial_beta) - 32usize];
+    ["Offset of field: DeemFoldBackwardNorm::rows"][::core::mem::offset_of!(DeemFoldBackwardNorm, rows) - 40usize];
+    ["Offset of field: DeemFoldBackwardNorm::rows_per_slice"]
+        [::core::mem::offset_of!(DeemFoldBackwardNorm, rows_per_slice) - 48usize];
+    ["Offset of field: DeemFoldBackwardNorm::cols"][::core::mem::offset_of!(DeemFoldBackwardNorm, cols) - 56usize];
+    ["Offset of field: DeemFoldBackwardNorm::padding"]
+        [::core::mem::offset_of!(DeemFoldBackwardNorm, padding) - 60usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
 pub struct DeemGemmForward {
     pub a: *const ::core::ffi::c_void,
     pub b: *const ::core::ffi::c_void,
@@ -322,6 +776,306 @@ const _: () = {
     ["Offset of field: DeemGemmForward::activation"][::core::mem::offset_of!(DeemGemmForward, activation) - 84usize];
     ["Offset of field: DeemGemmForward::accumulate"][::core::mem::offset_of!(DeemGemmForward, accumulate) - 88usize];
     ["Offset of field: DeemGemmForward::c_is_f32"][::core::mem::offset_of!(DeemGemmForward, c_is_f32) - 92usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemGluForward {
+    pub gate: *const ::core::ffi::c_void,
+    pub value: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub cols: i64,
+    pub stride: i64,
+    pub kind: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemGluForward"][::core::mem::size_of::<DeemGluForward>() - 56usize];
+    ["Alignment of DeemGluForward"][::core::mem::align_of::<DeemGluForward>() - 8usize];
+    ["Offset of field: DeemGluForward::gate"][::core::mem::offset_of!(DeemGluForward, gate) - 0usize];
+    ["Offset of field: DeemGluForward::value"][::core::mem::offset_of!(DeemGluForward, value) - 8usize];
+    ["Offset of field: DeemGluForward::y"][::core::mem::offset_of!(DeemGluForward, y) - 16usize];
+    ["Offset of field: DeemGluForward::n"][::core::mem::offset_of!(DeemGluForward, n) - 24usize];
+    ["Offset of field: DeemGluForward::cols"][::core::mem::offset_of!(DeemGluForward, cols) - 32usize];
+    ["Offset of field: DeemGluForward::stride"][::core::mem::offset_of!(DeemGluForward, stride) - 40usize];
+    ["Offset of field: DeemGluForward::kind"][::core::mem::offset_of!(DeemGluForward, kind) - 48usize];
+    ["Offset of field: DeemGluForward::padding"][::core::mem::offset_of!(DeemGluForward, padding) - 52usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemGluBackward {
+    pub gate: *const ::core::ffi::c_void,
+    pub value: *const ::core::ffi::c_void,
+    pub dy: *const ::core::ffi::c_void,
+    pub dgate: *mut ::core::ffi::c_void,
+    pub dvalue: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub cols: i64,
+    pub stride: i64,
+    pub kind: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemGluBackward"][::core::mem::size_of::<DeemGluBackward>() - 72usize];
+    ["Alignment of DeemGluBackward"][::core::mem::align_of::<DeemGluBackward>() - 8usize];
+    ["Offset of field: DeemGluBackward::gate"][::core::mem::offset_of!(DeemGluBackward, gate) - 0usize];
+    ["Offset of field: DeemGluBackward::value"][::core::mem::offset_of!(DeemGluBackward, value) - 8usize];
+    ["Offset of field: DeemGluBackward::dy"][::core::mem::offset_of!(DeemGluBackward, dy) - 16usize];
+    ["Offset of field: DeemGluBackward::dgate"][::core::mem::offset_of!(DeemGluBackward, dgate) - 24usize];
+    ["Offset of field: DeemGluBackward::dvalue"][::core::mem::offset_of!(DeemGluBackward, dvalue) - 32usize];
+    ["Offset of field: DeemGluBackward::n"][::core::mem::offset_of!(DeemGluBackward, n) - 40usize];
+    ["Offset of field: DeemGluBackward::cols"][::core::mem::offset_of!(DeemGluBackward, cols) - 48usize];
+    ["Offset of field: DeemGluBackward::stride"][::core::mem::offset_of!(DeemGluBackward, stride) - 56usize];
+    ["Offset of field: DeemGluBackward::kind"][::core::mem::offset_of!(DeemGluBackward, kind) - 64usize];
+    ["Offset of field: DeemGluBackward::padding"][::core::mem::offset_of!(DeemGluBackward, padding) - 68usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemGroupnormMoments {
+    pub x: *const ::core::ffi::c_void,
+    pub partial: *mut ::core::ffi::c_void,
+    pub images: i32,
+    pub pixels: i32,
+    pub channels: i32,
+    pub groups: i32,
+    pub slices: i32,
+    pub pixels_per_slice: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemGroupnormMoments"][::core::mem::size_of::<DeemGroupnormMoments>() - 40usize];
+    ["Alignment of DeemGroupnormMoments"][::core::mem::align_of::<DeemGroupnormMoments>() - 8usize];
+    ["Offset of field: DeemGroupnormMoments::x"][::core::mem::offset_of!(DeemGroupnormMoments, x) - 0usize];
+    ["Offset of field: DeemGroupnormMoments::partial"][::core::mem::offset_of!(DeemGroupnormMoments, partial) - 8usize];
+    ["Offset of field: DeemGroupnormMoments::images"][::core::mem::offset_of!(DeemGroupnormMoments, images) - 16usize];
+    ["Offset of field: DeemGroupnormMoments::pixels"][::core::mem::offset_of!(DeemGroupnormMoments, pixels) - 20usize];
+    ["Offset of field: DeemGroupnormMoments::channels"]
+        [::core::mem::offset_of!(DeemGroupnormMoments, channels) - 24usize];
+    ["Offset of field: DeemGroupnormMoments::groups"][::core::mem::offset_of!(DeemGroupnormMoments, groups) - 28usize];
+    ["Offset of field: DeemGroupnormMoments::slices"][::core::mem::offset_of!(DeemGroupnormMoments, slices) - 32usize];
+    ["Offset of field: DeemGroupnormMoments::pixels_per_slice"]
+        [::core::mem::offset_of!(DeemGroupnormMoments, pixels_per_slice) - 36usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemGroupnormStatistics {
+    pub partial: *const ::core::ffi::c_void,
+    pub stats: *mut ::core::ffi::c_void,
+    pub images: i32,
+    pub pixels: i32,
+    pub channels: i32,
+    pub groups: i32,
+    pub slices: i32,
+    pub pixels_per_slice: i32,
+    pub eps: f32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemGroupnormStatistics"][::core::mem::size_of::<DeemGroupnormStatistics>() - 48usize];
+    ["Alignment of DeemGroupnormStatistics"][::core::mem::align_of::<DeemGroupnormStatistics>() - 8usize];
+    ["Offset of field: DeemGroupnormStatistics::partial"]
+        [::core::mem::offset_of!(DeemGroupnormStatistics, partial) - 0usize];
+    ["Offset of field: DeemGroupnormStatistics::stats"]
+        [::core::mem::offset_of!(DeemGroupnormStatistics, stats) - 8usize];
+    ["Offset of field: DeemGroupnormStatistics::images"]
+        [::core::mem::offset_of!(DeemGroupnormStatistics, images) - 16usize];
+    ["Offset of field: DeemGroupnormStatistics::pixels"]
+        [::core::mem::offset_of!(DeemGroupnormStatistics, pixels) - 20usize];
+    ["Offset of field: DeemGroupnormStatistics::channels"]
+        [::core::mem::offset_of!(DeemGroupnormStatistics, channels) - 24usize];
+    ["Offset of field: DeemGroupnormStatistics::groups"]
+        [::core::mem::offset_of!(DeemGroupnormStatistics, groups) - 28usize];
+    ["Offset of field: DeemGroupnormStatistics::slices"]
+        [::core::mem::offset_of!(DeemGroupnormStatistics, slices) - 32usize];
+    ["Offset of field: DeemGroupnormStatistics::pixels_per_slice"]
+        [::core::mem::offset_of!(DeemGroupnormStatistics, pixels_per_slice) - 36usize];
+    ["Offset of field: DeemGroupnormStatistics::eps"][::core::mem::offset_of!(DeemGroupnormStatistics, eps) - 40usize];
+    ["Offset of field: DeemGroupnormStatistics::padding"]
+        [::core::mem::offset_of!(DeemGroupnormStatistics, padding) - 44usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemGroupnormForward {
+    pub x: *const ::core::ffi::c_void,
+    pub weight: *const ::core::ffi::c_void,
+    pub bias: *const ::core::ffi::c_void,
+    pub stats: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub pixels: i32,
+    pub channels: i32,
+    pub groups: i32,
+    pub silu: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemGroupnormForward"][::core::mem::size_of::<DeemGroupnormForward>() - 64usize];
+    ["Alignment of DeemGroupnormForward"][::core::mem::align_of::<DeemGroupnormForward>() - 8usize];
+    ["Offset of field: DeemGroupnormForward::x"][::core::mem::offset_of!(DeemGroupnormForward, x) - 0usize];
+    ["Offset of field: DeemGroupnormForward::weight"][::core::mem::offset_of!(DeemGroupnormForward, weight) - 8usize];
+    ["Offset of field: DeemGroupnormForward::bias"][::core::mem::offset_of!(DeemGroupnormForward, bias) - 16usize];
+    ["Offset of field: DeemGroupnormForward::stats"][::core::mem::offset_of!(DeemGroupnormForward, stats) - 24usize];
+    ["Offset of field: DeemGroupnormForward::y"][::core::mem::offset_of!(DeemGroupnormForward, y) - 32usize];
+    ["Offset of field: DeemGroupnormForward::n"][::core::mem::offset_of!(DeemGroupnormForward, n) - 40usize];
+    ["Offset of field: DeemGroupnormForward::pixels"][::core::mem::offset_of!(DeemGroupnormForward, pixels) - 48usize];
+    ["Offset of field: DeemGroupnormForward::channels"]
+        [::core::mem::offset_of!(DeemGroupnormForward, channels) - 52usize];
+    ["Offset of field: DeemGroupnormForward::groups"][::core::mem::offset_of!(DeemGroupnormForward, groups) - 56usize];
+    ["Offset of field: DeemGroupnormForward::silu"][::core::mem::offset_of!(DeemGroupnormForward, silu) - 60usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemGroupnormBackwardSums {
+    pub x: *const ::core::ffi::c_void,
+    pub weight: *const ::core::ffi::c_void,
+    pub bias: *const ::core::ffi::c_void,
+    pub stats: *const ::core::ffi::c_void,
+    pub dy: *const ::core::ffi::c_void,
+    pub partial: *mut ::core::ffi::c_void,
+    pub images: i32,
+    pub pixels: i32,
+    pub channels: i32,
+    pub groups: i32,
+    pub slices: i32,
+    pub pixels_per_slice: i32,
+    pub silu: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemGroupnormBackwardSums"][::core::mem::size_of::<DeemGroupnormBackwardSums>() - 80usize];
+    ["Alignment of DeemGroupnormBackwardSums"][::core::mem::align_of::<DeemGroupnormBackwardSums>() - 8usize];
+    ["Offset of field: DeemGroupnormBackwardSums::x"][::core::mem::offset_of!(DeemGroupnormBackwardSums, x) - 0usize];
+    ["Offset of field: DeemGroupnormBackwardSums::weight"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardSums, weight) - 8usize];
+    ["Offset of field: DeemGroupnormBackwardSums::bias"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardSums, bias) - 16usize];
+    ["Offset of field: DeemGroupnormBackwardSums::stats"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardSums, stats) - 24usize];
+    ["Offset of field: DeemGroupnormBackwardSums::dy"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardSums, dy) - 32usize];
+    ["Offset of field: DeemGroupnormBackwardSums::partial"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardSums, partial) - 40usize];
+    ["Offset of field: DeemGroupnormBackwardSums::images"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardSums, images) - 48usize];
+    ["Offset of field: DeemGroupnormBackwardSums::pixels"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardSums, pixels) - 52usize];
+    ["Offset of field: DeemGroupnormBackwardSums::channels"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardSums, channels) - 56usize];
+    ["Offset of field: DeemGroupnormBackwardSums::groups"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardSums, groups) - 60usize];
+    ["Offset of field: DeemGroupnormBackwardSums::slices"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardSums, slices) - 64usize];
+    ["Offset of field: DeemGroupnormBackwardSums::pixels_per_slice"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardSums, pixels_per_slice) - 68usize];
+    ["Offset of field: DeemGroupnormBackwardSums::silu"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardSums, silu) - 72usize];
+    ["Offset of field: DeemGroupnormBackwardSums::padding"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardSums, padding) - 76usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemGroupnormBackwardInput {
+    pub x: *const ::core::ffi::c_void,
+    pub weight: *const ::core::ffi::c_void,
+    pub bias: *const ::core::ffi::c_void,
+    pub stats: *const ::core::ffi::c_void,
+    pub dy: *const ::core::ffi::c_void,
+    pub partial: *const ::core::ffi::c_void,
+    pub dx: *mut ::core::ffi::c_void,
+    pub images: i32,
+    pub pixels: i32,
+    pub channels: i32,
+    pub groups: i32,
+    pub slices: i32,
+    pub pixels_per_slice: i32,
+    pub silu: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemGroupnormBackwardInput"][::core::mem::size_of::<DeemGroupnormBackwardInput>() - 88usize];
+    ["Alignment of DeemGroupnormBackwardInput"][::core::mem::align_of::<DeemGroupnormBackwardInput>() - 8usize];
+    ["Offset of field: DeemGroupnormBackwardInput::x"][::core::mem::offset_of!(DeemGroupnormBackwardInput, x) - 0usize];
+    ["Offset of field: DeemGroupnormBackwardInput::weight"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, weight) - 8usize];
+    ["Offset of field: DeemGroupnormBackwardInput::bias"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, bias) - 16usize];
+    ["Offset of field: DeemGroupnormBackwardInput::stats"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, stats) - 24usize];
+    ["Offset of field: DeemGroupnormBackwardInput::dy"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, dy) - 32usize];
+    ["Offset of field: DeemGroupnormBackwardInput::partial"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, partial) - 40usize];
+    ["Offset of field: DeemGroupnormBackwardInput::dx"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, dx) - 48usize];
+    ["Offset of field: DeemGroupnormBackwardInput::images"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, images) - 56usize];
+    ["Offset of field: DeemGroupnormBackwardInput::pixels"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, pixels) - 60usize];
+    ["Offset of field: DeemGroupnormBackwardInput::channels"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, channels) - 64usize];
+    ["Offset of field: DeemGroupnormBackwardInput::groups"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, groups) - 68usize];
+    ["Offset of field: DeemGroupnormBackwardInput::slices"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, slices) - 72usize];
+    ["Offset of field: DeemGroupnormBackwardInput::pixels_per_slice"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, pixels_per_slice) - 76usize];
+    ["Offset of field: DeemGroupnormBackwardInput::silu"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, silu) - 80usize];
+    ["Offset of field: DeemGroupnormBackwardInput::padding"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, padding) - 84usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemGroupnormBackwardWeight {
+    pub x: *const ::core::ffi::c_void,
+    pub weight: *const ::core::ffi::c_void,
+    pub bias: *const ::core::ffi::c_void,
+    pub stats: *const ::core::ffi::c_void,
+    pub dy: *const ::core::ffi::c_void,
+    pub partial_dw: *mut ::core::ffi::c_void,
+    pub partial_db: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub rows_per_slice: i64,
+    pub pixels: i32,
+    pub channels: i32,
+    pub groups: i32,
+    pub silu: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemGroupnormBackwardWeight"][::core::mem::size_of::<DeemGroupnormBackwardWeight>() - 88usize];
+    ["Alignment of DeemGroupnormBackwardWeight"][::core::mem::align_of::<DeemGroupnormBackwardWeight>() - 8usize];
+    ["Offset of field: DeemGroupnormBackwardWeight::x"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardWeight, x) - 0usize];
+    ["Offset of field: DeemGroupnormBackwardWeight::weight"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardWeight, weight) - 8usize];
+    ["Offset of field: DeemGroupnormBackwardWeight::bias"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardWeight, bias) - 16usize];
+    ["Offset of field: DeemGroupnormBackwardWeight::stats"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardWeight, stats) - 24usize];
+    ["Offset of field: DeemGroupnormBackwardWeight::dy"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardWeight, dy) - 32usize];
+    ["Offset of field: DeemGroupnormBackwardWeight::partial_dw"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardWeight, partial_dw) - 40usize];
+    ["Offset of field: DeemGroupnormBackwardWeight::partial_db"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardWeight, partial_db) - 48usize];
+    ["Offset of field: DeemGroupnormBackwardWeight::rows"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardWeight, rows) - 56usize];
+    ["Offset of field: DeemGroupnormBackwardWeight::rows_per_slice"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardWeight, rows_per_slice) - 64usize];
+    ["Offset of field: DeemGroupnormBackwardWeight::pixels"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardWeight, pixels) - 72usize];
+    ["Offset of field: DeemGroupnormBackwardWeight::channels"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardWeight, channels) - 76usize];
+    ["Offset of field: DeemGroupnormBackwardWeight::groups"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardWeight, groups) - 80usize];
+    ["Offset of field: DeemGroupnormBackwardWeight::silu"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardWeight, silu) - 84usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -418,6 +1172,71 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
+pub struct DeemMseForward {
+    pub pred: *const ::core::ffi::c_void,
+    pub target: *const ::core::ffi::c_void,
+    pub factor: *const ::core::ffi::c_void,
+    pub map: *mut ::core::ffi::c_void,
+    pub partial: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub cols: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemMseForward"][::core::mem::size_of::<DeemMseForward>() - 56usize];
+    ["Alignment of DeemMseForward"][::core::mem::align_of::<DeemMseForward>() - 8usize];
+    ["Offset of field: DeemMseForward::pred"][::core::mem::offset_of!(DeemMseForward, pred) - 0usize];
+    ["Offset of field: DeemMseForward::target"][::core::mem::offset_of!(DeemMseForward, target) - 8usize];
+    ["Offset of field: DeemMseForward::factor"][::core::mem::offset_of!(DeemMseForward, factor) - 16usize];
+    ["Offset of field: DeemMseForward::map"][::core::mem::offset_of!(DeemMseForward, map) - 24usize];
+    ["Offset of field: DeemMseForward::partial"][::core::mem::offset_of!(DeemMseForward, partial) - 32usize];
+    ["Offset of field: DeemMseForward::n"][::core::mem::offset_of!(DeemMseForward, n) - 40usize];
+    ["Offset of field: DeemMseForward::cols"][::core::mem::offset_of!(DeemMseForward, cols) - 48usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemMseBackward {
+    pub pred: *const ::core::ffi::c_void,
+    pub target: *const ::core::ffi::c_void,
+    pub factor: *const ::core::ffi::c_void,
+    pub dpred: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub cols: i64,
+    pub scale: f32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemMseBackward"][::core::mem::size_of::<DeemMseBackward>() - 56usize];
+    ["Alignment of DeemMseBackward"][::core::mem::align_of::<DeemMseBackward>() - 8usize];
+    ["Offset of field: DeemMseBackward::pred"][::core::mem::offset_of!(DeemMseBackward, pred) - 0usize];
+    ["Offset of field: DeemMseBackward::target"][::core::mem::offset_of!(DeemMseBackward, target) - 8usize];
+    ["Offset of field: DeemMseBackward::factor"][::core::mem::offset_of!(DeemMseBackward, factor) - 16usize];
+    ["Offset of field: DeemMseBackward::dpred"][::core::mem::offset_of!(DeemMseBackward, dpred) - 24usize];
+    ["Offset of field: DeemMseBackward::n"][::core::mem::offset_of!(DeemMseBackward, n) - 32usize];
+    ["Offset of field: DeemMseBackward::cols"][::core::mem::offset_of!(DeemMseBackward, cols) - 40usize];
+    ["Offset of field: DeemMseBackward::scale"][::core::mem::offset_of!(DeemMseBackward, scale) - 48usize];
+    ["Offset of field: DeemMseBackward::padding"][::core::mem::offset_of!(DeemMseBackward, padding) - 52usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemRandomFill {
+    pub y: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub key: [u32; 2usize],
+    pub tensor: [u32; 2usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemRandomFill"][::core::mem::size_of::<DeemRandomFill>() - 32usize];
+    ["Alignment of DeemRandomFill"][::core::mem::align_of::<DeemRandomFill>() - 8usize];
+    ["Offset of field: DeemRandomFill::y"][::core::mem::offset_of!(DeemRandomFill, y) - 0usize];
+    ["Offset of field: DeemRandomFill::n"][::core::mem::offset_of!(DeemRandomFill, n) - 8usize];
+    ["Offset of field: DeemRandomFill::key"][::core::mem::offset_of!(DeemRandomFill, key) - 16usize];
+    ["Offset of field: DeemRandomFill::tensor"][::core::mem::offset_of!(DeemRandomFill, tensor) - 24usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
 pub struct DeemReduceSlices {
     pub partial: *const ::core::ffi::c_void,
     pub out: *mut ::core::ffi::c_void,
@@ -458,4 +1277,260 @@ const _: () = {
         [::core::mem::offset_of!(DeemReduceSumRows, rows_per_slice) - 24usize];
     ["Offset of field: DeemReduceSumRows::cols"][::core::mem::offset_of!(DeemReduceSumRows, cols) - 32usize];
     ["Offset of field: DeemReduceSumRows::padding"][::core::mem::offset_of!(DeemReduceSumRows, padding) - 36usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemReduceTotal {
+    pub partial: *const ::core::ffi::c_void,
+    pub out: *mut ::core::ffi::c_void,
+    pub n: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemReduceTotal"][::core::mem::size_of::<DeemReduceTotal>() - 24usize];
+    ["Alignment of DeemReduceTotal"][::core::mem::align_of::<DeemReduceTotal>() - 8usize];
+    ["Offset of field: DeemReduceTotal::partial"][::core::mem::offset_of!(DeemReduceTotal, partial) - 0usize];
+    ["Offset of field: DeemReduceTotal::out"][::core::mem::offset_of!(DeemReduceTotal, out) - 8usize];
+    ["Offset of field: DeemReduceTotal::n"][::core::mem::offset_of!(DeemReduceTotal, n) - 16usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemReduceSum {
+    pub x: *const ::core::ffi::c_void,
+    pub partial: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub what: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemReduceSum"][::core::mem::size_of::<DeemReduceSum>() - 32usize];
+    ["Alignment of DeemReduceSum"][::core::mem::align_of::<DeemReduceSum>() - 8usize];
+    ["Offset of field: DeemReduceSum::x"][::core::mem::offset_of!(DeemReduceSum, x) - 0usize];
+    ["Offset of field: DeemReduceSum::partial"][::core::mem::offset_of!(DeemReduceSum, partial) - 8usize];
+    ["Offset of field: DeemReduceSum::n"][::core::mem::offset_of!(DeemReduceSum, n) - 16usize];
+    ["Offset of field: DeemReduceSum::what"][::core::mem::offset_of!(DeemReduceSum, what) - 24usize];
+    ["Offset of field: DeemReduceSum::padding"][::core::mem::offset_of!(DeemReduceSum, padding) - 28usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemReduceArgmax {
+    pub x: *const ::core::ffi::c_void,
+    pub found: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub cols: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemReduceArgmax"][::core::mem::size_of::<DeemReduceArgmax>() - 32usize];
+    ["Alignment of DeemReduceArgmax"][::core::mem::align_of::<DeemReduceArgmax>() - 8usize];
+    ["Offset of field: DeemReduceArgmax::x"][::core::mem::offset_of!(DeemReduceArgmax, x) - 0usize];
+    ["Offset of field: DeemReduceArgmax::found"][::core::mem::offset_of!(DeemReduceArgmax, found) - 8usize];
+    ["Offset of field: DeemReduceArgmax::rows"][::core::mem::offset_of!(DeemReduceArgmax, rows) - 16usize];
+    ["Offset of field: DeemReduceArgmax::cols"][::core::mem::offset_of!(DeemReduceArgmax, cols) - 24usize];
+    ["Offset of field: DeemReduceArgmax::padding"][::core::mem::offset_of!(DeemReduceArgmax, padding) - 28usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemReduceLogSoftmax {
+    pub x: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub cols: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemReduceLogSoftmax"][::core::mem::size_of::<DeemReduceLogSoftmax>() - 32usize];
+    ["Alignment of DeemReduceLogSoftmax"][::core::mem::align_of::<DeemReduceLogSoftmax>() - 8usize];
+    ["Offset of field: DeemReduceLogSoftmax::x"][::core::mem::offset_of!(DeemReduceLogSoftmax, x) - 0usize];
+    ["Offset of field: DeemReduceLogSoftmax::y"][::core::mem::offset_of!(DeemReduceLogSoftmax, y) - 8usize];
+    ["Offset of field: DeemReduceLogSoftmax::rows"][::core::mem::offset_of!(DeemReduceLogSoftmax, rows) - 16usize];
+    ["Offset of field: DeemReduceLogSoftmax::cols"][::core::mem::offset_of!(DeemReduceLogSoftmax, cols) - 24usize];
+    ["Offset of field: DeemReduceLogSoftmax::padding"]
+        [::core::mem::offset_of!(DeemReduceLogSoftmax, padding) - 28usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemReduceSumPixels {
+    pub x: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub pixels: i64,
+    pub images: i32,
+    pub cols: i32,
+    pub factor: f32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemReduceSumPixels"][::core::mem::size_of::<DeemReduceSumPixels>() - 40usize];
+    ["Alignment of DeemReduceSumPixels"][::core::mem::align_of::<DeemReduceSumPixels>() - 8usize];
+    ["Offset of field: DeemReduceSumPixels::x"][::core::mem::offset_of!(DeemReduceSumPixels, x) - 0usize];
+    ["Offset of field: DeemReduceSumPixels::y"][::core::mem::offset_of!(DeemReduceSumPixels, y) - 8usize];
+    ["Offset of field: DeemReduceSumPixels::pixels"][::core::mem::offset_of!(DeemReduceSumPixels, pixels) - 16usize];
+    ["Offset of field: DeemReduceSumPixels::images"][::core::mem::offset_of!(DeemReduceSumPixels, images) - 24usize];
+    ["Offset of field: DeemReduceSumPixels::cols"][::core::mem::offset_of!(DeemReduceSumPixels, cols) - 28usize];
+    ["Offset of field: DeemReduceSumPixels::factor"][::core::mem::offset_of!(DeemReduceSumPixels, factor) - 32usize];
+    ["Offset of field: DeemReduceSumPixels::padding"][::core::mem::offset_of!(DeemReduceSumPixels, padding) - 36usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemReduceSpreadPixels {
+    pub dy: *const ::core::ffi::c_void,
+    pub dx: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub pixels: i64,
+    pub cols: i32,
+    pub factor: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemReduceSpreadPixels"][::core::mem::size_of::<DeemReduceSpreadPixels>() - 40usize];
+    ["Alignment of DeemReduceSpreadPixels"][::core::mem::align_of::<DeemReduceSpreadPixels>() - 8usize];
+    ["Offset of field: DeemReduceSpreadPixels::dy"][::core::mem::offset_of!(DeemReduceSpreadPixels, dy) - 0usize];
+    ["Offset of field: DeemReduceSpreadPixels::dx"][::core::mem::offset_of!(DeemReduceSpreadPixels, dx) - 8usize];
+    ["Offset of field: DeemReduceSpreadPixels::n"][::core::mem::offset_of!(DeemReduceSpreadPixels, n) - 16usize];
+    ["Offset of field: DeemReduceSpreadPixels::pixels"]
+        [::core::mem::offset_of!(DeemReduceSpreadPixels, pixels) - 24usize];
+    ["Offset of field: DeemReduceSpreadPixels::cols"][::core::mem::offset_of!(DeemReduceSpreadPixels, cols) - 32usize];
+    ["Offset of field: DeemReduceSpreadPixels::factor"]
+        [::core::mem::offset_of!(DeemReduceSpreadPixels, factor) - 36usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemRmsnormForward {
+    pub x: *const ::core::ffi::c_void,
+    pub weight: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub rstd: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub cols: i32,
+    pub eps: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemRmsnormForward"][::core::mem::size_of::<DeemRmsnormForward>() - 48usize];
+    ["Alignment of DeemRmsnormForward"][::core::mem::align_of::<DeemRmsnormForward>() - 8usize];
+    ["Offset of field: DeemRmsnormForward::x"][::core::mem::offset_of!(DeemRmsnormForward, x) - 0usize];
+    ["Offset of field: DeemRmsnormForward::weight"][::core::mem::offset_of!(DeemRmsnormForward, weight) - 8usize];
+    ["Offset of field: DeemRmsnormForward::y"][::core::mem::offset_of!(DeemRmsnormForward, y) - 16usize];
+    ["Offset of field: DeemRmsnormForward::rstd"][::core::mem::offset_of!(DeemRmsnormForward, rstd) - 24usize];
+    ["Offset of field: DeemRmsnormForward::rows"][::core::mem::offset_of!(DeemRmsnormForward, rows) - 32usize];
+    ["Offset of field: DeemRmsnormForward::cols"][::core::mem::offset_of!(DeemRmsnormForward, cols) - 40usize];
+    ["Offset of field: DeemRmsnormForward::eps"][::core::mem::offset_of!(DeemRmsnormForward, eps) - 44usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemRmsnormBackwardInput {
+    pub x: *const ::core::ffi::c_void,
+    pub weight: *const ::core::ffi::c_void,
+    pub rstd: *const ::core::ffi::c_void,
+    pub dy: *const ::core::ffi::c_void,
+    pub dx: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub cols: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemRmsnormBackwardInput"][::core::mem::size_of::<DeemRmsnormBackwardInput>() - 56usize];
+    ["Alignment of DeemRmsnormBackwardInput"][::core::mem::align_of::<DeemRmsnormBackwardInput>() - 8usize];
+    ["Offset of field: DeemRmsnormBackwardInput::x"][::core::mem::offset_of!(DeemRmsnormBackwardInput, x) - 0usize];
+    ["Offset of field: DeemRmsnormBackwardInput::weight"]
+        [::core::mem::offset_of!(DeemRmsnormBackwardInput, weight) - 8usize];
+    ["Offset of field: DeemRmsnormBackwardInput::rstd"]
+        [::core::mem::offset_of!(DeemRmsnormBackwardInput, rstd) - 16usize];
+    ["Offset of field: DeemRmsnormBackwardInput::dy"][::core::mem::offset_of!(DeemRmsnormBackwardInput, dy) - 24usize];
+    ["Offset of field: DeemRmsnormBackwardInput::dx"][::core::mem::offset_of!(DeemRmsnormBackwardInput, dx) - 32usize];
+    ["Offset of field: DeemRmsnormBackwardInput::rows"]
+        [::core::mem::offset_of!(DeemRmsnormBackwardInput, rows) - 40usize];
+    ["Offset of field: DeemRmsnormBackwardInput::cols"]
+        [::core::mem::offset_of!(DeemRmsnormBackwardInput, cols) - 48usize];
+    ["Offset of field: DeemRmsnormBackwardInput::padding"]
+        [::core::mem::offset_of!(DeemRmsnormBackwardInput, padding) - 52usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemRmsnormBackwardWeight {
+    pub x: *const ::core::ffi::c_void,
+    pub rstd: *const ::core::ffi::c_void,
+    pub dy: *const ::core::ffi::c_void,
+    pub partial: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub rows_per_slice: i64,
+    pub cols: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemRmsnormBackwardWeight"][::core::mem::size_of::<DeemRmsnormBackwardWeight>() - 56usize];
+    ["Alignment of DeemRmsnormBackwardWeight"][::core::mem::align_of::<DeemRmsnormBackwardWeight>() - 8usize];
+    ["Offset of field: DeemRmsnormBackwardWeight::x"][::core::mem::offset_of!(DeemRmsnormBackwardWeight, x) - 0usize];
+    ["Offset of field: DeemRmsnormBackwardWeight::rstd"]
+        [::core::mem::offset_of!(DeemRmsnormBackwardWeight, rstd) - 8usize];
+    ["Offset of field: DeemRmsnormBackwardWeight::dy"]
+        [::core::mem::offset_of!(DeemRmsnormBackwardWeight, dy) - 16usize];
+    ["Offset of field: DeemRmsnormBackwardWeight::partial"]
+        [::core::mem::offset_of!(DeemRmsnormBackwardWeight, partial) - 24usize];
+    ["Offset of field: DeemRmsnormBackwardWeight::rows"]
+        [::core::mem::offset_of!(DeemRmsnormBackwardWeight, rows) - 32usize];
+    ["Offset of field: DeemRmsnormBackwardWeight::rows_per_slice"]
+        [::core::mem::offset_of!(DeemRmsnormBackwardWeight, rows_per_slice) - 40usize];
+    ["Offset of field: DeemRmsnormBackwardWeight::cols"]
+        [::core::mem::offset_of!(DeemRmsnormBackwardWeight, cols) - 48usize];
+    ["Offset of field: DeemRmsnormBackwardWeight::padding"]
+        [::core::mem::offset_of!(DeemRmsnormBackwardWeight, padding) - 52usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemRopeRotate {
+    pub x: *mut ::core::ffi::c_void,
+    pub positions: *const ::core::ffi::c_void,
+    pub frequency: *const ::core::ffi::c_void,
+    pub rows: i64,
+    pub heads: i32,
+    pub half: i32,
+    pub inverse: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemRopeRotate"][::core::mem::size_of::<DeemRopeRotate>() - 48usize];
+    ["Alignment of DeemRopeRotate"][::core::mem::align_of::<DeemRopeRotate>() - 8usize];
+    ["Offset of field: DeemRopeRotate::x"][::core::mem::offset_of!(DeemRopeRotate, x) - 0usize];
+    ["Offset of field: DeemRopeRotate::positions"][::core::mem::offset_of!(DeemRopeRotate, positions) - 8usize];
+    ["Offset of field: DeemRopeRotate::frequency"][::core::mem::offset_of!(DeemRopeRotate, frequency) - 16usize];
+    ["Offset of field: DeemRopeRotate::rows"][::core::mem::offset_of!(DeemRopeRotate, rows) - 24usize];
+    ["Offset of field: DeemRopeRotate::heads"][::core::mem::offset_of!(DeemRopeRotate, heads) - 32usize];
+    ["Offset of field: DeemRopeRotate::half"][::core::mem::offset_of!(DeemRopeRotate, half) - 36usize];
+    ["Offset of field: DeemRopeRotate::inverse"][::core::mem::offset_of!(DeemRopeRotate, inverse) - 40usize];
+    ["Offset of field: DeemRopeRotate::padding"][::core::mem::offset_of!(DeemRopeRotate, padding) - 44usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemTimestepEmbeddingForward {
+    pub timesteps: *const ::core::ffi::c_void,
+    pub frequency: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub cols: i32,
+    pub flip: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemTimestepEmbeddingForward"][::core::mem::size_of::<DeemTimestepEmbeddingForward>() - 40usize];
+    ["Alignment of DeemTimestepEmbeddingForward"][::core::mem::align_of::<DeemTimestepEmbeddingForward>() - 8usize];
+    ["Offset of field: DeemTimestepEmbeddingForward::timesteps"]
+        [::core::mem::offset_of!(DeemTimestepEmbeddingForward, timesteps) - 0usize];
+    ["Offset of field: DeemTimestepEmbeddingForward::frequency"]
+        [::core::mem::offset_of!(DeemTimestepEmbeddingForward, frequency) - 8usize];
+    ["Offset of field: DeemTimestepEmbeddingForward::y"]
+        [::core::mem::offset_of!(DeemTimestepEmbeddingForward, y) - 16usize];
+    ["Offset of field: DeemTimestepEmbeddingForward::rows"]
+        [::core::mem::offset_of!(DeemTimestepEmbeddingForward, rows) - 24usize];
+    ["Offset of field: DeemTimestepEmbeddingForward::cols"]
+        [::core::mem::offset_of!(DeemTimestepEmbeddingForward, cols) - 32usize];
+    ["Offset of field: DeemTimestepEmbeddingForward::flip"]
+        [::core::mem::offset_of!(DeemTimestepEmbeddingForward, flip) - 36usize];
 };

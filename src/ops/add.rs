@@ -18,6 +18,9 @@ const OP: &str = "add";
 pub fn forward<E: Element>(cx: &Context, a: View<'_, E>, b: View<'_, E>, y: ViewMut<'_, E>) -> Result<()> {
     check_shape(OP, "b", b.shape(), a.shape())?;
     check_shape(OP, "y", y.shape(), a.shape())?;
+    if cx.is_cuda() {
+        return crate::cuda::add::forward(cx, a, b, y);
+    }
     if !cx.is_planning() {
         host::add(cx.pool(), a.data(), b.data(), y.data());
     }
@@ -41,6 +44,9 @@ pub fn forward_broadcast<E: Element>(cx: &Context, x: View<'_, E>, v: View<'_, E
 /// [`crate::Error::Shape`] if the shapes differ.
 pub fn dot<E: Element>(cx: &Context, a: View<'_, E>, b: View<'_, E>) -> Result<E::Acc> {
     check_shape(OP, "b", b.shape(), a.shape())?;
+    if cx.is_cuda() {
+        return Ok(E::Acc::of(crate::cuda::add::dot(cx, a, b)?));
+    }
     if cx.is_planning() {
         return Ok(E::Acc::ZERO);
     }
@@ -53,6 +59,9 @@ pub fn dot<E: Element>(cx: &Context, a: View<'_, E>, b: View<'_, E>) -> Result<E
 /// [`crate::Error::Shape`] if the shapes differ.
 pub fn add_assign<E: Element>(cx: &Context, x: View<'_, E>, y: ViewMut<'_, E>) -> Result<()> {
     check_shape(OP, "y", y.shape(), x.shape())?;
+    if cx.is_cuda() {
+        return crate::cuda::add::axpy(cx, 1.0, x, y);
+    }
     if !cx.is_planning() {
         host::add_assign(cx.pool(), x.data(), y.data());
     }
@@ -65,6 +74,9 @@ pub fn add_assign<E: Element>(cx: &Context, x: View<'_, E>, y: ViewMut<'_, E>) -
 /// [`crate::Error::Shape`] if the shapes differ.
 pub fn axpy<E: Element>(cx: &Context, alpha: f64, x: View<'_, E>, y: ViewMut<'_, E>) -> Result<()> {
     check_shape(OP, "y", y.shape(), x.shape())?;
+    if cx.is_cuda() {
+        return crate::cuda::add::axpy(cx, alpha, x, y);
+    }
     if !cx.is_planning() {
         host::axpy(cx.pool(), alpha, x.data(), y.data());
     }
@@ -77,6 +89,9 @@ pub fn axpy<E: Element>(cx: &Context, alpha: f64, x: View<'_, E>, y: ViewMut<'_,
 /// [`crate::Error::Shape`] if the shapes differ.
 pub fn scale<E: Element>(cx: &Context, alpha: f64, x: View<'_, E>, y: ViewMut<'_, E>) -> Result<()> {
     check_shape(OP, "y", y.shape(), x.shape())?;
+    if cx.is_cuda() {
+        return crate::cuda::add::scale(cx, alpha, x, y);
+    }
     if !cx.is_planning() {
         host::scale(cx.pool(), alpha, x.data(), y.data());
     }
@@ -90,7 +105,13 @@ pub fn scale<E: Element>(cx: &Context, alpha: f64, x: View<'_, E>, y: ViewMut<'_
 pub fn scale_channels<E: Element>(cx: &Context, gamma: View<'_, E>, x: View<'_, E>, y: ViewMut<'_, E>) -> Result<()> {
     check_shape(OP, "gamma", gamma.shape(), [x.shape().last()])?;
     check_shape(OP, "y", y.shape(), x.shape())?;
-    if !cx.is_planning() && !x.shape().is_empty() {
+    if x.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::add::channels(cx, true, gamma, x, y);
+    }
+    if !cx.is_planning() {
         host::scale_channels(cx.pool(), gamma.data(), x.data(), y.data());
     }
     Ok(())
@@ -115,7 +136,14 @@ pub fn scale_channels_backward<E: Element>(
     if let Some(dgamma) = &dgamma {
         check_shape(OP, "dgamma", dgamma.shape(), [c])?;
     }
-    if !cx.is_planning() && !x.shape().is_empty() {
+    if x.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        crate::cuda::add::channels(cx, true, gamma, dy, dx)?;
+        return dgamma.map_or(Ok(()), |dgamma| crate::cuda::add::gamma_gradient(cx, x, dy, dgamma));
+    }
+    if !cx.is_planning() {
         host::scale_channels(cx.pool(), gamma.data(), dy.data(), dx.data());
         host::gamma_gradient(cx.pool(), x.data(), dy.data(), dgamma.map(ViewMut::data), c);
     }
@@ -129,7 +157,13 @@ pub fn scale_channels_backward<E: Element>(
 pub fn add_channels<E: Element>(cx: &Context, v: View<'_, E>, x: View<'_, E>, y: ViewMut<'_, E>) -> Result<()> {
     check_shape(OP, "v", v.shape(), [x.shape().last()])?;
     check_shape(OP, "y", y.shape(), x.shape())?;
-    if !cx.is_planning() && !x.shape().is_empty() {
+    if x.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::add::channels(cx, false, v, x, y);
+    }
+    if !cx.is_planning() {
         host::add_channels(cx.pool(), v.data(), x.data(), y.data());
     }
     Ok(())
@@ -142,7 +176,13 @@ pub fn add_channels<E: Element>(cx: &Context, v: View<'_, E>, x: View<'_, E>, y:
 pub fn mask_rows<E: Element>(cx: &Context, keep: &[f32], x: View<'_, E>, y: ViewMut<'_, E>) -> Result<()> {
     check_shape(OP, "y", y.shape(), x.shape())?;
     check(OP, keep.len() == x.shape().rows(), || format!("{} factors for the rows of `x` {}", keep.len(), x.shape()))?;
-    if !cx.is_planning() && !x.shape().is_empty() {
+    if x.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::add::mask_rows(cx, keep, x, y);
+    }
+    if !cx.is_planning() {
         host::mask_rows(cx.pool(), keep, x.data(), y.data());
     }
     Ok(())

@@ -54,10 +54,20 @@ pub fn forward<E: Element>(
 ) -> Result<CrossEntropy<E::Acc>> {
     let v = sizes(logits.shape(), targets)?;
     check_shape(OP, "lse", lse.shape(), [targets.len()])?;
-    if cx.is_planning() || logits.shape().is_empty() {
-        return Ok(CrossEntropy { sum: E::Acc::ZERO, count: 0 });
+    let nothing = CrossEntropy { sum: E::Acc::ZERO, count: 0 };
+    if logits.shape().is_empty() {
+        return Ok(nothing);
     }
-    let sum = crate::host::cross_entropy::forward(cx.pool(), logits.data(), targets, lse.data(), v);
+    let sum = if cx.is_cuda() {
+        crate::cuda::cross_entropy::forward(cx, logits, targets, lse)?
+    } else if cx.is_planning() {
+        return Ok(nothing);
+    } else {
+        crate::host::cross_entropy::forward(cx.pool(), logits.data(), targets, lse.data(), v)
+    };
+    if cx.is_planning() {
+        return Ok(nothing);
+    }
     Ok(CrossEntropy { sum: E::Acc::of(sum), count: targets.iter().filter(|t| **t != IGNORE).count() })
 }
 
@@ -76,7 +86,13 @@ pub fn backward<E: Element>(
     let v = sizes(logits.shape(), targets)?;
     check_shape(OP, "lse", lse.shape(), [targets.len()])?;
     check_shape(OP, "d_logits", d_logits.shape(), logits.shape())?;
-    if !cx.is_planning() && !logits.shape().is_empty() {
+    if logits.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::cross_entropy::backward(cx, logits, targets, lse, scale, d_logits);
+    }
+    if !cx.is_planning() {
         let (logits, lse) = (logits.data(), lse.data());
         crate::host::cross_entropy::backward(cx.pool(), logits, targets, lse, scale, d_logits.data(), v);
     }

@@ -4,6 +4,7 @@
 //! written. Scattered additions go through the rows in order, column panel by column panel, so repeated rows add deterministically.
 
 use super::{check, check_shape};
+use crate::cuda::embedding::{self as cuda, Scatter};
 use crate::device::Context;
 use crate::dtype::Element;
 use crate::error::Result;
@@ -39,7 +40,13 @@ pub fn gather<E: Element>(cx: &Context, table: View<'_, E>, ids: &[i32], y: View
     let (v, c) = matrix("table", table.shape())?;
     check_shape(OP, "y", y.shape(), [ids.len(), c])?;
     check_ids(ids, v)?;
-    if !cx.is_planning() && !y.shape().is_empty() {
+    if y.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return cuda::gather(cx, table, ids.iter().map(|&id| id as usize), y);
+    }
+    if !cx.is_planning() {
         crate::host::embedding::gather(cx.pool(), table.data(), |i| ids[i] as usize, y.data(), c);
     }
     Ok(())
@@ -53,7 +60,13 @@ pub fn scatter_add<E: Element>(cx: &Context, dy: View<'_, E>, ids: &[i32], d_tab
     let (v, c) = matrix("d_table", d_table.shape())?;
     check_shape(OP, "dy", dy.shape(), [ids.len(), c])?;
     check_ids(ids, v)?;
-    if !cx.is_planning() && !dy.shape().is_empty() {
+    if dy.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return cuda::scatter(cx, Scatter::Add, dy, ids.iter().map(|&id| id as usize), d_table);
+    }
+    if !cx.is_planning() {
         let ids = |i: usize| ids[i] as usize;
         crate::host::embedding::scatter_add(cx.pool(), dy.data(), ids, d_table.data(), c);
     }
@@ -68,7 +81,13 @@ pub fn gather_rows<E: Element>(cx: &Context, src: View<'_, E>, rows: &[usize], y
     let (r, c) = matrix("src", src.shape())?;
     check_shape(OP, "y", y.shape(), [rows.len(), c])?;
     check_rows(rows, r)?;
-    if !cx.is_planning() && !y.shape().is_empty() {
+    if y.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return cuda::gather(cx, src, rows.iter().copied(), y);
+    }
+    if !cx.is_planning() {
         crate::host::embedding::gather(cx.pool(), src.data(), |i| rows[i], y.data(), c);
     }
     Ok(())
@@ -82,7 +101,13 @@ pub fn scatter_rows<E: Element>(cx: &Context, src: View<'_, E>, rows: &[usize], 
     let (r, c) = matrix("dst", dst.shape())?;
     check_shape(OP, "src", src.shape(), [rows.len(), c])?;
     check_rows(rows, r)?;
-    if !cx.is_planning() && !src.shape().is_empty() {
+    if src.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return cuda::scatter(cx, Scatter::Replace, src, rows.iter().copied(), dst);
+    }
+    if !cx.is_planning() {
         crate::host::embedding::scatter(cx.pool(), src.data(), rows, dst.data(), c);
     }
     Ok(())
@@ -96,7 +121,13 @@ pub fn scatter_add_rows<E: Element>(cx: &Context, src: View<'_, E>, rows: &[usiz
     let (r, c) = matrix("dst", dst.shape())?;
     check_shape(OP, "src", src.shape(), [rows.len(), c])?;
     check_rows(rows, r)?;
-    if !cx.is_planning() && !src.shape().is_empty() {
+    if src.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return cuda::scatter(cx, Scatter::Add, src, rows.iter().copied(), dst);
+    }
+    if !cx.is_planning() {
         crate::host::embedding::scatter_add_rows(cx.pool(), src.data(), rows, dst.data(), c);
     }
     Ok(())
@@ -112,7 +143,13 @@ pub fn add_row<E: Element>(cx: &Context, row: View<'_, E>, rows: &[usize], dst: 
         check_shape(OP, "row", row.shape(), [c])?;
     }
     check_rows(rows, r)?;
-    if !cx.is_planning() && !dst.shape().is_empty() {
+    if dst.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return cuda::scatter(cx, Scatter::AddRow, row, rows.iter().copied(), dst);
+    }
+    if !cx.is_planning() {
         crate::host::embedding::add_row(cx.pool(), row.data(), rows, dst.data(), c);
     }
     Ok(())
@@ -126,7 +163,13 @@ pub fn sum_rows_at<E: Element>(cx: &Context, src: View<'_, E>, rows: &[usize], o
     let (r, c) = matrix("src", src.shape())?;
     check_shape(OP, "out", out.shape(), [c])?;
     check_rows(rows, r)?;
-    if !cx.is_planning() && !src.shape().is_empty() {
+    if src.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return cuda::sum_rows_at(cx, src, rows, out);
+    }
+    if !cx.is_planning() {
         crate::host::embedding::sum_rows_at(cx.pool(), src.data(), rows, out.data(), c);
     }
     Ok(())

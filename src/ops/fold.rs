@@ -56,7 +56,13 @@ pub fn forward<E: Element>(cx: &Context, x: Layers<'_, E>, weight: ViewMut<'_, E
     let (o, c) = check_layers(&x)?;
     check_shape(OP, "folded weight", weight.shape(), [o, c])?;
     check_shape(OP, "folded bias", bias.shape(), [o])?;
-    if !cx.is_planning() && o > 0 && c > 0 {
+    if o == 0 || c == 0 {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::fold::forward(cx, x, weight, bias);
+    }
+    if !cx.is_planning() {
         let (gamma, beta) = (x.gamma.data(), x.beta.data());
         crate::host::fold::forward(gamma, beta, x.weight.data(), x.bias.data(), weight.data(), bias.data());
     }
@@ -88,7 +94,13 @@ pub fn backward<E: Element>(
             check_shape(OP, what, gradient.shape(), shape)?;
         }
     }
-    if !cx.is_planning() && o > 0 && c > 0 {
+    if o == 0 || c == 0 {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::fold::backward(cx, x, d_weight, d_bias, Gradients { gamma, beta, weight, bias });
+    }
+    if !cx.is_planning() {
         let layers = (x.gamma.data(), x.beta.data(), x.weight.data());
         let to = [gamma, beta, weight, bias].map(|gradient| gradient.map(ViewMut::data));
         crate::host::fold::backward(layers, d_weight.data(), d_bias.data(), to);

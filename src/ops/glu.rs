@@ -26,6 +26,9 @@ pub fn forward<E: Element>(
 ) -> Result<()> {
     check_shape(OP, "value", value.shape(), gate.shape())?;
     check_shape(OP, "y", y.shape(), gate.shape())?;
+    if cx.is_cuda() {
+        return crate::cuda::glu::forward(cx, kind, gate, value, y);
+    }
     if !cx.is_planning() {
         crate::host::glu::forward(cx.pool(), kind, gate.data(), value.data(), y.data());
     }
@@ -49,6 +52,9 @@ pub fn backward<E: Element>(
     check_shape(OP, "dy", dy.shape(), gate.shape())?;
     check_shape(OP, "dgate", dgate.shape(), gate.shape())?;
     check_shape(OP, "dvalue", dvalue.shape(), gate.shape())?;
+    if cx.is_cuda() {
+        return crate::cuda::glu::backward(cx, kind, gate, value, dy, dgate, dvalue);
+    }
     if !cx.is_planning() {
         let (gate, value, dy) = (gate.data(), value.data(), dy.data());
         crate::host::glu::backward(cx.pool(), kind, gate, value, dy, dgate.data(), dvalue.data());
@@ -70,6 +76,9 @@ fn packed_width(x: Shape) -> Result<usize> {
 pub fn forward_packed<E: Element>(cx: &Context, kind: Activation, x: View<'_, E>, y: ViewMut<'_, E>) -> Result<()> {
     let f = packed_width(x.shape())?;
     check_shape(OP, "y", y.shape(), x.shape().with_last(f))?;
+    if cx.is_cuda() {
+        return crate::cuda::glu::forward_packed(cx, kind, x, y);
+    }
     if !cx.is_planning() {
         crate::host::glu::forward_packed(cx.pool(), kind, x.data(), y.data(), f);
     }
@@ -90,6 +99,9 @@ pub fn backward_packed<E: Element>(
     let f = packed_width(x.shape())?;
     check_shape(OP, "dy", dy.shape(), x.shape().with_last(f))?;
     check_shape(OP, "dx", dx.shape(), x.shape())?;
+    if cx.is_cuda() {
+        return crate::cuda::glu::backward_packed(cx, kind, x, dy, dx);
+    }
     if !cx.is_planning() {
         crate::host::glu::backward_packed(cx.pool(), kind, x.data(), dy.data(), dx.data(), f);
     }

@@ -32,7 +32,13 @@ pub fn forward<E: Element>(
         check_shape(OP, "loss_map", map.shape(), pred.shape())?;
     }
     check_factor(pred.shape(), factor)?;
-    if cx.is_planning() || pred.shape().is_empty() {
+    if pred.shape().is_empty() {
+        return Ok(0.0);
+    }
+    if cx.is_cuda() {
+        return Ok(crate::cuda::mse::forward(cx, pred, target, factor, loss_map)? / pred.shape().len() as f64);
+    }
+    if cx.is_planning() {
         return Ok(0.0);
     }
     let (c, map) = (pred.shape().last(), loss_map.map(ViewMut::data));
@@ -55,10 +61,16 @@ pub fn backward<E: Element>(
     check_shape(OP, "target", target.shape(), pred.shape())?;
     check_shape(OP, "dpred", dpred.shape(), pred.shape())?;
     check_factor(pred.shape(), factor)?;
-    if cx.is_planning() || pred.shape().is_empty() {
+    if pred.shape().is_empty() {
         return Ok(());
     }
     let (c, scale) = (pred.shape().last(), 2.0 * scale / pred.shape().len() as f64);
+    if cx.is_cuda() {
+        return crate::cuda::mse::backward(cx, pred, target, factor, scale, dpred);
+    }
+    if cx.is_planning() {
+        return Ok(());
+    }
     crate::host::mse::backward(cx.pool(), pred.data(), target.data(), factor, scale, dpred.data(), c);
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). The generator is a function, not a state: element `i` of
 //! tensor `name` under `seed` is the same number on every device, in any order, with any number of threads, and after every resume.
 
+use crate::cuda::random::Numbers;
 use crate::device::Context;
 use crate::dtype::Element;
 use crate::error::Result;
@@ -39,6 +40,11 @@ impl Stream {
         Stream { key: [seed as u32, (seed >> 32) as u32], tensor: [hash as u32, (hash >> 32) as u32] }
     }
 
+    /// Key and tensor, for kernels.
+    pub(crate) fn parts(&self) -> ([u32; 2], [u32; 2]) {
+        (self.key, self.tensor)
+    }
+
     fn words(&self, element: u64) -> [u32; 4] {
         philox([element as u32, (element >> 32) as u32, self.tensor[0], self.tensor[1]], self.key)
     }
@@ -72,6 +78,9 @@ fn unit(low: u32, high: u32) -> f64 {
 /// # Errors
 /// None at present.
 pub fn fill_normal<E: Element>(cx: &Context, seed: u64, name: &str, y: ViewMut<'_, E>) -> Result<()> {
+    if cx.is_cuda() {
+        return crate::cuda::random::fill(cx, Numbers::Normal, Stream::new(seed, name), y);
+    }
     if !cx.is_planning() {
         crate::host::random::fill_normal(cx.pool(), Stream::new(seed, name), y.data());
     }
@@ -83,6 +92,9 @@ pub fn fill_normal<E: Element>(cx: &Context, seed: u64, name: &str, y: ViewMut<'
 /// # Errors
 /// None at present.
 pub fn fill_uniform<E: Element>(cx: &Context, seed: u64, name: &str, y: ViewMut<'_, E>) -> Result<()> {
+    if cx.is_cuda() {
+        return crate::cuda::random::fill(cx, Numbers::Uniform, Stream::new(seed, name), y);
+    }
     if !cx.is_planning() {
         crate::host::random::fill_uniform(cx.pool(), Stream::new(seed, name), y.data());
     }

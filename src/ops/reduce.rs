@@ -3,6 +3,7 @@
 //! Shapes: x [.., C] = R rows of C. Every sum is a fixed tree of blocks, so its bits do not depend on the threads.
 
 use super::{check, check_shape};
+use crate::cuda::reduce::What;
 use crate::device::Context;
 use crate::dtype::{Element, Real};
 use crate::error::Result;
@@ -17,10 +18,13 @@ const OP: &str = "reduce";
 pub fn sum_rows<E: Element>(cx: &Context, x: View<'_, E>, out: ViewMut<'_, E::Acc>) -> Result<()> {
     let c = x.shape().last();
     check_shape(OP, "out", out.shape(), [c])?;
-    if cx.is_cuda() && !x.shape().is_empty() {
+    if x.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
         return crate::cuda::reduce::sum_rows(cx, x, out);
     }
-    if !cx.is_planning() && !x.shape().is_empty() {
+    if !cx.is_planning() {
         crate::host::reduce::sum_rows(cx.pool(), x.data(), out.data(), c);
     }
     Ok(())
@@ -31,23 +35,32 @@ pub fn sum_rows<E: Element>(cx: &Context, x: View<'_, E>, out: ViewMut<'_, E::Ac
 /// # Errors
 /// None at present.
 pub fn sum<E: Element>(cx: &Context, x: View<'_, E>) -> Result<E::Acc> {
+    if cx.is_cuda() {
+        return Ok(E::Acc::of(crate::cuda::reduce::sum(cx, What::Elements, x)?));
+    }
     Ok(E::Acc::of(crate::host::reduce::sum(cx.pool(), x.data())))
 }
 
 /// Sum of squares, in f64 throughout, so that gradients of any size can be measured.
 ///
 /// # Errors
-/// None at present.
-pub fn norm_squared<A: Real>(cx: &Context, x: &[A]) -> Result<f64> {
-    Ok(crate::host::reduce::norm_squared(cx.pool(), x))
+/// [`crate::Error::Device`].
+pub fn norm_squared<A: Real>(cx: &Context, x: View<'_, A>) -> Result<f64> {
+    if cx.is_cuda() {
+        return crate::cuda::reduce::sum(cx, What::Squares, x);
+    }
+    Ok(crate::host::reduce::norm_squared(cx.pool(), x.data()))
 }
 
 /// Whether no element is infinite or NaN.
 ///
 /// # Errors
-/// None at present.
-pub fn all_finite<A: Real>(cx: &Context, x: &[A]) -> Result<bool> {
-    Ok(crate::host::reduce::all_finite(cx.pool(), x))
+/// [`crate::Error::Device`].
+pub fn all_finite<A: Real>(cx: &Context, x: View<'_, A>) -> Result<bool> {
+    if cx.is_cuda() {
+        return Ok(crate::cuda::reduce::sum(cx, What::NotFinite, x)? == 0.0);
+    }
+    Ok(crate::host::reduce::all_finite(cx.pool(), x.data()))
 }
 
 /// Column of the largest element of each row of x [R, C]; the first of equals, and the first NaN before all numbers, as in PyTorch.
@@ -59,6 +72,9 @@ pub fn all_finite<A: Real>(cx: &Context, x: &[A]) -> Result<bool> {
 pub fn argmax_rows<E: Element>(cx: &Context, x: View<'_, E>) -> Result<Vec<usize>> {
     let (rows, c) = (x.shape().rows(), x.shape().last());
     check(OP, c > 0 || rows == 0, || format!("arg-max of the empty rows of `x` {}", x.shape()))?;
+    if cx.is_cuda() {
+        return crate::cuda::reduce::argmax_rows(cx, x);
+    }
     let mut found = vec![0; rows];
     if !cx.is_planning() && rows > 0 {
         crate::host::reduce::argmax_rows(cx.pool(), x.data(), &mut found, c);
@@ -72,7 +88,13 @@ pub fn argmax_rows<E: Element>(cx: &Context, x: View<'_, E>) -> Result<Vec<usize
 /// [`crate::Error::Shape`] if the shapes differ.
 pub fn log_softmax_rows<E: Element>(cx: &Context, x: View<'_, E>, y: ViewMut<'_, E::Acc>) -> Result<()> {
     check_shape(OP, "y", y.shape(), x.shape())?;
-    if !cx.is_planning() && !x.shape().is_empty() {
+    if x.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::reduce::log_softmax_rows(cx, x, y);
+    }
+    if !cx.is_planning() {
         crate::host::reduce::log_softmax_rows(cx.pool(), x.data(), y.data(), x.shape().last());
     }
     Ok(())
@@ -97,8 +119,14 @@ fn pixels(what: &'static str, x: Shape) -> Result<(usize, usize, usize)> {
 pub fn mean_pixels<E: Element>(cx: &Context, x: View<'_, E>, y: ViewMut<'_, E>) -> Result<()> {
     let (b, p, c) = pixels("x", x.shape())?;
     check_shape(OP, "y", y.shape(), [b, c])?;
-    if !cx.is_planning() && b * c > 0 {
-        let factor = if p == 0 { 0.0 } else { 1.0 / p as f64 };
+    if b * c == 0 {
+        return Ok(());
+    }
+    let factor = if p == 0 { 0.0 } else { 1.0 / p as f64 };
+    if cx.is_cuda() {
+        return crate::cuda::reduce::sum_pixels(cx, x, factor, y, p);
+    }
+    if !cx.is_planning() {
         crate::host::reduce::sum_pixels(cx.pool(), x.data(), factor, y.data(), p, c);
     }
     Ok(())
@@ -111,7 +139,13 @@ pub fn mean_pixels<E: Element>(cx: &Context, x: View<'_, E>, y: ViewMut<'_, E>) 
 pub fn sum_pixels<E: Element>(cx: &Context, x: View<'_, E>, y: ViewMut<'_, E>) -> Result<()> {
     let (b, p, c) = pixels("x", x.shape())?;
     check_shape(OP, "y", y.shape(), [b, c])?;
-    if !cx.is_planning() && b * c > 0 {
+    if b * c == 0 {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::reduce::sum_pixels(cx, x, 1.0, y, p);
+    }
+    if !cx.is_planning() {
         crate::host::reduce::sum_pixels(cx.pool(), x.data(), 1.0, y.data(), p, c);
     }
     Ok(())
@@ -124,7 +158,13 @@ pub fn sum_pixels<E: Element>(cx: &Context, x: View<'_, E>, y: ViewMut<'_, E>) -
 pub fn mean_pixels_backward<E: Element>(cx: &Context, dy: View<'_, E>, dx: ViewMut<'_, E>) -> Result<()> {
     let (b, p, c) = pixels("dx", dx.shape())?;
     check_shape(OP, "dy", dy.shape(), [b, c])?;
-    if !cx.is_planning() && !dx.shape().is_empty() {
+    if dx.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::reduce::spread_pixels(cx, dy, 1.0 / p as f64, dx, p);
+    }
+    if !cx.is_planning() {
         crate::host::reduce::mean_pixels_backward(cx.pool(), dy.data(), dx.data(), p, c);
     }
     Ok(())

@@ -29,7 +29,13 @@ pub fn forward<E: Element>(
     check(OP, half == 0 || half as f64 != freq_shift, || {
         format!("freq_shift {freq_shift} equals the number of frequencies")
     })?;
-    if cx.is_planning() || y.shape().is_empty() {
+    if y.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::timestep_embedding::forward(cx, timesteps, y, flip_sin_to_cos, freq_shift);
+    }
+    if cx.is_planning() {
         return Ok(());
     }
     crate::host::timestep_embedding::forward(timesteps, y.data(), c, flip_sin_to_cos, freq_shift);

@@ -3,6 +3,7 @@
 use crate::device::Context;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
+use crate::memory::View;
 use crate::ops::adamw::{self, AdamW, Group};
 use crate::ops::reduce;
 use crate::params::{Grads, Params};
@@ -51,7 +52,7 @@ impl<E: Element> Optimizer<E> {
         groups: &[Group],
         rate: f64,
     ) -> Result<f64> {
-        let norm = reduce::norm_squared(cx, grads.flat())?.sqrt();
+        let norm = reduce::norm_squared(cx, View::new(grads.flat(), [grads.flat().len()]))?.sqrt();
         if !norm.is_finite() {
             return Err(Error::Domain { op: "optimizer", reason: format!("the norm of the gradients is {norm}") });
         }

@@ -8,9 +8,9 @@ use crate::support;
 
 /// Outputs [mean], d_logits (of the mean), lse.
 fn run<E: Element>(cx: &Context, logits: &[f64], targets: &[i32], classes: usize) -> Outputs {
-    let x = support::round::<E>(logits);
+    let x = on::<E>(cx, logits);
     let (r, n) = (targets.len(), x.len());
-    let (mut lse, mut d) = (nan::<E::Acc>(r), nan::<E>(n));
+    let (mut lse, mut d) = (nan_on::<E::Acc>(cx, r), nan_on::<E>(cx, n));
     let loss = cross_entropy::forward(cx, v(&x, [r, classes]), targets, vm(&mut lse, [r])).unwrap();
     assert_eq!(loss.count, targets.iter().filter(|t| **t != IGNORE).count());
     let scale = 1.0 / loss.count.max(1) as f64;
@@ -26,10 +26,10 @@ fn problem(r: usize, classes: usize) -> (Vec<f64>, Vec<i32>) {
 
 #[test]
 fn oracle_and_narrow_types() {
-    let cx = Context::host(2);
+    let (host, cx) = (Context::host(2), support::device());
     for (r, classes) in [(0, 5), (1, 1), (4, 5), (37, 33), (3, 32_006), (2, 1000)] {
         let (x, t) = problem(r, classes);
-        let oracle = run::<f64>(&cx, &x, &t, classes);
+        let oracle = run::<f64>(&host, &x, &t, classes);
         let (mut sum, mut count) = (0.0, 0.0);
         for i in (0..r).filter(|i| t[*i] != IGNORE) {
             let row = &x[i * classes..][..classes];

@@ -16,25 +16,50 @@ use crate::support::{DEVICE, device, get, is_on_cuda, put, unset};
 /// The tests that run on the device, against the oracle on the host.
 const TESTS: &[&str] = &[
     "activation::f64_is_the_formula_and_narrow_types_are_near",
+    "add::plain_loops_and_narrow_types",
     "attention::empty_problems",
     "attention::the_definition_in_every_type",
     "conv2d::the_definition_in_every_type",
+    "copy::casts",
+    "copy::concatenations_slices_batches_and_layouts",
     "cross_attention::equals_attention",
+    "cross_entropy::oracle_and_narrow_types",
     "cuda::foreign_memory_is_an_error",
     "cuda::graphs_replay",
+    "embedding::plain_loops_and_narrow_types",
+    "fold::fold_is_its_definition",
     "gemm::a_gradient_of_weights_is_kept_in_f32",
     "gemm::batches_are_single_products",
     "gemm::the_definition_in_every_form_and_type",
+    "glu::oracle_and_narrow_types",
+    "groupnorm::oracle_and_narrow_types",
     "layernorm::oracle_and_narrow_types",
+    "mse::oracle_and_narrow_types",
+    "reduce::argmax_takes_the_first_of_equals_and_nan",
+    "reduce::norm_and_finiteness",
+    "reduce::oracle_and_narrow_types",
+    "rmsnorm::oracle_and_narrow_types",
+    "rope::oracle_inverse_and_narrow_types",
+    "timestep_embedding::formula_in_all_types",
 ];
 
 /// The tests whose bits may not depend on the order in which blocks and warps run.
 const BITS: &[&str] = &[
     "activation::bits_and_errors",
+    "add::bits_and_errors",
     "attention::order_of_blocks",
     "conv2d::order_of_blocks",
+    "cross_entropy::bits_and_errors",
+    "embedding::bits_and_errors",
+    "fold::fold_bits",
     "gemm::order_of_blocks",
+    "glu::bits_and_errors",
+    "groupnorm::bits_and_errors",
     "layernorm::bits_and_errors",
+    "random::bits_are_those_of_the_stream",
+    "reduce::bits_and_errors",
+    "rmsnorm::bits_agree",
+    "rope::bits_and_errors",
 ];
 
 /// Runs tests of this very program on the virtual GPU, and returns what they print.

@@ -1,5 +1,5 @@
 use deem::Context;
-use deem::dtype::{Element, Real};
+use deem::dtype::Element;
 use deem::ops::embedding;
 use half::bf16;
 
@@ -11,20 +11,20 @@ fn run<E: Element>(cx: &Context, table_rows: usize, c: usize, ids: &[i32]) -> Ou
     let k = ids.len();
     let rows: Vec<usize> = ids.iter().map(|&i| i as usize).collect();
     let (r, n) = (table_rows, table_rows * c);
-    let table = support::round::<E>(&input("table", n));
-    let src = support::round::<E>(&input("src", k * c));
-    let row = support::round::<E>(&input("row", c));
-    let mut gathered = nan::<E>(k * c);
+    let table = on::<E>(cx, &input("table", n));
+    let src = on::<E>(cx, &input("src", k * c));
+    let row = on::<E>(cx, &input("row", c));
+    let mut gathered = nan_on::<E>(cx, k * c);
     embedding::gather(cx, v(&table, [r, c]), ids, vm(&mut gathered, [k, c])).unwrap();
-    let mut gathered_rows = nan::<E>(k * c);
+    let mut gathered_rows = nan_on::<E>(cx, k * c);
     embedding::gather_rows(cx, v(&table, [r, c]), &rows, vm(&mut gathered_rows, [k, c])).unwrap();
-    let mut d_table = vec![<E::Acc as Real>::ONE; n];
+    let mut d_table = ones_on::<E::Acc>(cx, n);
     embedding::scatter_add(cx, v(&src, [k, c]), ids, vm(&mut d_table, [r, c])).unwrap();
-    let (mut over, mut added, mut row_added) = (table.clone(), table.clone(), table.clone());
+    let [mut over, mut added, mut row_added] = [(); 3].map(|()| on::<E>(cx, &input("table", n)));
     embedding::scatter_rows(cx, v(&src, [k, c]), &rows, vm(&mut over, [r, c])).unwrap();
     embedding::scatter_add_rows(cx, v(&src, [k, c]), &rows, vm(&mut added, [r, c])).unwrap();
     embedding::add_row(cx, v(&row, [1, c]), &rows, vm(&mut row_added, [r, c])).unwrap();
-    let mut sum = vec![<E::Acc as Real>::ONE; c];
+    let mut sum = ones_on::<E::Acc>(cx, c);
     embedding::sum_rows_at(cx, v(&table, [r, c]), &rows, vm(&mut sum, [c])).unwrap();
     let accs = [wide(&d_table), wide(&sum)];
     let [d_table, sum] = accs;
@@ -38,11 +38,11 @@ fn ids(v: usize, k: usize) -> Vec<i32> {
 
 #[test]
 fn plain_loops_and_narrow_types() {
-    let cx = Context::host(2);
+    let (host, cx) = (Context::host(2), support::device());
     for (r, c, k) in [(1, 1, 1), (3, 5, 0), (7, 3, 11), (10, 300, 40), (200, 64, 500)] {
         let ids = ids(r, k);
         let (table, src, row) = (input("table", r * c), input("src", k * c), input("row", c));
-        let oracle = run::<f64>(&cx, r, c, &ids);
+        let oracle = run::<f64>(&host, r, c, &ids);
         let (mut d, mut over, mut added, mut row_added) =
             (vec![1.0; r * c], table.clone(), table.clone(), table.clone());
         let mut sum = vec![1.0; c];

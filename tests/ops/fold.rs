@@ -15,12 +15,12 @@ fn data(o: usize, c: usize) -> Vec<Vec<f64>> {
 
 /// F, g and the gradients of gamma, beta, W and b, which begin at 1 to see that they are added to.
 fn run<E: Element>(cx: &Context, o: usize, c: usize, data: &[Vec<f64>]) -> Outputs {
-    let [gamma, beta, weight, bias] = [0, 1, 2, 3].map(|i| support::round::<E>(&data[i]));
-    let [d_weight, d_bias] = [4, 5].map(|i| support::round::<E::Acc>(&data[i]));
+    let [gamma, beta, weight, bias] = [0, 1, 2, 3].map(|i| on::<E>(cx, &data[i]));
+    let [d_weight, d_bias] = [4, 5].map(|i| on::<E::Acc>(cx, &data[i]));
     let layers = Layers { gamma: v(&gamma, [c]), beta: v(&beta, [c]), weight: v(&weight, [o, c]), bias: v(&bias, [o]) };
-    let (mut f, mut g) = (nan::<E>(o * c), nan::<E>(o));
+    let (mut f, mut g) = (nan_on::<E>(cx, o * c), nan_on::<E>(cx, o));
     fold::forward(cx, layers, vm(&mut f, [o, c]), vm(&mut g, [o])).unwrap();
-    let mut to = [c, c, o * c, o].map(|n| vec![<E::Acc as Real>::ONE; n]);
+    let mut to = [c, c, o * c, o].map(|n| ones_on::<E::Acc>(cx, n));
     let [gamma, beta, weight, bias] = &mut to;
     let gradients = Gradients {
         gamma: Some(vm(gamma, [c])),
@@ -53,11 +53,11 @@ fn exact_outputs(o: usize, c: usize, x: &[Vec<f64>]) -> Outputs {
 
 #[test]
 fn fold_is_its_definition() {
-    let cx = Context::host(2);
+    let (host, cx) = (Context::host(2), support::device());
     for (o, c) in [(0, 3), (1, 1), (3, 16), (5, 33), (48, 64), (7, 300)] {
         let data = data(o, c);
         let exact = exact_outputs(o, c, &data);
-        compare(&format!("f64 {o} {c}"), &run::<f64>(&cx, o, c, &data), &exact, &[1e-13]);
+        compare(&format!("f64 {o} {c}"), &run::<f64>(&host, o, c, &data), &exact, &[1e-13]);
         // A sum of n terms carries at most n roundings, amplified where its terms cancel.
         let sum = |terms: usize, result: &[f64]| {
             let size = largest(&data[2]) * largest(&data[1]).max(largest(&data[4])).max(largest(&data[5]));

@@ -9,24 +9,26 @@ use crate::support;
 
 /// Outputs y, dgate, dvalue; and the packed variant must give the very same numbers.
 fn run<E: Element>(cx: &Context, kind: Activation, r: usize, f: usize, data: &[Vec<f64>]) -> Outputs {
-    let [gate, value, dy] = [0, 1, 2].map(|i| support::round::<E>(&data[i]));
+    let [gate, value, dy] = [0, 1, 2].map(|i| on::<E>(cx, &data[i]));
     let n = r * f;
-    let (mut y, mut dgate, mut dvalue) = (nan::<E>(n), nan::<E>(n), nan::<E>(n));
+    let (mut y, mut dgate, mut dvalue) = (nan_on::<E>(cx, n), nan_on::<E>(cx, n), nan_on::<E>(cx, n));
     glu::forward(cx, kind, v(&gate, [r, f]), v(&value, [r, f]), vm(&mut y, [r, f])).unwrap();
     let (g, w, d) = (v(&gate, [r, f]), v(&value, [r, f]), v(&dy, [r, f]));
     glu::backward(cx, kind, g, w, d, vm(&mut dgate, [r, f]), vm(&mut dvalue, [r, f])).unwrap();
+    let (gate_gradient, value_gradient) = (wide(&dgate), wide(&dvalue));
     let mut packed = Vec::new();
     let mut expected = Vec::new();
     for i in 0..r {
-        packed.extend_from_slice(&value[i * f..][..f]);
-        packed.extend_from_slice(&gate[i * f..][..f]);
-        expected.extend_from_slice(&dvalue[i * f..][..f]);
-        expected.extend_from_slice(&dgate[i * f..][..f]);
+        packed.extend_from_slice(&data[1][i * f..][..f]);
+        packed.extend_from_slice(&data[0][i * f..][..f]);
+        expected.extend_from_slice(&value_gradient[i * f..][..f]);
+        expected.extend_from_slice(&gate_gradient[i * f..][..f]);
     }
-    let (mut y2, mut dx) = (nan::<E>(n), nan::<E>(2 * n));
+    let packed = on::<E>(cx, &packed);
+    let (mut y2, mut dx) = (nan_on::<E>(cx, n), nan_on::<E>(cx, 2 * n));
     glu::forward_packed(cx, kind, v(&packed, [r, 2 * f]), vm(&mut y2, [r, f])).unwrap();
     glu::backward_packed(cx, kind, v(&packed, [r, 2 * f]), v(&dy, [r, f]), vm(&mut dx, [r, 2 * f])).unwrap();
-    assert!(y2 == y && dx == expected, "the packed variant differs");
+    assert!(wide(&y2) == wide(&y) && wide(&dx) == expected, "the packed variant differs");
     vec![wide(&y), wide(&dgate), wide(&dvalue)]
 }
 
@@ -36,11 +38,11 @@ fn data(n: usize) -> Vec<Vec<f64>> {
 
 #[test]
 fn oracle_and_narrow_types() {
-    let cx = Context::host(2);
+    let (host, cx) = (Context::host(2), support::device());
     for (r, f) in [(0, 3), (1, 1), (5, 7), (3, 16_385), (900, 40)] {
         let data = data(r * f);
         for kind in [Activation::Silu, Activation::Gelu] {
-            let oracle = run::<f64>(&cx, kind, r, f, &data);
+            let oracle = run::<f64>(&host, kind, r, f, &data);
             for i in 0..r * f {
                 let want = kind.apply(data[0][i]) * data[1][i];
                 assert!((oracle[0][i] - want).abs() <= 1e-15 * want.abs());

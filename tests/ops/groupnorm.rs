@@ -1,5 +1,5 @@
 use deem::Context;
-use deem::dtype::{Element, Real};
+use deem::dtype::Element;
 use deem::ops::groupnorm;
 use half::bf16;
 
@@ -20,10 +20,10 @@ struct Case {
 /// Outputs y, dx, dw, db, stats; dw and db start at 1.
 fn run<E: Element>(cx: &Context, case: Case, data: &[Vec<f64>]) -> Outputs {
     let Case { b, p, c, g, silu } = case;
-    let [x, w, bias, dy] = [0, 1, 2, 3].map(|i| support::round::<E>(&data[i]));
+    let [x, w, bias, dy] = [0, 1, 2, 3].map(|i| on::<E>(cx, &data[i]));
     let n = b * p * c;
-    let (mut y, mut dx, mut stats) = (nan::<E>(n), nan::<E>(n), nan::<E::Acc>(b * g * 2));
-    let (mut dw, mut db) = (vec![<E::Acc as Real>::ONE; c], vec![<E::Acc as Real>::ONE; c]);
+    let (mut y, mut dx, mut stats) = (nan_on::<E>(cx, n), nan_on::<E>(cx, n), nan_on::<E::Acc>(cx, b * g * 2));
+    let (mut dw, mut db) = (ones_on::<E::Acc>(cx, c), ones_on::<E::Acc>(cx, c));
     let (xv, wv, bv) = (v(&x, [b, p, c]), v(&w, [c]), v(&bias, [c]));
     groupnorm::forward(cx, xv, wv, bv, vm(&mut y, [b, p, c]), vm(&mut stats, [b, g, 2]), g, EPS, silu).unwrap();
     let (sv, dyv, dxv) = (v(&stats, [b, g, 2]), v(&dy, [b, p, c]), vm(&mut dx, [b, p, c]));
@@ -40,7 +40,7 @@ fn data(case: Case) -> Vec<Vec<f64>> {
 
 #[test]
 fn oracle_and_narrow_types() {
-    let cx = Context::host(2);
+    let (host, cx) = (Context::host(2), support::device());
     let shapes = [
         (0, 4, 4, 2),
         (2, 9, 6, 3),
@@ -54,7 +54,7 @@ fn oracle_and_narrow_types() {
     for ((b, p, c, g), silu) in shapes.into_iter().flat_map(|s| [(s, false), (s, true)]) {
         let case = Case { b, p, c, g, silu };
         let data = data(case);
-        let oracle = run::<f64>(&cx, case, &data);
+        let oracle = run::<f64>(&host, case, &data);
         let per = c / g;
         for (bi, gi) in (0..b).flat_map(|b| (0..g).map(move |g| (b, g))) {
             let at = |i: usize| (bi * p + i / per) * c + gi * per + i % per;

@@ -8,8 +8,8 @@ use crate::support;
 
 /// Outputs [loss], dpred, map; the loss with and without a map must be one number.
 fn run<E: Element>(cx: &Context, pixels: usize, c: usize, factor: Option<&[f32]>, data: &[Vec<f64>]) -> Outputs {
-    let (p, t) = (support::round::<E>(&data[0]), support::round::<E>(&data[1]));
-    let (mut d, mut map) = (nan::<E>(pixels * c), nan::<E>(pixels * c));
+    let (p, t) = (on::<E>(cx, &data[0]), on::<E>(cx, &data[1]));
+    let (mut d, mut map) = (nan_on::<E>(cx, pixels * c), nan_on::<E>(cx, pixels * c));
     let shape = [1, pixels, c];
     let loss = mse::forward(cx, v(&p, shape), v(&t, shape), factor, Some(vm(&mut map, shape))).unwrap();
     assert_eq!(loss, mse::forward(cx, v(&p, shape), v(&t, shape), factor, None).unwrap());
@@ -24,11 +24,11 @@ fn problem(pixels: usize, c: usize) -> (Vec<Vec<f64>>, Vec<f32>) {
 
 #[test]
 fn oracle_and_narrow_types() {
-    let cx = Context::host(2);
+    let (host, cx) = (Context::host(2), support::device());
     for (pixels, c) in [(0, 4), (1, 1), (9, 4), (10_000, 4), (3, 1000)] {
         let (data, factor) = problem(pixels, c);
         for factor in [None, Some(&factor[..])] {
-            let oracle = run::<f64>(&cx, pixels, c, factor, &data);
+            let oracle = run::<f64>(&host, pixels, c, factor, &data);
             let f = |i: usize| factor.map_or(1.0, |f| f64::from(f[i / c]));
             let terms: Vec<f64> = (0..pixels * c).map(|i| f(i) * (data[0][i] - data[1][i]).powi(2)).collect();
             let mean = terms.iter().sum::<f64>() / (pixels * c).max(1) as f64;

@@ -5,7 +5,7 @@
 
 use deem::Context;
 use deem::dtype::{DType, Element, Real};
-use deem::memory::{Shape, View, ViewMut};
+use deem::memory::{Shape, Tensor, View, ViewMut};
 use half::bf16;
 
 use crate::support;
@@ -28,19 +28,103 @@ pub fn nan<E: Element>(n: usize) -> Vec<E> {
     vec![E::from_f64(f64::NAN); n]
 }
 
+/// Where tests keep numbers: slices of host memory, and tensors on any device.
+pub trait Numbers {
+    /// The storage type.
+    type Item: Element;
+    /// All numbers, to be read.
+    fn all(&self) -> View<'_, Self::Item>;
+    /// All numbers, to be written.
+    fn all_mut(&mut self) -> ViewMut<'_, Self::Item>;
+    /// A copy of all numbers, as f64.
+    fn widened(&self) -> Vec<f64>;
+}
+
+impl<E: Element> Numbers for [E] {
+    type Item = E;
+    fn all(&self) -> View<'_, E> {
+        View::new(self, [self.len()])
+    }
+    fn all_mut(&mut self) -> ViewMut<'_, E> {
+        let len = self.len();
+        ViewMut::new(self, [len])
+    }
+    fn widened(&self) -> Vec<f64> {
+        self.iter().map(|x| x.to_f64()).collect()
+    }
+}
+
+impl<E: Element> Numbers for Tensor<E> {
+    type Item = E;
+    fn all(&self) -> View<'_, E> {
+        self.view().reshape([self.len()])
+    }
+    fn all_mut(&mut self) -> ViewMut<'_, E> {
+        let len = self.len();
+        self.view_mut().reshape([len])
+    }
+    fn widened(&self) -> Vec<f64> {
+        support::get(self)
+    }
+}
+
+impl<E: Element> Numbers for Vec<E> {
+    type Item = E;
+    fn all(&self) -> View<'_, E> {
+        self.as_slice().all()
+    }
+    fn all_mut(&mut self) -> ViewMut<'_, E> {
+        self.as_mut_slice().all_mut()
+    }
+    fn widened(&self) -> Vec<f64> {
+        self.as_slice().widened()
+    }
+}
+
+impl<E: Element, const N: usize> Numbers for [E; N] {
+    type Item = E;
+    fn all(&self) -> View<'_, E> {
+        self.as_slice().all()
+    }
+    fn all_mut(&mut self) -> ViewMut<'_, E> {
+        self.as_mut_slice().all_mut()
+    }
+    fn widened(&self) -> Vec<f64> {
+        self.as_slice().widened()
+    }
+}
+
 /// To f64.
-pub fn wide<E: Element>(x: &[E]) -> Vec<f64> {
-    x.iter().map(|x| x.to_f64()).collect()
+pub fn wide<N: Numbers + ?Sized>(x: &N) -> Vec<f64> {
+    x.widened()
 }
 
-/// A view of a slice.
-pub fn v<E>(x: &[E], shape: impl Into<Shape>) -> View<'_, E> {
-    View::new(x, shape)
+/// A view of all numbers.
+pub fn v<N: Numbers + ?Sized>(x: &N, shape: impl Into<Shape>) -> View<'_, N::Item> {
+    let all = x.all();
+    // No elements for a shape that has some: a dry run.
+    if all.shape().is_empty() { View::new(&[], shape) } else { all.reshape(shape) }
 }
 
-/// A view of a slice to be written.
-pub fn vm<E>(x: &mut [E], shape: impl Into<Shape>) -> ViewMut<'_, E> {
-    ViewMut::new(x, shape)
+/// A view of all numbers, to be written.
+pub fn vm<N: Numbers + ?Sized>(x: &mut N, shape: impl Into<Shape>) -> ViewMut<'_, N::Item> {
+    let all = x.all_mut();
+    if all.shape().is_empty() { ViewMut::new(&mut [], shape) } else { all.reshape(shape) }
+}
+
+/// A tensor on the context's device, with numbers of any shape.
+pub fn on<E: Element>(cx: &Context, x: &[f64]) -> Tensor<E> {
+    support::put(cx, [x.len()], x)
+}
+
+/// `n` NaN on the context's device.
+pub fn nan_on<E: Element>(cx: &Context, n: usize) -> Tensor<E> {
+    support::unset(cx, [n])
+}
+
+/// `n` ones on the context's device.
+pub fn ones_on<E: Element>(cx: &Context, n: usize) -> Tensor<E> {
+    support::filled(cx, [n], 1.0)
 }
 
 /// One rounding to storage and `k` roundings of the accumulation type.

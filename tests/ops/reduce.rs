@@ -8,13 +8,13 @@ use crate::support;
 
 /// Outputs sum_rows (from 1), [sum], log_softmax_rows, mean_pixels of the rows, its backward, arg-max.
 fn run<E: Element>(cx: &Context, r: usize, c: usize, x: &[f64]) -> Outputs {
-    let x = support::round::<E>(x);
-    let mut rows = vec![<E::Acc as Real>::ONE; c];
+    let x = on::<E>(cx, x);
+    let mut rows = ones_on::<E::Acc>(cx, c);
     reduce::sum_rows(cx, v(&x, [r, c]), vm(&mut rows, [c])).unwrap();
     let sum = reduce::sum(cx, v(&x, [r, c])).unwrap();
-    let mut log_softmax = nan::<E::Acc>(r * c);
+    let mut log_softmax = nan_on::<E::Acc>(cx, r * c);
     reduce::log_softmax_rows(cx, v(&x, [r, c]), vm(&mut log_softmax, [r, c])).unwrap();
-    let (mut mean, mut back) = (nan::<E>(c), nan::<E>(r * c));
+    let (mut mean, mut back) = (nan_on::<E>(cx, c), nan_on::<E>(cx, r * c));
     reduce::mean_pixels(cx, v(&x, [1, r, c]), vm(&mut mean, [1, c])).unwrap();
     reduce::mean_pixels_backward(cx, v(&mean, [1, c]), vm(&mut back, [1, r, c])).unwrap();
     let argmax = reduce::argmax_rows(cx, v(&x, [r, c])).unwrap();
@@ -24,11 +24,11 @@ fn run<E: Element>(cx: &Context, r: usize, c: usize, x: &[f64]) -> Outputs {
 
 #[test]
 fn oracle_and_narrow_types() {
-    let cx = Context::host(2);
+    let (host, cx) = (Context::host(2), support::device());
     for (r, c) in [(0, 3), (1, 1), (5, 7), (1000, 3), (300, 700), (2, 40_000)] {
         // Means of 2, so that sums do not cancel and a relative error makes sense.
         let x: Vec<f64> = input("x", r * c).iter().map(|x| exact(x + 2.0)).collect();
-        let oracle = run::<f64>(&cx, r, c, &x);
+        let oracle = run::<f64>(&host, r, c, &x);
         let column = |k: usize| (0..r).map(|i| x[i * c + k]).sum::<f64>();
         for (k, (sum, mean)) in oracle[0].iter().zip(&oracle[3]).enumerate() {
             assert!((sum - 1.0 - column(k)).abs() < 1e-10);
@@ -52,31 +52,34 @@ fn oracle_and_narrow_types() {
 
 #[test]
 fn norm_and_finiteness() {
-    let cx = Context::host(3);
-    let mut x = vec![1e30f32; 50_000];
-    let norm = reduce::norm_squared(&cx, &x).unwrap();
+    let cx = support::device();
+    let mut x = vec![1e30; 50_000];
+    let put = |x: &[f64]| on::<f32>(&cx, x);
+    let norm = reduce::norm_squared(&cx, put(&x).view()).unwrap();
     let want = 50_000.0 * f64::from(1e30f32).powi(2);
     assert!((norm / want - 1.0).abs() < 1e-11);
-    assert!(reduce::all_finite(&cx, &x).unwrap() && reduce::all_finite::<f32>(&cx, &[]).unwrap());
-    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+    assert!(reduce::all_finite(&cx, put(&x).view()).unwrap() && reduce::all_finite(&cx, put(&[]).view()).unwrap());
+    for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         for at in [0, 49_999, 20_000] {
             let old = std::mem::replace(&mut x[at], bad);
-            assert!(!reduce::all_finite(&cx, &x).unwrap());
+            assert!(!reduce::all_finite(&cx, put(&x).view()).unwrap());
             x[at] = old;
         }
     }
-    assert_eq!(reduce::norm_squared::<f64>(&cx, &[]).unwrap(), 0.0);
+    assert_eq!(reduce::norm_squared(&cx, put(&[]).view()).unwrap(), 0.0);
 }
 
 #[test]
 fn argmax_takes_the_first_of_equals_and_nan() {
-    let cx = Context::host(1);
-    let low = f32::NEG_INFINITY;
-    let x = [1., 3., 3., 2., low, low, low, low, 0., f32::NAN, 9., f32::NAN];
-    assert_eq!(reduce::argmax_rows(&cx, v(&x, [3, 4])).unwrap(), [1, 0, 1]);
-    let mut long = vec![0f32; 100];
+    let cx = support::device();
+    let low = f64::NEG_INFINITY;
+    let x = [1., 3., 3., 2., low, low, low, low, 0., f64::NAN, 9., f64::NAN];
+    assert_eq!(reduce::argmax_rows(&cx, v(&on::<f32>(&cx, &x), [3, 4])).unwrap(), [1, 0, 1]);
+    let mut long = vec![0.0; 1100];
     (long[40], long[90]) = (2.0, 2.0);
-    assert_eq!(reduce::argmax_rows(&cx, v(&long, [1, 100])).unwrap(), [40]);
+    assert_eq!(reduce::argmax_rows(&cx, v(&on::<f32>(&cx, &long), [11, 100])).unwrap()[0], 40);
+    (long[40], long[90]) = (0.0, f64::NAN);
+    assert_eq!(reduce::argmax_rows(&cx, v(&on::<f32>(&cx, &long), [1, 1100])).unwrap(), [90]);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 use deem::Context;
-use deem::dtype::{Element, Real};
+use deem::dtype::Element;
 use deem::ops::rmsnorm;
 use half::bf16;
 
@@ -10,9 +10,9 @@ const EPS: f64 = 1e-6;
 
 /// Outputs y, dx, dw, rstd; dw starts at 1.
 fn run<E: Element>(cx: &Context, r: usize, c: usize, data: &[Vec<f64>]) -> Outputs {
-    let [x, w, dy] = [0, 1, 2].map(|i| support::round::<E>(&data[i]));
-    let (mut y, mut dx, mut rstd) = (nan::<E>(r * c), nan::<E>(r * c), nan::<E::Acc>(r));
-    let mut dw = vec![<E::Acc as Real>::ONE; c];
+    let [x, w, dy] = [0, 1, 2].map(|i| on::<E>(cx, &data[i]));
+    let (mut y, mut dx, mut rstd) = (nan_on::<E>(cx, r * c), nan_on::<E>(cx, r * c), nan_on::<E::Acc>(cx, r));
+    let mut dw = ones_on::<E::Acc>(cx, c);
     rmsnorm::forward(cx, v(&x, [r, c]), v(&w, [c]), vm(&mut y, [r, c]), vm(&mut rstd, [r]), EPS).unwrap();
     let (rv, dyv) = (v(&rstd, [r]), v(&dy, [r, c]));
     rmsnorm::backward(cx, v(&x, [r, c]), v(&w, [c]), rv, dyv, vm(&mut dx, [r, c]), Some(vm(&mut dw, [c]))).unwrap();
@@ -25,10 +25,10 @@ fn data(r: usize, c: usize) -> Vec<Vec<f64>> {
 
 #[test]
 fn oracle_and_narrow_types() {
-    let cx = Context::host(2);
+    let (host, cx) = (Context::host(2), support::device());
     for (r, c) in [(0, 4), (1, 1), (700, 4), (5, 33), (130, 257), (3, 4096), (1, 40_000)] {
         let data = data(r, c);
-        let oracle = run::<f64>(&cx, r, c, &data);
+        let oracle = run::<f64>(&host, r, c, &data);
         for i in 0..r {
             let x = &data[0][i * c..][..c];
             let mean = x.iter().map(|x| x * x).sum::<f64>() / c as f64;

@@ -8,7 +8,7 @@ use crate::support;
 
 /// Outputs: x rotated; and rotated back.
 fn run<E: Element>(cx: &Context, x: &[f64], positions: &[i32], heads: usize, d: usize) -> Outputs {
-    let mut x = support::round::<E>(x);
+    let mut x = on::<E>(cx, x);
     let shape = [1, positions.len(), heads * d];
     rope::forward(cx, vm(&mut x, shape), positions, d, 10000.0).unwrap();
     let y = wide(&x);
@@ -39,11 +39,11 @@ fn golden_numbers() {
 
 #[test]
 fn oracle_inverse_and_narrow_types() {
-    let cx = Context::host(2);
+    let (host, cx) = (Context::host(2), support::device());
     for (rows, heads, d) in [(0, 1, 2), (1, 1, 2), (7, 3, 6), (100, 8, 64)] {
         let positions: Vec<i32> = (0..rows as i32).map(|i| i * 3 % 50).collect();
         let x = input("x", rows * heads * d);
-        let oracle = run::<f64>(&cx, &x, &positions, heads, d);
+        let oracle = run::<f64>(&host, &x, &positions, heads, d);
         for (r, &p) in positions.iter().enumerate() {
             for (h, k) in (0..heads).flat_map(|h| (0..d / 2).map(move |k| (h, k))) {
                 let (a, b) = ((r * heads + h) * d + k, (r * heads + h) * d + d / 2 + k);

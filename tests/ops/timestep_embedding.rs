@@ -29,11 +29,11 @@ fn golden_numbers() {
 
 #[test]
 fn formula_in_all_types() {
-    let cx = Context::host(1);
+    let (host, cx) = (Context::host(1), support::device());
     let t = [0.0, 1.0, 999.0];
     for (c, flip, shift) in [(8, true, 0.0), (7, false, 1.0), (320, false, 0.0), (1, true, 0.0)] {
-        let (mut y, mut y32, mut y16) = (nan::<f64>(3 * c), nan::<f32>(3 * c), nan::<bf16>(3 * c));
-        timestep_embedding::forward(&cx, &t, vm(&mut y, [3, c]), flip, shift).unwrap();
+        let (mut y, mut y32, mut y16) = (nan::<f64>(3 * c), nan_on::<f32>(&cx, 3 * c), nan_on::<bf16>(&cx, 3 * c));
+        timestep_embedding::forward(&host, &t, vm(&mut y, [3, c]), flip, shift).unwrap();
         timestep_embedding::forward(&cx, &t, vm(&mut y32, [3, c]), flip, shift).unwrap();
         timestep_embedding::forward(&cx, &t, vm(&mut y16, [3, c]), flip, shift).unwrap();
         let half = c / 2;
@@ -47,10 +47,10 @@ fn formula_in_all_types() {
             assert!((y[r * c + i] - want).abs() < 1e-11);
         }
         // The exponent, up to 9.2, carries two roundings, the frequency one: the angle 999 has an error of 999 x 20 roundoffs.
-        support::assert_close("f32", &y32, &y, bound::<f32>(999.0 * 20.0));
-        support::assert_close("bf16", &y16, &y, bound::<bf16>(999.0 * 20.0));
+        support::assert_close("f32", &wide(&y32), &y, bound::<f32>(999.0 * 20.0));
+        support::assert_close("bf16", &wide(&y16), &y, bound::<bf16>(999.0 * 20.0));
     }
     let mut y = [0f32; 4];
-    let error = message(timestep_embedding::forward(&cx, &[1.0], vm(&mut y, [2, 2]), true, 0.0));
+    let error = message(timestep_embedding::forward(&host, &[1.0], vm(&mut y, [2, 2]), true, 0.0));
     assert_eq!(error, "timestep_embedding: `y` has shape [2, 2], expected [1, 2]");
 }

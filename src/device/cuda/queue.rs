@@ -45,6 +45,8 @@ impl Geometry {
 /// Page-locked host memory that copies go through, and the point in the stream from which it may be used again.
 struct Staging {
     base: NonNull<u8>,
+    /// Bytes that copies on their way may still have.
+    used: usize,
     free: sys::CUevent,
 }
 
@@ -115,7 +117,7 @@ impl Queue {
         Err(self.gpu.error(format!("{}; run with DEEM_CUDA_SYNC=1 to learn which kernel it was", describe(result))))
     }
 
-    /// Launches `kernel` of `cuda/<op>.cu` with one argument, its parameter struct.
+    /// Launches `kernel` of `cuda/<op>.cu` with one argument, its parameter struct; nothing for a grid without blocks.
     ///
     /// # Safety
     /// `P` is the very struct of `ffi/` that the kernel takes, and its pointers are device memory of the shapes that the kernel accesses (the driver
@@ -130,6 +132,10 @@ impl Queue {
         geometry: Geometry,
         params: &P,
     ) -> Result<()> {
+        // An empty problem.
+        if geometry.blocks.contains(&0) {
+            return Ok(());
+        }
         self.gpu.bind()?;
         let function = self.gpu.function(op, kernel, geometry.shared_bytes)?;
         let mut arguments = [std::ptr::from_ref(params).cast_mut().cast::<c_void>()];
@@ -171,25 +177,31 @@ impl Queue {
         Ok(())
     }
 
-    /// Calls `copy` with a staging buffer that is free and the bytes of each part of `len`; what it asks of the stream has the buffer until it is done.
-    fn staged(
-        &self,
-        len: usize,
-        mut copy: impl FnMut(NonNull<u8>, std::ops::Range<usize>) -> Result<()>,
-    ) -> Result<()> {
+    /// Calls `copy` with a free part of a staging buffer for each part of `len` bytes; what it asks of the stream has that part until it is done.
+    ///
+    /// Small copies share a buffer one after the other, so that the host waits for the device only when both buffers are full.
+    fn staged(&self, len: usize, mut copy: impl FnMut(NonNull<u8>, std::ops::Range<usize>) -> Result<()>) -> Result<()> {
         let mut buffers = self.staging.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         while buffers.len() < 2 {
             buffers.push(self.buffer()?);
         }
-        for start in (0..len).step_by(STAGING_BYTES) {
-            let buffer = &buffers[0];
-            // SAFETY: event and stream live as long as the queue; an event that was never recorded is done.
-            unsafe {
-                self.gpu.check("cuEventSynchronize", sys::cuEventSynchronize(buffer.free))?;
-                copy(buffer.base, start..len.min(start + STAGING_BYTES))?;
-                self.gpu.check("cuEventRecord", sys::cuEventRecord(buffer.free, self.stream))?;
+        let mut start = 0;
+        while start < len {
+            let wanted = (len - start).min(STAGING_BYTES);
+            if buffers[0].used + wanted > STAGING_BYTES {
+                buffers.rotate_left(1);
+                // SAFETY: the event lives as long as the queue; one that was never recorded is done.
+                self.gpu.check("cuEventSynchronize", unsafe { sys::cuEventSynchronize(buffers[0].free) })?;
+                buffers[0].used = 0;
             }
-            buffers.rotate_left(1);
+            let buffer = &mut buffers[0];
+            // SAFETY: so many bytes are left in the buffer.
+            let free = unsafe { buffer.base.add(buffer.used) };
+            buffer.used = (buffer.used + wanted).next_multiple_of(64);
+            copy(free, start..start + wanted)?;
+            // SAFETY: event and stream live as long as the queue.
+            self.gpu.check("cuEventRecord", unsafe { sys::cuEventRecord(buffer.free, self.stream) })?;
+            start += wanted;
         }
         Ok(())
     }
@@ -203,7 +215,7 @@ impl Queue {
             self.gpu.check("cuEventCreate", sys::cuEventCreate(&mut free, flags))?;
         }
         let base = NonNull::new(base.cast()).ok_or_else(|| self.gpu.error("page-locked host memory at null".into()))?;
-        Ok(Staging { base, free })
+        Ok(Staging { base, used: 0, free })
     }
 }
 
@@ -216,7 +228,7 @@ impl Drop for Queue {
         // SAFETY: nobody else has the stream (if it is ours) or the buffers, and what was asked of them is waited for. Errors have nowhere to go.
         unsafe {
             let _ = sys::cuStreamSynchronize(self.stream);
-            for Staging { base, free } in staging.drain(..) {
+            for Staging { base, free, .. } in staging.drain(..) {
                 let _ = sys::cuEventDestroy_v2(free);
                 let _ = sys::cuMemFreeHost(base.as_ptr().cast());
             }

@@ -430,7 +430,7 @@ impl Access {
         }
     }
 
-    /// Looks for accesses of other blocks to the same words.
+    /// Looks for accesses of other blocks to the same bytes, two by two.
     #[cold]
     fn between_blocks(&self, warp: &mut Warp<'_>, instruction: &Instruction) {
         if self.mode == Mode::Atomic {
@@ -438,8 +438,9 @@ impl Access {
         }
         let block = warp.grid.linear_block(warp.block.id);
         for lane in (0..WARP).filter(|lane| self.mask >> lane & 1 != 0) {
-            let words = self.addresses[lane] / 4..(self.addresses[lane] + self.bytes).div_ceil(4);
-            let Some(other) = warp.grid.traffic.conflict(words, block, self.mode.writes()) else { continue };
+            // By two bytes: neighbouring numbers of 16 bits may be those of different blocks.
+            let halves = self.addresses[lane] / 2..(self.addresses[lane] + self.bytes).div_ceil(2);
+            let Some(other) = warp.grid.traffic.conflict(halves, block, self.mode.writes()) else { continue };
             let place = Some((Space::Global, self.addresses[lane], self.bytes as u32));
             let did = if other.wrote { "writes" } else { "reads" };
             let [x, y, _] = warp.grid.launch.grid.map(u64::from);

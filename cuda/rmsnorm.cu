@@ -1,0 +1,46 @@
+// Root-mean-square normalisation of rows: y = x rstd weight. Formulas and source: src/ops/rmsnorm.rs.
+//
+// | variant | domain | idea |
+// |---|---|---|
+// | rmsnorm_* | any rows and columns | a warp per row up to 1024 columns, else a block; a row is read again from the cache |
+#include "../ffi/rmsnorm.h"
+#include "common/rows.cuh"
+
+template <typename T>
+__device__ __forceinline__ void forward(const DeemRmsnormForward &p) {
+    int64_t row = row_index();
+    if (row >= p.rows) return;
+    const T *x = static_cast<const T *>(p.x) + row * p.cols, *weight = static_cast<const T *>(p.weight);
+    float squares = 0.0f;
+    row_each(x, p.cols, [&](int, float x) { squares += x * x; });
+    float rstd = 1.0f / sqrtf(row_sum(squares) * (1.0f / p.cols) + p.eps);
+    if (threadIdx.x == 0) static_cast<float *>(p.rstd)[row] = rstd;
+    row_map(x, static_cast<T *>(p.y) + row * p.cols, p.cols, [&](int c, float x) { return x * rstd * widen(weight[c]); });
+}
+
+template <typename T>
+__device__ __forceinline__ void backward_input(const DeemRmsnormBackwardInput &p) {
+    int64_t row = row_index();
+    if (row >= p.rows) return;
+    const T *x = static_cast<const T *>(p.x) + row * p.cols, *dy = static_cast<const T *>(p.dy) + row * p.cols;
+    const T *weight = static_cast<const T *>(p.weight);
+    float rstd = static_cast<const float *>(p.rstd)[row], sum = 0.0f;
+    row_each(x, dy, p.cols, [&](int c, float x, float dy) { sum += dy * widen(weight[c]) * (x * rstd); });
+    float mean = row_sum(sum) * (1.0f / p.cols);
+    row_map(x, dy, static_cast<T *>(p.dx) + row * p.cols, p.cols,
+            [&](int c, float x, float dy) { return rstd * (dy * widen(weight[c]) - x * rstd * mean); });
+}
+
+template <typename T>
+__device__ __forceinline__ void backward_weight(const DeemRmsnormBackwardWeight &p) {
+    const T *x = static_cast<const T *>(p.x), *dy = static_cast<const T *>(p.dy);
+    const float *rstd = static_cast<const float *>(p.rstd);
+    float *const out[1] = {static_cast<float *>(p.partial)};
+    slice_sums(p.rows, p.rows_per_slice, p.cols, out, [&](int64_t row, int column, float(&sums)[1]) {
+        sums[0] += widen(dy[row * p.cols + column]) * (widen(x[row * p.cols + column]) * rstd[row]);
+    });
+}
+
+DEEM_KERNELS(rmsnorm_forward, DeemRmsnormForward, forward)
+DEEM_KERNELS(rmsnorm_backward_input, DeemRmsnormBackwardInput, backward_input)
+DEEM_KERNELS(rmsnorm_backward_weight, DeemRmsnormBackwardWeight, backward_weight)

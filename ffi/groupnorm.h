@@ -1,0 +1,101 @@
+/* Launches of cuda/groupnorm.cu. */
+#ifndef DEEM_GROUPNORM_H
+#define DEEM_GROUPNORM_H
+
+#include <stdint.h>
+
+/* (mean, sum of squares of deviations) of each group of channels over slices of the pixels */
+struct DeemGroupnormMoments {
+    const void *x; /* [images, pixels, channels] */
+    void *partial; /* f32 [images, slices, groups, 2] */
+    int32_t images;
+    int32_t pixels;
+    int32_t channels;
+    int32_t groups;
+    int32_t slices;
+    int32_t pixels_per_slice;
+};
+
+/* stats from the moments of the slices, in order */
+struct DeemGroupnormStatistics {
+    const void *partial; /* f32 [images, slices, groups, 2] */
+    void *stats;         /* f32 [images, groups, 2]: mean, rstd */
+    int32_t images;
+    int32_t pixels;
+    int32_t channels;
+    int32_t groups;
+    int32_t slices;
+    int32_t pixels_per_slice;
+    float eps;
+    int32_t padding;
+};
+
+/* y = silu?((x - mean) rstd weight + bias) */
+struct DeemGroupnormForward {
+    const void *x;      /* [images, pixels, channels] */
+    const void *weight; /* [channels] */
+    const void *bias;   /* [channels] */
+    const void *stats;  /* f32 [images, groups, 2] */
+    void *y;            /* [images, pixels, channels] */
+    int64_t n;
+    int32_t pixels;
+    int32_t channels;
+    int32_t groups;
+    int32_t silu;
+};
+
+/* Sums of g and g n of each group over slices of the pixels; d = silu'(z) dy or dy, g = weight d, n = (x - mean) rstd */
+struct DeemGroupnormBackwardSums {
+    const void *x;      /* [images, pixels, channels] */
+    const void *weight; /* [channels] */
+    const void *bias;   /* [channels] */
+    const void *stats;  /* f32 [images, groups, 2] */
+    const void *dy;     /* [images, pixels, channels] */
+    void *partial;      /* f32 [images, slices, groups, 2] */
+    int32_t images;
+    int32_t pixels;
+    int32_t channels;
+    int32_t groups;
+    int32_t slices;
+    int32_t pixels_per_slice;
+    int32_t silu;
+    int32_t padding;
+};
+
+/* dx = rstd (g - mean(g) - n mean(g n)) */
+struct DeemGroupnormBackwardInput {
+    const void *x;       /* [images, pixels, channels] */
+    const void *weight;  /* [channels] */
+    const void *bias;    /* [channels] */
+    const void *stats;   /* f32 [images, groups, 2] */
+    const void *dy;      /* [images, pixels, channels] */
+    const void *partial; /* f32 [images, slices, groups, 2] */
+    void *dx;            /* [images, pixels, channels] */
+    int32_t images;
+    int32_t pixels;
+    int32_t channels;
+    int32_t groups;
+    int32_t slices;
+    int32_t pixels_per_slice;
+    int32_t silu;
+    int32_t padding;
+};
+
+/* Partial sums over slices of rows (images and pixels): of d n, of d */
+struct DeemGroupnormBackwardWeight {
+    const void *x;      /* [rows, channels] */
+    const void *weight; /* [channels] */
+    const void *bias;   /* [channels] */
+    const void *stats;  /* f32 [images, groups, 2] */
+    const void *dy;     /* [rows, channels] */
+    void *partial_dw;   /* f32 [slices, channels], or null if not wanted */
+    void *partial_db;   /* f32 [slices, channels], or null if not wanted */
+    int64_t rows;
+    int64_t rows_per_slice;
+    int32_t pixels;
+    int32_t channels;
+    int32_t groups;
+    int32_t silu;
+};
+
+#endif
