@@ -1,7 +1,7 @@
 //! Every op at sizes that the full model has, or as near to them as a laptop runs in milliseconds: one list for `deem bench` and `cargo bench`.
 
 use crate::device::Context;
-use crate::dtype::{Element, Real};
+use crate::dtype::Element;
 use crate::error::Result;
 use crate::memory::{Shape, Tensor};
 use crate::ops::activation::{self, Activation};
@@ -360,18 +360,18 @@ impl<'a> List<'a> {
 
     fn adamw<E: Element>(&mut self, n: usize) {
         self.push("adamw", format!("[{n}]"), move |cx| {
-            let mut params = vec![E::from_f64(0.5); n];
             let narrow = E::DTYPE != <E::Acc as Element>::DTYPE;
-            let mut master = if narrow { vec![E::Acc::of(0.5); n] } else { Vec::new() };
-            let grads = vec![E::Acc::of(0.25); n];
-            let (mut m, mut v) = (vec![E::Acc::ZERO; n], vec![E::Acc::ZERO; n]);
+            let (mut params, grads) = (numbers::<E>(cx, [n])?, numbers::<E::Acc>(cx, [n])?);
+            let mut master = if narrow { Some(numbers::<E::Acc>(cx, [n])?) } else { None };
+            let (mut m, mut v) = (cx.zeros::<E::Acc>([n])?, cx.zeros::<E::Acc>([n])?);
             let groups = [Group { start: 0, len: n, lr: 1e-4, weight_decay: 0.05 }];
             let hyper = AdamW { beta1: 0.9, beta2: 0.995, eps: 1e-6 };
             let mut step = 0;
             let run = Box::new(move || {
                 step += 1;
-                let master = narrow.then_some(&mut master[..]);
-                adamw::step(cx, &mut params, master, &grads, &mut m, &mut v, &groups, &hyper, step, 1.0)
+                let master = master.as_mut().map(Tensor::view_mut);
+                let (params, m, v) = (params.view_mut(), m.view_mut(), v.view_mut());
+                adamw::step(cx, params, master, grads.view(), m, v, &groups, &hyper, step, 1.0)
             });
             let moved =
                 bytes::<E>(&[if narrow { n } else { 2 * n }]) + bytes::<E::Acc>(&[if narrow { 7 * n } else { 5 * n }]);
@@ -434,14 +434,12 @@ impl<'a> List<'a> {
         self.push("diffusion guide+step", latents, move |cx| {
             let n = latents.len();
             let (both, noise) = (numbers::<E>(cx, [16, 64, 64, 4])?, numbers::<E>(cx, latents)?);
-            let (mut guided, mut x, mut x0) =
-                (cx.uninit::<E>(latents)?, numbers::<E>(cx, latents)?, numbers::<E>(cx, latents)?);
+            let (mut x, mut x0) = (numbers::<E>(cx, latents)?, numbers::<E>(cx, latents)?);
             let schedule = Schedule::scaled_linear(1000, 0.00085, 0.012, Prediction::Epsilon, 1);
             let step = schedule.plan(Sampler::Ddpm, 50)?[10];
             let run = Box::new(move || {
-                diffusion::guide(cx, both.view(), 3.5, guided.view_mut())?;
                 let noise = Some(noise.view());
-                diffusion::step_forward(cx, &step, guided.view(), noise, x.view_mut(), x0.view_mut())
+                diffusion::step_forward(cx, &step, both.view(), Some(3.5), noise, x.view_mut(), x0.view_mut())
             });
             Ok(Call { flops: (10 * n) as f64, bytes: bytes::<E>(&[7 * n]), run })
         });

@@ -6,6 +6,9 @@ pub const DEEM_ACTIVATION_GELU: u32 = 2;
 pub const DEEM_ACTIVATION_QUICK_GELU: u32 = 3;
 pub const DEEM_ACTIVATION_SILU: u32 = 4;
 pub const DEEM_MAX_LEVELS: u32 = 8;
+pub const DEEM_GEMM_NT: u32 = 0;
+pub const DEEM_GEMM_NN: u32 = 1;
+pub const DEEM_GEMM_TN: u32 = 2;
 pub const DEEM_REDUCE_SUM: u32 = 0;
 pub const DEEM_REDUCE_SQUARES: u32 = 1;
 pub const DEEM_REDUCE_NOT_FINITE: u32 = 2;
@@ -50,6 +53,60 @@ const _: () = {
     ["Offset of field: DeemActivationBackward::kind"][::core::mem::offset_of!(DeemActivationBackward, kind) - 32usize];
     ["Offset of field: DeemActivationBackward::padding"]
         [::core::mem::offset_of!(DeemActivationBackward, padding) - 36usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemAdamwGroup {
+    pub start: i64,
+    pub end: i64,
+    pub keep: f32,
+    pub rate: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemAdamwGroup"][::core::mem::size_of::<DeemAdamwGroup>() - 24usize];
+    ["Alignment of DeemAdamwGroup"][::core::mem::align_of::<DeemAdamwGroup>() - 8usize];
+    ["Offset of field: DeemAdamwGroup::start"][::core::mem::offset_of!(DeemAdamwGroup, start) - 0usize];
+    ["Offset of field: DeemAdamwGroup::end"][::core::mem::offset_of!(DeemAdamwGroup, end) - 8usize];
+    ["Offset of field: DeemAdamwGroup::keep"][::core::mem::offset_of!(DeemAdamwGroup, keep) - 16usize];
+    ["Offset of field: DeemAdamwGroup::rate"][::core::mem::offset_of!(DeemAdamwGroup, rate) - 20usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemAdamw {
+    pub params: *mut ::core::ffi::c_void,
+    pub master: *mut ::core::ffi::c_void,
+    pub grads: *const ::core::ffi::c_void,
+    pub m: *mut ::core::ffi::c_void,
+    pub v: *mut ::core::ffi::c_void,
+    pub groups: *const ::core::ffi::c_void,
+    pub scale: f32,
+    pub beta1: f32,
+    pub other1: f32,
+    pub beta2: f32,
+    pub other2: f32,
+    pub second: f32,
+    pub eps: f32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemAdamw"][::core::mem::size_of::<DeemAdamw>() - 80usize];
+    ["Alignment of DeemAdamw"][::core::mem::align_of::<DeemAdamw>() - 8usize];
+    ["Offset of field: DeemAdamw::params"][::core::mem::offset_of!(DeemAdamw, params) - 0usize];
+    ["Offset of field: DeemAdamw::master"][::core::mem::offset_of!(DeemAdamw, master) - 8usize];
+    ["Offset of field: DeemAdamw::grads"][::core::mem::offset_of!(DeemAdamw, grads) - 16usize];
+    ["Offset of field: DeemAdamw::m"][::core::mem::offset_of!(DeemAdamw, m) - 24usize];
+    ["Offset of field: DeemAdamw::v"][::core::mem::offset_of!(DeemAdamw, v) - 32usize];
+    ["Offset of field: DeemAdamw::groups"][::core::mem::offset_of!(DeemAdamw, groups) - 40usize];
+    ["Offset of field: DeemAdamw::scale"][::core::mem::offset_of!(DeemAdamw, scale) - 48usize];
+    ["Offset of field: DeemAdamw::beta1"][::core::mem::offset_of!(DeemAdamw, beta1) - 52usize];
+    ["Offset of field: DeemAdamw::other1"][::core::mem::offset_of!(DeemAdamw, other1) - 56usize];
+    ["Offset of field: DeemAdamw::beta2"][::core::mem::offset_of!(DeemAdamw, beta2) - 60usize];
+    ["Offset of field: DeemAdamw::other2"][::core::mem::offset_of!(DeemAdamw, other2) - 64usize];
+    ["Offset of field: DeemAdamw::second"][::core::mem::offset_of!(DeemAdamw, second) - 68usize];
+    ["Offset of field: DeemAdamw::eps"][::core::mem::offset_of!(DeemAdamw, eps) - 72usize];
+    ["Offset of field: DeemAdamw::padding"][::core::mem::offset_of!(DeemAdamw, padding) - 76usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -190,6 +247,354 @@ const _: () = {
     ["Offset of field: DeemAddDot::b"][::core::mem::offset_of!(DeemAddDot, b) - 8usize];
     ["Offset of field: DeemAddDot::partial"][::core::mem::offset_of!(DeemAddDot, partial) - 16usize];
     ["Offset of field: DeemAddDot::n"][::core::mem::offset_of!(DeemAddDot, n) - 24usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemAttentionDropout {
+    pub key: [u32; 2usize],
+    pub tensor: [u32; 2usize],
+    pub threshold: u32,
+    pub factor: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemAttentionDropout"][::core::mem::size_of::<DeemAttentionDropout>() - 24usize];
+    ["Alignment of DeemAttentionDropout"][::core::mem::align_of::<DeemAttentionDropout>() - 4usize];
+    ["Offset of field: DeemAttentionDropout::key"][::core::mem::offset_of!(DeemAttentionDropout, key) - 0usize];
+    ["Offset of field: DeemAttentionDropout::tensor"][::core::mem::offset_of!(DeemAttentionDropout, tensor) - 8usize];
+    ["Offset of field: DeemAttentionDropout::threshold"]
+        [::core::mem::offset_of!(DeemAttentionDropout, threshold) - 16usize];
+    ["Offset of field: DeemAttentionDropout::factor"][::core::mem::offset_of!(DeemAttentionDropout, factor) - 20usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemAttentionForward {
+    pub q: *const ::core::ffi::c_void,
+    pub k: *const ::core::ffi::c_void,
+    pub v: *const ::core::ffi::c_void,
+    pub keys: *const ::core::ffi::c_void,
+    pub out: *mut ::core::ffi::c_void,
+    pub lse: *mut ::core::ffi::c_void,
+    pub batch: i64,
+    pub t: i64,
+    pub s: i64,
+    pub capacity: i64,
+    pub causal: i64,
+    pub heads: i32,
+    pub kv_heads: i32,
+    pub d: i32,
+    pub scale: f32,
+    pub first: *const ::core::ffi::c_void,
+    pub dropout: DeemAttentionDropout,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemAttentionForward"][::core::mem::size_of::<DeemAttentionForward>() - 136usize];
+    ["Alignment of DeemAttentionForward"][::core::mem::align_of::<DeemAttentionForward>() - 8usize];
+    ["Offset of field: DeemAttentionForward::q"][::core::mem::offset_of!(DeemAttentionForward, q) - 0usize];
+    ["Offset of field: DeemAttentionForward::k"][::core::mem::offset_of!(DeemAttentionForward, k) - 8usize];
+    ["Offset of field: DeemAttentionForward::v"][::core::mem::offset_of!(DeemAttentionForward, v) - 16usize];
+    ["Offset of field: DeemAttentionForward::keys"][::core::mem::offset_of!(DeemAttentionForward, keys) - 24usize];
+    ["Offset of field: DeemAttentionForward::out"][::core::mem::offset_of!(DeemAttentionForward, out) - 32usize];
+    ["Offset of field: DeemAttentionForward::lse"][::core::mem::offset_of!(DeemAttentionForward, lse) - 40usize];
+    ["Offset of field: DeemAttentionForward::batch"][::core::mem::offset_of!(DeemAttentionForward, batch) - 48usize];
+    ["Offset of field: DeemAttentionForward::t"][::core::mem::offset_of!(DeemAttentionForward, t) - 56usize];
+    ["Offset of field: DeemAttentionForward::s"][::core::mem::offset_of!(DeemAttentionForward, s) - 64usize];
+    ["Offset of field: DeemAttentionForward::capacity"]
+        [::core::mem::offset_of!(DeemAttentionForward, capacity) - 72usize];
+    ["Offset of field: DeemAttentionForward::causal"][::core::mem::offset_of!(DeemAttentionForward, causal) - 80usize];
+    ["Offset of field: DeemAttentionForward::heads"][::core::mem::offset_of!(DeemAttentionForward, heads) - 88usize];
+    ["Offset of field: DeemAttentionForward::kv_heads"]
+        [::core::mem::offset_of!(DeemAttentionForward, kv_heads) - 92usize];
+    ["Offset of field: DeemAttentionForward::d"][::core::mem::offset_of!(DeemAttentionForward, d) - 96usize];
+    ["Offset of field: DeemAttentionForward::scale"][::core::mem::offset_of!(DeemAttentionForward, scale) - 100usize];
+    ["Offset of field: DeemAttentionForward::first"][::core::mem::offset_of!(DeemAttentionForward, first) - 104usize];
+    ["Offset of field: DeemAttentionForward::dropout"]
+        [::core::mem::offset_of!(DeemAttentionForward, dropout) - 112usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemAttentionBackward {
+    pub q: *const ::core::ffi::c_void,
+    pub k: *const ::core::ffi::c_void,
+    pub v: *const ::core::ffi::c_void,
+    pub keys: *const ::core::ffi::c_void,
+    pub out: *const ::core::ffi::c_void,
+    pub lse: *const ::core::ffi::c_void,
+    pub d_out: *const ::core::ffi::c_void,
+    pub delta: *mut ::core::ffi::c_void,
+    pub dq: *mut ::core::ffi::c_void,
+    pub dk: *mut ::core::ffi::c_void,
+    pub dv: *mut ::core::ffi::c_void,
+    pub batch: i64,
+    pub t: i64,
+    pub s: i64,
+    pub capacity: i64,
+    pub causal: i64,
+    pub heads: i32,
+    pub kv_heads: i32,
+    pub d: i32,
+    pub scale: f32,
+    pub first: *const ::core::ffi::c_void,
+    pub dropout: DeemAttentionDropout,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemAttentionBackward"][::core::mem::size_of::<DeemAttentionBackward>() - 176usize];
+    ["Alignment of DeemAttentionBackward"][::core::mem::align_of::<DeemAttentionBackward>() - 8usize];
+    ["Offset of field: DeemAttentionBackward::q"][::core::mem::offset_of!(DeemAttentionBackward, q) - 0usize];
+    ["Offset of field: DeemAttentionBackward::k"][::core::mem::offset_of!(DeemAttentionBackward, k) - 8usize];
+    ["Offset of field: DeemAttentionBackward::v"][::core::mem::offset_of!(DeemAttentionBackward, v) - 16usize];
+    ["Offset of field: DeemAttentionBackward::keys"][::core::mem::offset_of!(DeemAttentionBackward, keys) - 24usize];
+    ["Offset of field: DeemAttentionBackward::out"][::core::mem::offset_of!(DeemAttentionBackward, out) - 32usize];
+    ["Offset of field: DeemAttentionBackward::lse"][::core::mem::offset_of!(DeemAttentionBackward, lse) - 40usize];
+    ["Offset of field: DeemAttentionBackward::d_out"][::core::mem::offset_of!(DeemAttentionBackward, d_out) - 48usize];
+    ["Offset of field: DeemAttentionBackward::delta"][::core::mem::offset_of!(DeemAttentionBackward, delta) - 56usize];
+    ["Offset of field: DeemAttentionBackward::dq"][::core::mem::offset_of!(DeemAttentionBackward, dq) - 64usize];
+    ["Offset of field: DeemAttentionBackward::dk"][::core::mem::offset_of!(DeemAttentionBackward, dk) - 72usize];
+    ["Offset of field: DeemAttentionBackward::dv"][::core::mem::offset_of!(DeemAttentionBackward, dv) - 80usize];
+    ["Offset of field: DeemAttentionBackward::batch"][::core::mem::offset_of!(DeemAttentionBackward, batch) - 88usize];
+    ["Offset of field: DeemAttentionBackward::t"][::core::mem::offset_of!(DeemAttentionBackward, t) - 96usize];
+    ["Offset of field: DeemAttentionBackward::s"][::core::mem::offset_of!(DeemAttentionBackward, s) - 104usize];
+    ["Offset of field: DeemAttentionBackward::capacity"]
+        [::core::mem::offset_of!(DeemAttentionBackward, capacity) - 112usize];
+    ["Offset of field: DeemAttentionBackward::causal"]
+        [::core::mem::offset_of!(DeemAttentionBackward, causal) - 120usize];
+    ["Offset of field: DeemAttentionBackward::heads"][::core::mem::offset_of!(DeemAttentionBackward, heads) - 128usize];
+    ["Offset of field: DeemAttentionBackward::kv_heads"]
+        [::core::mem::offset_of!(DeemAttentionBackward, kv_heads) - 132usize];
+    ["Offset of field: DeemAttentionBackward::d"][::core::mem::offset_of!(DeemAttentionBackward, d) - 136usize];
+    ["Offset of field: DeemAttentionBackward::scale"][::core::mem::offset_of!(DeemAttentionBackward, scale) - 140usize];
+    ["Offset of field: DeemAttentionBackward::first"][::core::mem::offset_of!(DeemAttentionBackward, first) - 144usize];
+    ["Offset of field: DeemAttentionBackward::dropout"]
+        [::core::mem::offset_of!(DeemAttentionBackward, dropout) - 152usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemConv2dForward {
+    pub x: *const ::core::ffi::c_void,
+    pub w: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub bias: *const ::core::ffi::c_void,
+    pub per_image: *const ::core::ffi::c_void,
+    pub residual: *const ::core::ffi::c_void,
+    pub batch: i64,
+    pub h: i32,
+    pub w_pixels: i32,
+    pub i: i32,
+    pub o: i32,
+    pub kh: i32,
+    pub kw: i32,
+    pub oh: i32,
+    pub ow: i32,
+    pub stride: i32,
+    pub top: i32,
+    pub left: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemConv2dForward"][::core::mem::size_of::<DeemConv2dForward>() - 104usize];
+    ["Alignment of DeemConv2dForward"][::core::mem::align_of::<DeemConv2dForward>() - 8usize];
+    ["Offset of field: DeemConv2dForward::x"][::core::mem::offset_of!(DeemConv2dForward, x) - 0usize];
+    ["Offset of field: DeemConv2dForward::w"][::core::mem::offset_of!(DeemConv2dForward, w) - 8usize];
+    ["Offset of field: DeemConv2dForward::y"][::core::mem::offset_of!(DeemConv2dForward, y) - 16usize];
+    ["Offset of field: DeemConv2dForward::bias"][::core::mem::offset_of!(DeemConv2dForward, bias) - 24usize];
+    ["Offset of field: DeemConv2dForward::per_image"][::core::mem::offset_of!(DeemConv2dForward, per_image) - 32usize];
+    ["Offset of field: DeemConv2dForward::residual"][::core::mem::offset_of!(DeemConv2dForward, residual) - 40usize];
+    ["Offset of field: DeemConv2dForward::batch"][::core::mem::offset_of!(DeemConv2dForward, batch) - 48usize];
+    ["Offset of field: DeemConv2dForward::h"][::core::mem::offset_of!(DeemConv2dForward, h) - 56usize];
+    ["Offset of field: DeemConv2dForward::w_pixels"][::core::mem::offset_of!(DeemConv2dForward, w_pixels) - 60usize];
+    ["Offset of field: DeemConv2dForward::i"][::core::mem::offset_of!(DeemConv2dForward, i) - 64usize];
+    ["Offset of field: DeemConv2dForward::o"][::core::mem::offset_of!(DeemConv2dForward, o) - 68usize];
+    ["Offset of field: DeemConv2dForward::kh"][::core::mem::offset_of!(DeemConv2dForward, kh) - 72usize];
+    ["Offset of field: DeemConv2dForward::kw"][::core::mem::offset_of!(DeemConv2dForward, kw) - 76usize];
+    ["Offset of field: DeemConv2dForward::oh"][::core::mem::offset_of!(DeemConv2dForward, oh) - 80usize];
+    ["Offset of field: DeemConv2dForward::ow"][::core::mem::offset_of!(DeemConv2dForward, ow) - 84usize];
+    ["Offset of field: DeemConv2dForward::stride"][::core::mem::offset_of!(DeemConv2dForward, stride) - 88usize];
+    ["Offset of field: DeemConv2dForward::top"][::core::mem::offset_of!(DeemConv2dForward, top) - 92usize];
+    ["Offset of field: DeemConv2dForward::left"][::core::mem::offset_of!(DeemConv2dForward, left) - 96usize];
+    ["Offset of field: DeemConv2dForward::padding"][::core::mem::offset_of!(DeemConv2dForward, padding) - 100usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemConv2dBackwardInput {
+    pub dy: *const ::core::ffi::c_void,
+    pub w: *const ::core::ffi::c_void,
+    pub dx: *mut ::core::ffi::c_void,
+    pub batch: i64,
+    pub h: i32,
+    pub w_pixels: i32,
+    pub i: i32,
+    pub o: i32,
+    pub kh: i32,
+    pub kw: i32,
+    pub oh: i32,
+    pub ow: i32,
+    pub stride: i32,
+    pub top: i32,
+    pub left: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemConv2dBackwardInput"][::core::mem::size_of::<DeemConv2dBackwardInput>() - 80usize];
+    ["Alignment of DeemConv2dBackwardInput"][::core::mem::align_of::<DeemConv2dBackwardInput>() - 8usize];
+    ["Offset of field: DeemConv2dBackwardInput::dy"][::core::mem::offset_of!(DeemConv2dBackwardInput, dy) - 0usize];
+    ["Offset of field: DeemConv2dBackwardInput::w"][::core::mem::offset_of!(DeemConv2dBackwardInput, w) - 8usize];
+    ["Offset of field: DeemConv2dBackwardInput::dx"][::core::mem::offset_of!(DeemConv2dBackwardInput, dx) - 16usize];
+    ["Offset of field: DeemConv2dBackwardInput::batch"]
+        [::core::mem::offset_of!(DeemConv2dBackwardInput, batch) - 24usize];
+    ["Offset of field: DeemConv2dBackwardInput::h"][::core::mem::offset_of!(DeemConv2dBackwardInput, h) - 32usize];
+    ["Offset of field: DeemConv2dBackwardInput::w_pixels"]
+        [::core::mem::offset_of!(DeemConv2dBackwardInput, w_pixels) - 36usize];
+    ["Offset of field: DeemConv2dBackwardInput::i"][::core::mem::offset_of!(DeemConv2dBackwardInput, i) - 40usize];
+    ["Offset of field: DeemConv2dBackwardInput::o"][::core::mem::offset_of!(DeemConv2dBackwardInput, o) - 44usize];
+    ["Offset of field: DeemConv2dBackwardInput::kh"][::core::mem::offset_of!(DeemConv2dBackwardInput, kh) - 48usize];
+    ["Offset of field: DeemConv2dBackwardInput::kw"][::core::mem::offset_of!(DeemConv2dBackwardInput, kw) - 52usize];
+    ["Offset of field: DeemConv2dBackwardInput::oh"][::core::mem::offset_of!(DeemConv2dBackwardInput, oh) - 56usize];
+    ["Offset of field: DeemConv2dBackwardInput::ow"][::core::mem::offset_of!(DeemConv2dBackwardInput, ow) - 60usize];
+    ["Offset of field: DeemConv2dBackwardInput::stride"]
+        [::core::mem::offset_of!(DeemConv2dBackwardInput, stride) - 64usize];
+    ["Offset of field: DeemConv2dBackwardInput::top"][::core::mem::offset_of!(DeemConv2dBackwardInput, top) - 68usize];
+    ["Offset of field: DeemConv2dBackwardInput::left"]
+        [::core::mem::offset_of!(DeemConv2dBackwardInput, left) - 72usize];
+    ["Offset of field: DeemConv2dBackwardInput::padding"]
+        [::core::mem::offset_of!(DeemConv2dBackwardInput, padding) - 76usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemConv2dBackwardWeight {
+    pub dy: *const ::core::ffi::c_void,
+    pub x: *const ::core::ffi::c_void,
+    pub dw: *mut ::core::ffi::c_void,
+    pub partial: *mut ::core::ffi::c_void,
+    pub batch: i64,
+    pub h: i32,
+    pub w_pixels: i32,
+    pub i: i32,
+    pub o: i32,
+    pub kh: i32,
+    pub kw: i32,
+    pub oh: i32,
+    pub ow: i32,
+    pub stride: i32,
+    pub top: i32,
+    pub left: i32,
+    pub splits: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemConv2dBackwardWeight"][::core::mem::size_of::<DeemConv2dBackwardWeight>() - 88usize];
+    ["Alignment of DeemConv2dBackwardWeight"][::core::mem::align_of::<DeemConv2dBackwardWeight>() - 8usize];
+    ["Offset of field: DeemConv2dBackwardWeight::dy"][::core::mem::offset_of!(DeemConv2dBackwardWeight, dy) - 0usize];
+    ["Offset of field: DeemConv2dBackwardWeight::x"][::core::mem::offset_of!(DeemConv2dBackwardWeight, x) - 8usize];
+    ["Offset of field: DeemConv2dBackwardWeight::dw"][::core::mem::offset_of!(DeemConv2dBackwardWeight, dw) - 16usize];
+    ["Offset of field: DeemConv2dBackwardWeight::partial"]
+        [::core::mem::offset_of!(DeemConv2dBackwardWeight, partial) - 24usize];
+    ["Offset of field: DeemConv2dBackwardWeight::batch"]
+        [::core::mem::offset_of!(DeemConv2dBackwardWeight, batch) - 32usize];
+    ["Offset of field: DeemConv2dBackwardWeight::h"][::core::mem::offset_of!(DeemConv2dBackwardWeight, h) - 40usize];
+    ["Offset of field: DeemConv2dBackwardWeight::w_pixels"]
+        [::core::mem::offset_of!(DeemConv2dBackwardWeight, w_pixels) - 44usize];
+    ["Offset of field: DeemConv2dBackwardWeight::i"][::core::mem::offset_of!(DeemConv2dBackwardWeight, i) - 48usize];
+    ["Offset of field: DeemConv2dBackwardWeight::o"][::core::mem::offset_of!(DeemConv2dBackwardWeight, o) - 52usize];
+    ["Offset of field: DeemConv2dBackwardWeight::kh"][::core::mem::offset_of!(DeemConv2dBackwardWeight, kh) - 56usize];
+    ["Offset of field: DeemConv2dBackwardWeight::kw"][::core::mem::offset_of!(DeemConv2dBackwardWeight, kw) - 60usize];
+    ["Offset of field: DeemConv2dBackwardWeight::oh"][::core::mem::offset_of!(DeemConv2dBackwardWeight, oh) - 64usize];
+    ["Offset of field: DeemConv2dBackwardWeight::ow"][::core::mem::offset_of!(DeemConv2dBackwardWeight, ow) - 68usize];
+    ["Offset of field: DeemConv2dBackwardWeight::stride"]
+        [::core::mem::offset_of!(DeemConv2dBackwardWeight, stride) - 72usize];
+    ["Offset of field: DeemConv2dBackwardWeight::top"]
+        [::core::mem::offset_of!(DeemConv2dBackwardWeight, top) - 76usize];
+    ["Offset of field: DeemConv2dBackwardWeight::left"]
+        [::core::mem::offset_of!(DeemConv2dBackwardWeight, left) - 80usize];
+    ["Offset of field: DeemConv2dBackwardWeight::splits"]
+        [::core::mem::offset_of!(DeemConv2dBackwardWeight, splits) - 84usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemConv2dDepthwiseForward {
+    pub x: *const ::core::ffi::c_void,
+    pub w: *const ::core::ffi::c_void,
+    pub bias: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub batch: i32,
+    pub height: i32,
+    pub width: i32,
+    pub channels: i32,
+    pub kernel_height: i32,
+    pub kernel_width: i32,
+    pub turned: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemConv2dDepthwiseForward"][::core::mem::size_of::<DeemConv2dDepthwiseForward>() - 64usize];
+    ["Alignment of DeemConv2dDepthwiseForward"][::core::mem::align_of::<DeemConv2dDepthwiseForward>() - 8usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::x"][::core::mem::offset_of!(DeemConv2dDepthwiseForward, x) - 0usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::w"][::core::mem::offset_of!(DeemConv2dDepthwiseForward, w) - 8usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::bias"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, bias) - 16usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::y"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, y) - 24usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::batch"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, batch) - 32usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::height"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, height) - 36usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::width"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, width) - 40usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::channels"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, channels) - 44usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::kernel_height"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, kernel_height) - 48usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::kernel_width"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, kernel_width) - 52usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::turned"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, turned) - 56usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::padding"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, padding) - 60usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemConv2dDepthwiseBackwardWeight {
+    pub x: *const ::core::ffi::c_void,
+    pub dy: *const ::core::ffi::c_void,
+    pub partial: *mut ::core::ffi::c_void,
+    pub lines_per_slice: i64,
+    pub batch: i32,
+    pub height: i32,
+    pub width: i32,
+    pub channels: i32,
+    pub kernel_height: i32,
+    pub kernel_width: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemConv2dDepthwiseBackwardWeight"]
+        [::core::mem::size_of::<DeemConv2dDepthwiseBackwardWeight>() - 56usize];
+    ["Alignment of DeemConv2dDepthwiseBackwardWeight"]
+        [::core::mem::align_of::<DeemConv2dDepthwiseBackwardWeight>() - 8usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::x"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, x) - 0usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::dy"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, dy) - 8usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::partial"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, partial) - 16usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::lines_per_slice"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, lines_per_slice) - 24usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::batch"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, batch) - 32usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::height"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, height) - 36usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::width"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, width) - 40usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::channels"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, channels) - 44usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::kernel_height"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, kernel_height) - 48usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::kernel_width"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, kernel_width) - 52usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -786,6 +1191,84 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
+pub struct DeemDiffusionMix {
+    pub z: *const ::core::ffi::c_void,
+    pub noise: *const ::core::ffi::c_void,
+    pub factors: *const ::core::ffi::c_void,
+    pub out: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub per_image: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDiffusionMix"][::core::mem::size_of::<DeemDiffusionMix>() - 48usize];
+    ["Alignment of DeemDiffusionMix"][::core::mem::align_of::<DeemDiffusionMix>() - 8usize];
+    ["Offset of field: DeemDiffusionMix::z"][::core::mem::offset_of!(DeemDiffusionMix, z) - 0usize];
+    ["Offset of field: DeemDiffusionMix::noise"][::core::mem::offset_of!(DeemDiffusionMix, noise) - 8usize];
+    ["Offset of field: DeemDiffusionMix::factors"][::core::mem::offset_of!(DeemDiffusionMix, factors) - 16usize];
+    ["Offset of field: DeemDiffusionMix::out"][::core::mem::offset_of!(DeemDiffusionMix, out) - 24usize];
+    ["Offset of field: DeemDiffusionMix::n"][::core::mem::offset_of!(DeemDiffusionMix, n) - 32usize];
+    ["Offset of field: DeemDiffusionMix::per_image"][::core::mem::offset_of!(DeemDiffusionMix, per_image) - 40usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDiffusionGuide {
+    pub prediction: *const ::core::ffi::c_void,
+    pub guided: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub scale: f32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDiffusionGuide"][::core::mem::size_of::<DeemDiffusionGuide>() - 32usize];
+    ["Alignment of DeemDiffusionGuide"][::core::mem::align_of::<DeemDiffusionGuide>() - 8usize];
+    ["Offset of field: DeemDiffusionGuide::prediction"]
+        [::core::mem::offset_of!(DeemDiffusionGuide, prediction) - 0usize];
+    ["Offset of field: DeemDiffusionGuide::guided"][::core::mem::offset_of!(DeemDiffusionGuide, guided) - 8usize];
+    ["Offset of field: DeemDiffusionGuide::n"][::core::mem::offset_of!(DeemDiffusionGuide, n) - 16usize];
+    ["Offset of field: DeemDiffusionGuide::scale"][::core::mem::offset_of!(DeemDiffusionGuide, scale) - 24usize];
+    ["Offset of field: DeemDiffusionGuide::padding"][::core::mem::offset_of!(DeemDiffusionGuide, padding) - 28usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDiffusionStep {
+    pub prediction: *const ::core::ffi::c_void,
+    pub noise: *const ::core::ffi::c_void,
+    pub x: *mut ::core::ffi::c_void,
+    pub x0: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub guided: i32,
+    pub guidance: f32,
+    pub from_x: f32,
+    pub from_prediction: f32,
+    pub x_factor: f32,
+    pub x0_factor: f32,
+    pub previous: f32,
+    pub noise_factor: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDiffusionStep"][::core::mem::size_of::<DeemDiffusionStep>() - 72usize];
+    ["Alignment of DeemDiffusionStep"][::core::mem::align_of::<DeemDiffusionStep>() - 8usize];
+    ["Offset of field: DeemDiffusionStep::prediction"][::core::mem::offset_of!(DeemDiffusionStep, prediction) - 0usize];
+    ["Offset of field: DeemDiffusionStep::noise"][::core::mem::offset_of!(DeemDiffusionStep, noise) - 8usize];
+    ["Offset of field: DeemDiffusionStep::x"][::core::mem::offset_of!(DeemDiffusionStep, x) - 16usize];
+    ["Offset of field: DeemDiffusionStep::x0"][::core::mem::offset_of!(DeemDiffusionStep, x0) - 24usize];
+    ["Offset of field: DeemDiffusionStep::n"][::core::mem::offset_of!(DeemDiffusionStep, n) - 32usize];
+    ["Offset of field: DeemDiffusionStep::guided"][::core::mem::offset_of!(DeemDiffusionStep, guided) - 40usize];
+    ["Offset of field: DeemDiffusionStep::guidance"][::core::mem::offset_of!(DeemDiffusionStep, guidance) - 44usize];
+    ["Offset of field: DeemDiffusionStep::from_x"][::core::mem::offset_of!(DeemDiffusionStep, from_x) - 48usize];
+    ["Offset of field: DeemDiffusionStep::from_prediction"]
+        [::core::mem::offset_of!(DeemDiffusionStep, from_prediction) - 52usize];
+    ["Offset of field: DeemDiffusionStep::x_factor"][::core::mem::offset_of!(DeemDiffusionStep, x_factor) - 56usize];
+    ["Offset of field: DeemDiffusionStep::x0_factor"][::core::mem::offset_of!(DeemDiffusionStep, x0_factor) - 60usize];
+    ["Offset of field: DeemDiffusionStep::previous"][::core::mem::offset_of!(DeemDiffusionStep, previous) - 64usize];
+    ["Offset of field: DeemDiffusionStep::noise_factor"]
+        [::core::mem::offset_of!(DeemDiffusionStep, noise_factor) - 68usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
 pub struct DeemDropout {
     pub x: *const ::core::ffi::c_void,
     pub residual: *const ::core::ffi::c_void,
@@ -984,6 +1467,43 @@ const _: () = {
     ["Offset of field: DeemFoldBackwardNorm::cols"][::core::mem::offset_of!(DeemFoldBackwardNorm, cols) - 56usize];
     ["Offset of field: DeemFoldBackwardNorm::padding"]
         [::core::mem::offset_of!(DeemFoldBackwardNorm, padding) - 60usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemGemmForward {
+    pub a: *const ::core::ffi::c_void,
+    pub b: *const ::core::ffi::c_void,
+    pub c: *mut ::core::ffi::c_void,
+    pub bias: *const ::core::ffi::c_void,
+    pub scale: *const ::core::ffi::c_void,
+    pub residual: *const ::core::ffi::c_void,
+    pub batch: i64,
+    pub m: i64,
+    pub n: i64,
+    pub k: i64,
+    pub form: i32,
+    pub activation: i32,
+    pub accumulate: i32,
+    pub c_is_f32: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemGemmForward"][::core::mem::size_of::<DeemGemmForward>() - 96usize];
+    ["Alignment of DeemGemmForward"][::core::mem::align_of::<DeemGemmForward>() - 8usize];
+    ["Offset of field: DeemGemmForward::a"][::core::mem::offset_of!(DeemGemmForward, a) - 0usize];
+    ["Offset of field: DeemGemmForward::b"][::core::mem::offset_of!(DeemGemmForward, b) - 8usize];
+    ["Offset of field: DeemGemmForward::c"][::core::mem::offset_of!(DeemGemmForward, c) - 16usize];
+    ["Offset of field: DeemGemmForward::bias"][::core::mem::offset_of!(DeemGemmForward, bias) - 24usize];
+    ["Offset of field: DeemGemmForward::scale"][::core::mem::offset_of!(DeemGemmForward, scale) - 32usize];
+    ["Offset of field: DeemGemmForward::residual"][::core::mem::offset_of!(DeemGemmForward, residual) - 40usize];
+    ["Offset of field: DeemGemmForward::batch"][::core::mem::offset_of!(DeemGemmForward, batch) - 48usize];
+    ["Offset of field: DeemGemmForward::m"][::core::mem::offset_of!(DeemGemmForward, m) - 56usize];
+    ["Offset of field: DeemGemmForward::n"][::core::mem::offset_of!(DeemGemmForward, n) - 64usize];
+    ["Offset of field: DeemGemmForward::k"][::core::mem::offset_of!(DeemGemmForward, k) - 72usize];
+    ["Offset of field: DeemGemmForward::form"][::core::mem::offset_of!(DeemGemmForward, form) - 80usize];
+    ["Offset of field: DeemGemmForward::activation"][::core::mem::offset_of!(DeemGemmForward, activation) - 84usize];
+    ["Offset of field: DeemGemmForward::accumulate"][::core::mem::offset_of!(DeemGemmForward, accumulate) - 88usize];
+    ["Offset of field: DeemGemmForward::c_is_f32"][::core::mem::offset_of!(DeemGemmForward, c_is_f32) - 92usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]

@@ -114,14 +114,10 @@ pub unsafe extern "C" fn deem_denoise_step(
             return Err(wrong("`x` has no axes, expected [B, ..]".into()));
         }
         typed!(x, E => {
-            let (mut prediction, noise) = (prediction.view::<E>()?, view::<E>(&noise)?);
-            let mut guided = None;
-            if prediction.shape() == x.shape().with_first(2 * x.shape()[0]) {
-                let mut joined = cx.0.uninit::<E>(x.shape())?;
-                diffusion::guide(&cx.0, prediction, guidance, joined.view_mut())?;
-                prediction = guided.insert(joined).view();
-            }
-            diffusion::step_forward(&cx.0, step, prediction, noise, x.view_mut::<E>()?, x0.view_mut::<E>()?)
+            let (prediction, noise) = (prediction.view::<E>()?, view::<E>(&noise)?);
+            let both = prediction.shape() == x.shape().with_first(2 * x.shape()[0]);
+            let guidance = both.then_some(guidance);
+            diffusion::step_forward(&cx.0, step, prediction, guidance, noise, x.view_mut::<E>()?, x0.view_mut::<E>()?)
         })
     })
 }

@@ -13,7 +13,7 @@ use crate::blocks::attention::Mask;
 use crate::blocks::{Linear, LinearSaved, Pass};
 use crate::dtype::{Element, Real};
 use crate::error::Result;
-use crate::memory::{Tensor, View};
+use crate::memory::Tensor;
 use crate::models::config::DiffusionConfig;
 use crate::models::mmfs::Conditioning;
 use crate::models::qformer::{QFormer, QFormerSaved};

@@ -15,7 +15,7 @@ use crate::blocks::attention::Mask;
 use crate::blocks::{LayerNorm, LayerNormSaved, Linear, LinearSaved, Pass};
 use crate::dtype::{Element, Real};
 use crate::error::Result;
-use crate::memory::{Tensor, View};
+use crate::memory::Tensor;
 use crate::models::config::TokenizerConfig;
 use crate::models::encoder::{Encoder, EncoderSaved, Features, FeaturesGradient};
 use crate::models::mask_pooling::{MaskPooling, MaskPoolingSaved};

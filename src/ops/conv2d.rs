@@ -130,7 +130,13 @@ pub fn forward<E: Element>(
     if let Some(residual) = &epilogue.residual {
         check_shape(OP, "residual", residual.shape(), y.shape())?;
     }
-    if cx.is_planning() || y.shape().is_empty() {
+    if y.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::conv2d::forward(cx, &g, x, w, y, epilogue);
+    }
+    if cx.is_planning() {
         return Ok(());
     }
     host::forward(cx, &g, x.data(), w.data(), y.data(), epilogue);
@@ -152,7 +158,13 @@ pub fn backward_input<E: Element>(
 ) -> Result<()> {
     const OP: &str = "conv2d backward_input";
     let g = geometry(OP, ["dx", "dy"], dx.shape(), w.shape(), dy.shape(), conv)?;
-    if cx.is_planning() || dx.shape().is_empty() {
+    if dx.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::conv2d::backward_input(cx, &g, dy, w, dx);
+    }
+    if cx.is_planning() {
         return Ok(());
     }
     host::backward_input(cx, &g, dy.data(), w.data(), dx.data());
@@ -172,7 +184,13 @@ pub fn backward_weight<E: Element>(
 ) -> Result<()> {
     const OP: &str = "conv2d backward_weight";
     let g = geometry(OP, ["x", "dy"], x.shape(), dw.shape(), dy.shape(), conv)?;
-    if cx.is_planning() || dw.shape().is_empty() || dy.shape().is_empty() {
+    if dw.shape().is_empty() || dy.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::conv2d::backward_weight(cx, &g, dy, x, dw);
+    }
+    if cx.is_planning() {
         return Ok(());
     }
     host::backward_weight(cx, &g, dy.data(), x.data(), dw.data());

@@ -58,7 +58,7 @@ pub fn forward<E: Element>(
     const OP: &str = "cross_attention";
     let problem = problem(OP, q.shape(), k.shape(), v.shape(), lse.shape(), spec)?;
     check_shape(OP, "out", out.shape(), q.shape())?;
-    if problem.s > SHORT || problem.s == 0 {
+    if problem.s > SHORT || problem.s == 0 || cx.is_cuda() {
         return attention::forward(cx, q, k, v, out, lse, &spec.general());
     }
     if cx.is_planning() || lse.shape().is_empty() {

@@ -118,7 +118,13 @@ pub fn forward<E: Element, O: Element<Acc = E::Acc>>(
     let (rows, columns) = flat(c.shape());
     check_shape(OP, "c", [rows, columns].into(), [m, n])?;
     check_epilogue(OP, m, n, epilogue)?;
-    if cx.is_planning() || m == 0 || n == 0 {
+    if m == 0 || n == 0 {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::gemm::forward(cx, 1, (m, n, k), form, a, b, c, epilogue);
+    }
+    if cx.is_planning() {
         return Ok(());
     }
     host::gemm(cx, 1, (m, n, k), form, a.data(), b.data(), c.data(), epilogue);
@@ -147,25 +153,34 @@ pub fn batched<E: Element, O: Element<Acc = E::Acc>>(
     check_shape(OP, "b", b.shape(), b.shape().with_first(batch))?;
     check_shape(OP, "c", c.shape(), [batch, m, n])?;
     check_epilogue(OP, batch * m, n, epilogue)?;
-    if cx.is_planning() || batch == 0 || m == 0 || n == 0 {
+    if batch == 0 || m == 0 || n == 0 {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::gemm::forward(cx, batch, (m, n, k), form, a, b, c, epilogue);
+    }
+    if cx.is_planning() {
         return Ok(());
     }
     host::gemm(cx, batch, (m, n, k), form, a.data(), b.data(), c.data(), epilogue);
     Ok(())
 }
 
-/// Brings `b` into the order the kernels read, so that [`forward_packed`] need not do it again. For weights that many products share.
+/// Brings `b` into the order the kernels of the host read, so that [`forward_packed`] need not do it again. For weights that many products share.
+///
+/// CUDA kernels read `b` as it is: there the result is empty, and [`forward_packed`] an error.
 pub fn pack<E: Element>(cx: &Context, form: Form, b: View<'_, E>) -> Packed<E> {
     let (rows, columns) = flat(b.shape());
     let (n, k) = if form == Form::Nt { (rows, columns) } else { (columns, rows) };
-    let inner = if cx.is_planning() { host::PackedB::empty() } else { host::pack(cx, form, n, k, b.data()) };
+    let inner =
+        if cx.is_planning() || cx.is_cuda() { host::PackedB::empty() } else { host::pack(cx, form, n, k, b.data()) };
     Packed { form, shape: b.shape(), inner }
 }
 
 /// [`forward`] with a packed second operand; the same epilogue and the same bits.
 ///
 /// # Errors
-/// As [`forward`].
+/// As [`forward`]; [`crate::Error::Domain`] on CUDA devices.
 pub fn forward_packed<E: Element, O: Element<Acc = E::Acc>>(
     cx: &Context,
     a: View<'_, E>,
@@ -174,6 +189,7 @@ pub fn forward_packed<E: Element, O: Element<Acc = E::Acc>>(
     epilogue: &Epilogue<'_, E>,
 ) -> Result<()> {
     const OP: &str = "gemm packed";
+    check(OP, !cx.is_cuda(), || "operands are packed for the host alone; call gemm::forward on CUDA devices".into())?;
     let (m, n, k) = sizes(OP, b.form, flat(a.shape()), flat(b.shape))?;
     let (rows, columns) = flat(c.shape());
     check_shape(OP, "c", [rows, columns].into(), [m, n])?;

@@ -357,11 +357,9 @@ fn denoise_of<E: Element>() {
             // SAFETY: the sampler lives.
             assert_eq!(unsafe { deem_sampler_timestep(handle, i as i32) }, step.timestep as i64);
             let (mut both, mut noise) = (x::<E>(&format!("p{i}"), 2 * n), x::<E>(&format!("n{i}"), n));
-            let mut guided = empty::<E>(n);
-            diffusion::guide(&cx, v(&both, &[4, 3, 3, 2]), 1.5, vm(&mut guided, &s)).unwrap();
-            let views = (v(&guided, &s), v(&noise, &s));
-            diffusion::step_forward(&cx, step, views.0, Some(views.1), vm(&mut exact, &s), vm(&mut exact0, &s))
-                .unwrap();
+            let views = (v(&both, &[4, 3, 3, 2]), v(&noise, &s));
+            let (now, past) = (vm(&mut exact, &s), vm(&mut exact0, &s));
+            diffusion::step_forward(&cx, step, views.0, Some(1.5), Some(views.1), now, past).unwrap();
             let (p_, n_) = (t(&mut both, &[4, 3, 3, 2]), t(&mut noise, &s));
             let (x_, x0) = (t(&mut found, &s), t(&mut found0, &s));
             // SAFETY: as above.

@@ -6,7 +6,8 @@ use deem::ops::conv2d::{self, Conv2d, ConvEpilogue, Pad};
 use deem::{Context, Error};
 use half::bf16;
 
-use crate::support::{assert_close, check_gradients, normals, round};
+use crate::pointwise::same_bits;
+use crate::support::{assert_close, check_gradients, device, filled, get, is_on_cuda, normals, put, round, unset};
 
 #[derive(Clone, Copy, Debug)]
 struct Case {
@@ -32,7 +33,7 @@ const fn case(
     Case { b, h, w, i, o, kh, kw, conv: Conv2d { stride, pad: Pad { top, left, bottom, right } } }
 }
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 18] = [
     case(1, (1, 1), (1, 1), (1, 1), 1, [0; 4]),
     case(2, (5, 4), (3, 5), (3, 3), 1, [1; 4]),
     case(2, (6, 7), (8, 4), (3, 3), 2, [1; 4]),
@@ -45,6 +46,13 @@ const CASES: [Case; 12] = [
     case(1, (3, 3), (1, 1), (5, 5), 1, [2; 4]),
     case(2, (2, 2), (3, 2), (3, 3), 1, [4, 0, 0, 3]),
     case(1, (20, 33), (16, 70), (3, 3), 1, [1; 4]),
+    // Channels of the CUDA kernels' large tiles.
+    case(2, (6, 7), (32, 64), (3, 3), 2, [1; 4]),
+    case(1, (6, 6), (32, 32), (3, 3), 2, [0, 0, 1, 1]),
+    case(1, (8, 8), (64, 32), (4, 4), 4, [0; 4]),
+    case(1, (9, 8), (32, 32), (2, 5), 3, [2, 1, 0, 4]),
+    case(1, (5, 6), (48, 136), (1, 1), 1, [0; 4]),
+    case(2, (33, 32), (32, 32), (3, 3), 1, [1; 4]),
 ];
 
 impl Case {
@@ -83,24 +91,25 @@ impl Case {
     }
 
     fn forward<E: Element>(&self, cx: &Context, x: &[E], w: &[E], epilogue: &ConvEpilogue<'_, E>) -> Vec<E> {
-        let ([sx, sw, sy], mut y) = (self.shapes(), vec![E::from_f64(f64::NAN); self.lens()[2]]);
-        conv2d::forward(cx, View::new(x, sx), View::new(w, sw), ViewMut::new(&mut y, sy), &self.conv, epilogue)
-            .unwrap();
-        y
+        let [sx, sw, sy] = self.shapes();
+        let (x, w, mut y) = (cx.tensor(sx, x).unwrap(), cx.tensor(sw, w).unwrap(), unset::<E>(cx, sy));
+        conv2d::forward(cx, x.view(), w.view(), y.view_mut(), &self.conv, epilogue).unwrap();
+        y.to_vec().unwrap()
     }
 
     fn input<E: Element>(&self, cx: &Context, dy: &[E], w: &[E]) -> Vec<E> {
-        let ([sx, sw, sy], mut dx) = (self.shapes(), vec![E::from_f64(f64::NAN); self.lens()[0]]);
-        conv2d::backward_input(cx, View::new(dy, sy), View::new(w, sw), ViewMut::new(&mut dx, sx), &self.conv).unwrap();
-        dx
+        let [sx, sw, sy] = self.shapes();
+        let (dy, w, mut dx) = (cx.tensor(sy, dy).unwrap(), cx.tensor(sw, w).unwrap(), unset::<E>(cx, sx));
+        conv2d::backward_input(cx, dy.view(), w.view(), dx.view_mut(), &self.conv).unwrap();
+        dx.to_vec().unwrap()
     }
 
     /// Starts from 1, to see that gradients are added.
     fn weight<E: Element>(&self, cx: &Context, dy: &[E], x: &[E]) -> Vec<E::Acc> {
-        let ([sx, sw, sy], mut dw) = (self.shapes(), vec![<E::Acc as Element>::from_f64(1.0); self.lens()[1]]);
-        conv2d::backward_weight(cx, View::new(dy, sy), View::new(x, sx), ViewMut::new(&mut dw, sw), &self.conv)
-            .unwrap();
-        dw
+        let [sx, sw, sy] = self.shapes();
+        let (dy, x, mut dw) = (cx.tensor(sy, dy).unwrap(), cx.tensor(sx, x).unwrap(), filled::<E::Acc>(cx, sw, 1.0));
+        conv2d::backward_weight(cx, dy.view(), x.view(), dw.view_mut(), &self.conv).unwrap();
+        dw.to_vec().unwrap()
     }
 
     fn check<E: Element>(&self, cx: &Context) {
@@ -127,10 +136,13 @@ impl Case {
         let plain = self.forward(cx, &x, &w, &ConvEpilogue::default());
         assert_close(&format!("{what} y"), &plain, &y_exact, bound(self.i * self.kh * self.kw, true));
         let [_, _, sy] = self.shapes();
+        let there = |x: &[E], shape: &[usize]| cx.tensor(shape, x).unwrap();
+        let (bias_there, residual_there) = (there(&bias, &[self.o]), there(&residual, &sy));
+        let per_image_there = there(&per_image, &[self.b, self.o]);
         let epilogue = ConvEpilogue {
-            bias: Some(View::new(&bias, [self.o])),
-            per_image: Some(View::new(&per_image, [self.b, self.o])),
-            residual: Some(View::new(&residual, sy)),
+            bias: Some(bias_there.view()),
+            per_image: Some(per_image_there.view()),
+            residual: Some(residual_there.view()),
         };
         for (at, y) in y_exact.iter_mut().enumerate() {
             let (pixel, o) = (at / self.o, at % self.o);
@@ -150,11 +162,31 @@ impl Case {
 
 #[test]
 fn the_definition_in_every_type() {
-    let cx = Context::host(2);
+    let cx = device();
     for case in CASES {
-        case.check::<f64>(&cx);
+        if !is_on_cuda() {
+            case.check::<f64>(&cx);
+        }
         case.check::<f32>(&cx);
         case.check::<bf16>(&cx);
+    }
+}
+
+/// Bits depend neither on threads nor on the order of blocks.
+#[test]
+fn order_of_blocks() {
+    for case in [CASES[17], CASES[8]] {
+        let [nx, nw, ny] = case.lens();
+        let [sx, sw, sy] = case.shapes();
+        let (x, w, dy) = (normals("x", nx), normals("w", nw), normals("dy", ny));
+        same_bits(&format!("{case:?}"), |cx| {
+            let (x, w, dy) = (put::<f32>(cx, sx, &x), put::<f32>(cx, sw, &w), put::<f32>(cx, sy, &dy));
+            let (mut y, mut dx, mut dw) = (unset::<f32>(cx, sy), unset::<f32>(cx, sx), filled::<f32>(cx, sw, 1.0));
+            conv2d::forward(cx, x.view(), w.view(), y.view_mut(), &case.conv, &Default::default()).unwrap();
+            conv2d::backward_input(cx, dy.view(), w.view(), dx.view_mut(), &case.conv).unwrap();
+            conv2d::backward_weight(cx, dy.view(), x.view(), dw.view_mut(), &case.conv).unwrap();
+            vec![get(&y), get(&dx), get(&dw)]
+        });
     }
 }
 

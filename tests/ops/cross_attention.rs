@@ -1,30 +1,46 @@
 //! Cross attention is attention without masks, whatever the number of keys.
 
 use deem::Context;
+use deem::dtype::Element;
 use deem::memory::{View, ViewMut};
 use deem::ops::attention::{self, Attention};
 use deem::ops::cross_attention::{self, CrossAttention};
+use half::bf16;
 
-use crate::support::{assert_close, check_gradients, normals, round};
+use crate::support::{assert_close, check_gradients, device, get, normals, put, unset};
 
 #[test]
 fn equals_attention() {
-    let cx = Context::host(2);
-    let (b, t, n, d) = (2, 37, 3, 10);
-    for s in [0, 1, 9, 77, 128, 129] {
+    let (host, cx) = (Context::host(2), device());
+    for (s, d) in [(0, 10), (1, 10), (9, 10), (77, 10), (128, 10), (129, 10), (9, 40), (77, 80), (128, 160)] {
+        let (b, t, n) = (2, 37, 3);
         let (sq, sk, sl) = ([b, t, n * d], [b, s, n * d], [b, n, t]);
         let (q, k, v) = (normals("q", b * t * n * d), normals("k", b * s * n * d), normals("v", b * s * n * d));
         let spec = CrossAttention { heads: n, scale: 0.3 };
         let general = Attention::full(n, 0.3);
         let (mut exact, mut lse) = (vec![f64::NAN; q.len()], vec![f64::NAN; b * n * t]);
         let (vo, vl) = (ViewMut::new(&mut exact, sq), ViewMut::new(&mut lse, sl));
-        attention::forward(&cx, View::new(&q, sq), View::new(&k, sk), View::new(&v, sk), vo, vl, &general).unwrap();
-        let (q, k, v) = (round::<f32>(&q), round::<f32>(&k), round::<f32>(&v));
-        let (mut out, mut lse) = (vec![f32::NAN; q.len()], vec![f32::NAN; b * n * t]);
-        let (vo, vl) = (ViewMut::new(&mut out, sq), ViewMut::new(&mut lse, sl));
-        cross_attention::forward(&cx, View::new(&q, sq), View::new(&k, sk), View::new(&v, sk), vo, vl, &spec).unwrap();
-        assert_close(&format!("{s} keys"), &out, &exact, 1e-5);
+        attention::forward(&host, View::new(&q, sq), View::new(&k, sk), View::new(&v, sk), vo, vl, &general).unwrap();
+        let found = short::<f32>(&cx, (sq, sk, sl), [&q, &k, &v], &spec);
+        assert_close(&format!("{s} keys, {d} numbers, f32"), &found, &exact, 1e-5);
+        // Inputs, probabilities and outputs are rounded to 2^-9; a score is a sum of d products of two of the inputs, times the scale.
+        let bound = (4.0 + 0.3 * 2.0 * (d as f64).sqrt()) / 256.0;
+        let found = short::<bf16>(&cx, (sq, sk, sl), [&q, &k, &v], &spec);
+        assert_close(&format!("{s} keys, {d} numbers, bf16"), &found, &exact, bound);
     }
+}
+
+/// The output of the op in a storage type.
+fn short<E: Element>(
+    cx: &Context,
+    (sq, sk, sl): ([usize; 3], [usize; 3], [usize; 3]),
+    [q, k, v]: [&[f64]; 3],
+    spec: &CrossAttention,
+) -> Vec<f64> {
+    let (q, k, v) = (put::<E>(cx, sq, q), put::<E>(cx, sk, k), put::<E>(cx, sk, v));
+    let (mut out, mut lse) = (unset::<E>(cx, sq), unset::<E::Acc>(cx, sl));
+    cross_attention::forward(cx, q.view(), k.view(), v.view(), out.view_mut(), lse.view_mut(), spec).unwrap();
+    get(&out)
 }
 
 #[test]

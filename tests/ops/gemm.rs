@@ -9,7 +9,8 @@ use deem::{Context, Error};
 use half::bf16;
 use proptest::prelude::*;
 
-use crate::support::{normals, round};
+use crate::pointwise::same_bits;
+use crate::support::{device, filled, get, is_on_cuda, normals, put, round, unset};
 
 const FORMS: [Form; 3] = [Form::Nt, Form::Nn, Form::Tn];
 
@@ -67,16 +68,21 @@ fn case<E: Element>(cx: &Context, form: Form, (m, n, k): (usize, usize, usize), 
     let exact = finish(&plain::<f64>(form, (m, n, k), &wide(&a), &wide(&b)));
     let rough: Vec<f64> = plain::<E>(form, (m, n, k), &a, &b).iter().map(|x| x.as_f64()).collect();
     let rough = finish(&rough);
-    let mut c = if full { old.clone() } else { vec![E::from_f64(f64::NAN); m * n] };
+    let on_device = |x: &[E], shape: &[usize]| cx.tensor(shape, x).unwrap();
+    let start = || if full { on_device(&old, &[m, n]) } else { unset::<E>(cx, [m, n]) };
+    let (bias_there, scale_there) = (on_device(&bias, &[n]), on_device(&scale, &[n]));
+    let residual_there = on_device(&residual, &[m, n]);
     let mut epilogue = Epilogue { activation, ..Default::default() };
     if full {
-        epilogue.bias = Some(View::new(&bias, [n]));
-        epilogue.scale = Some(View::new(&scale, [n]));
-        epilogue.residual = Some(View::new(&residual, [m, n]));
+        epilogue.bias = Some(bias_there.view());
+        epilogue.scale = Some(scale_there.view());
+        epilogue.residual = Some(residual_there.view());
         epilogue.accumulate = Accumulate::Add;
     }
-    let (va, vb) = (View::new(&a, a_shape(form, m, k)), View::new(&b, b_shape(form, n, k)));
-    gemm::forward(cx, form, va, vb, ViewMut::new(&mut c, [m, n]), &epilogue).unwrap();
+    let (a_there, b_there) = (on_device(&a, &a_shape(form, m, k)), on_device(&b, &b_shape(form, n, k)));
+    let mut c_there = start();
+    gemm::forward(cx, form, a_there.view(), b_there.view(), c_there.view_mut(), &epilogue).unwrap();
+    let c = c_there.to_vec().unwrap();
     // Storing rounds once; sums of length k round about sqrt(k) times; the epilogue has five more operations.
     let storage = if E::DTYPE == deem::dtype::DType::Bf16 { 1.0 / 256.0 } else { 0.0 };
     let roundoff = <E::Acc as Real>::ROUNDOFF;
@@ -89,16 +95,20 @@ fn case<E: Element>(cx: &Context, form: Form, (m, n, k): (usize, usize, usize), 
         let error = (c.to_f64() - e).abs();
         assert!(error <= bound, "{what}: [{}, {}] is {c:?}, exact {e}, error {error:.2e} > {bound:.2e}", i / n, i % n);
     }
+    if is_on_cuda() {
+        return;
+    }
     // Packed weights: the same bits.
-    let packed = gemm::pack(cx, form, vb);
-    let mut again = if full { old.clone() } else { vec![E::from_f64(f64::NAN); m * n] };
-    gemm::forward_packed(cx, va, &packed, ViewMut::new(&mut again, [m, n]), &epilogue).unwrap();
+    let packed = gemm::pack(cx, form, b_there.view());
+    let mut again = start();
+    gemm::forward_packed(cx, a_there.view(), &packed, again.view_mut(), &epilogue).unwrap();
+    let again = again.to_vec().unwrap();
     assert_eq!(bytemuck::cast_slice::<E, u8>(&c), bytemuck::cast_slice::<E, u8>(&again), "{what}: packed weights");
 }
 
 #[test]
 fn the_definition_in_every_form_and_type() {
-    let cx = Context::host(2);
+    let cx = device();
     let sizes = [
         (1, 1, 1),
         (1, 33, 70),
@@ -109,18 +119,41 @@ fn the_definition_in_every_form_and_type() {
         (29, 31, 100),
         (130, 70, 33),
         (15, 161, 400),
+        (136, 264, 40),
+        (132, 4, 36),
     ];
     for form in FORMS {
         for size in sizes {
             case::<f32>(&cx, form, size, Activation::None, false);
             case::<f32>(&cx, form, size, Activation::Gelu, true);
             case::<bf16>(&cx, form, size, Activation::Silu, true);
-            case::<f64>(&cx, form, size, Activation::QuickGelu, true);
+            if !is_on_cuda() {
+                case::<f64>(&cx, form, size, Activation::QuickGelu, true);
+            }
         }
         case::<f32>(&cx, form, (20, 40, 2100), Activation::None, true);
-        case::<bf16>(&cx, form, (20, 40, 2100), Activation::None, false);
+        case::<f32>(&cx, form, (72, 40, 2100), Activation::QuickGelu, true);
+        case::<bf16>(&cx, form, (24, 40, 2104), Activation::None, false);
         case::<f32>(&cx, form, (4, 7, 0), Activation::Relu, true);
         case::<bf16>(&cx, form, (4, 7, 0), Activation::None, false);
+        case::<bf16>(&cx, form, (8, 8, 0), Activation::Relu, true);
+    }
+}
+
+/// Bits depend neither on threads nor on the order of blocks.
+#[test]
+fn order_of_blocks() {
+    for form in FORMS {
+        for (m, n, k) in [(200, 136, 72), (130, 33, 51)] {
+            let (a, b) = (normals("a", m * k), normals("b", n * k));
+            let run = |cx: &Context| {
+                let (a, b) = (put::<f32>(cx, a_shape(form, m, k), &a), put::<f32>(cx, b_shape(form, n, k), &b));
+                let mut c = unset::<f32>(cx, [m, n]);
+                gemm::forward(cx, form, a.view(), b.view(), c.view_mut(), &Default::default()).unwrap();
+                vec![get(&c)]
+            };
+            same_bits(&format!("gemm {form:?} {m} {n} {k}"), run);
+        }
     }
 }
 
@@ -163,38 +196,45 @@ fn the_same_bits_for_any_number_of_threads() {
 
 #[test]
 fn batches_are_single_products() {
-    let cx = Context::host(2);
-    let (batch, m, n, k) = (5, 13, 37, 20);
-    for form in FORMS {
-        let (a, b) = (round::<f32>(&normals("a", batch * m * k)), round::<f32>(&normals("b", batch * n * k)));
-        let residual = round::<f32>(&normals("r", batch * m * n));
-        let (sa, sb) = (a_shape(form, m, k), b_shape(form, n, k));
-        let mut c = vec![f32::NAN; batch * m * n];
-        let epilogue = Epilogue { residual: Some(View::new(&residual, [batch, m, n])), ..Default::default() };
-        let (va, vb) = (View::new(&a, [batch, sa[0], sa[1]]), View::new(&b, [batch, sb[0], sb[1]]));
-        gemm::batched(&cx, form, va, vb, ViewMut::new(&mut c, [batch, m, n]), &epilogue).unwrap();
-        for z in 0..batch {
-            let mut one = vec![f32::NAN; m * n];
-            let residual = View::new(&residual[z * m * n..(z + 1) * m * n], [m, n]);
-            let epilogue = Epilogue { residual: Some(residual), ..Default::default() };
-            let (va, vb) =
-                (View::new(&a[z * m * k..(z + 1) * m * k], sa), View::new(&b[z * n * k..(z + 1) * n * k], sb));
-            gemm::forward(&cx, form, va, vb, ViewMut::new(&mut one, [m, n]), &epilogue).unwrap();
-            assert_eq!(c[z * m * n..(z + 1) * m * n], one, "{form:?}, product {z}");
+    let cx = device();
+    for (batch, m, n, k) in [(5, 13, 37, 20), (3, 72, 40, 24)] {
+        for form in FORMS {
+            batches::<f32>(&cx, form, batch, (m, n, k));
+            batches::<bf16>(&cx, form, batch, (m, n, k));
         }
+    }
+}
+
+fn batches<E: Element>(cx: &Context, form: Form, batch: usize, (m, n, k): (usize, usize, usize)) {
+    let (sa, sb) = (a_shape(form, m, k), b_shape(form, n, k));
+    let a = put::<E>(cx, [batch, sa[0], sa[1]], &normals("a", batch * m * k));
+    let b = put::<E>(cx, [batch, sb[0], sb[1]], &normals("b", batch * n * k));
+    let residual = put::<E>(cx, [batch, m, n], &normals("r", batch * m * n));
+    let mut c = unset::<E>(cx, [batch, m, n]);
+    let epilogue = Epilogue { residual: Some(residual.view()), ..Default::default() };
+    gemm::batched(cx, form, a.view(), b.view(), c.view_mut(), &epilogue).unwrap();
+    let c = c.to_vec().unwrap();
+    for z in 0..batch {
+        let mut one = unset::<E>(cx, [m, n]);
+        let epilogue = Epilogue { residual: Some(residual.view().part(z * m * n, [m, n])), ..Default::default() };
+        let (a, b) = (a.view().part(z * m * k, sa), b.view().part(z * n * k, sb));
+        gemm::forward(cx, form, a, b, one.view_mut(), &epilogue).unwrap();
+        assert!(c[z * m * n..(z + 1) * m * n] == one.to_vec().unwrap(), "{form:?}, product {z}");
     }
 }
 
 #[test]
 fn a_gradient_of_weights_is_kept_in_f32() {
-    let (m, n, k) = (6, 10, 40);
-    let (a, b) = (round::<bf16>(&normals("a", m * k)), round::<bf16>(&normals("b", n * k)));
-    let mut c = vec![0.5f32; m * n];
-    let epilogue = Epilogue { accumulate: Accumulate::Add, ..Default::default() };
-    let vc = ViewMut::new(&mut c, [m, n]);
-    gemm::forward(&Context::host(1), Form::Tn, View::new(&a, [k, m]), View::new(&b, [k, n]), vc, &epilogue).unwrap();
-    for (c, sum) in c.iter().zip(plain::<bf16>(Form::Tn, (m, n, k), &a, &b)) {
-        assert!((c - 0.5 - sum).abs() < 1e-4, "{c} is not 0.5 + {sum}");
+    let cx = device();
+    for (m, n, k) in [(6, 10, 40), (16, 8, 40)] {
+        let (a, b) = (round::<bf16>(&normals("a", m * k)), round::<bf16>(&normals("b", n * k)));
+        let mut c = filled::<f32>(&cx, [m, n], 0.5);
+        let epilogue = Epilogue { accumulate: Accumulate::Add, ..Default::default() };
+        let (a_there, b_there) = (cx.tensor([k, m], &a).unwrap(), cx.tensor([k, n], &b).unwrap());
+        gemm::forward(&cx, Form::Tn, a_there.view(), b_there.view(), c.view_mut(), &epilogue).unwrap();
+        for (c, sum) in get(&c).iter().zip(plain::<bf16>(Form::Tn, (m, n, k), &a, &b)) {
+            assert!((c - 0.5 - f64::from(sum)).abs() < 1e-4, "{c} is not 0.5 + {sum}");
+        }
     }
 }
 

@@ -1,0 +1,311 @@
+// Attention on tensor cores: how 16-bit tiles of queries, keys and values lie in shared memory, and the forward pass.
+//
+// Rows of a tile are padded to an odd number of 16-byte pieces, so that the eight rows of a matrix of `ldmatrix` lie in different banks without any
+// permutation: every address is one register plus a constant.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "../../ffi/attention.h"
+#include "attention.cuh"
+
+namespace deem {
+
+/// Constants that choose between two versions of a lambda.
+struct False {
+    static constexpr bool value = false;
+};
+struct True {
+    static constexpr bool value = true;
+};
+
+constexpr int FLASH_WARPS = 4, FLASH_THREADS = 32 * FLASH_WARPS;
+
+/// Sizes of a head of `D` numbers.
+template <int D> struct Head {
+    static constexpr int PIECES = D / 8;                    // of 16 bytes, in global memory
+    static constexpr int STEPS = (D + 15) / 16;             // of 16 along the head
+    static constexpr int ROW = (STEPS * 2 + 1) * 16;        // bytes between rows in shared memory
+    static constexpr int ROUND = (D + 15) / 16 * 16;
+    static_assert(D % 8 == 0, "rows are copied in pieces of 16 bytes");
+};
+
+/// This thread's part in copying tiles of rows of D numbers: its first row and piece.
+///
+/// Eight neighbouring lanes copy whole sectors (two pieces) to different banks: pieces 0 and 1 of rows 0, 2, 4, 6. Where pieces are odd in number they lie side
+/// by side instead, and a request may touch two banks twice.
+template <int D> struct RowCopy {
+    static constexpr int PIECES = Head<D>::PIECES;
+    static constexpr int WIDE = PIECES % 4 == 0 ? 4 : PIECES % 2 == 0 ? 2 : 1; // neighbouring pieces in a warp's request
+    static constexpr int HIGH = WIDE > 1 ? 32 / WIDE * FLASH_WARPS : FLASH_THREADS / PIECES; // rows of a request of all warps
+    int row, piece;
+
+    __device__ __forceinline__ explicit RowCopy(int thread) {
+        const int lane = thread % 32, warp = thread / 32;
+        if constexpr (WIDE > 1) {
+            piece = (lane & 1) + (WIDE == 4 ? lane >> 4 << 1 : 0);
+            row = warp * (32 / WIDE) + (lane >> 1 & 3) * 2 + (lane >> 3 & 1) + (WIDE == 2 ? lane >> 4 << 3 : 0);
+        } else {
+            piece = thread % PIECES;
+            row = thread / PIECES;
+        }
+    }
+
+    /// Where this thread's first piece lies in a tile, in bytes.
+    __device__ __forceinline__ uint32_t place() const { return row * Head<D>::ROW + piece * 16; }
+
+    /// Begins the copies of a tile of ROWS rows, `stride` numbers apart, of which `rows` exist; the others become 0. `to` and `from`: this thread's first piece.
+    template <int ROWS> __device__ __forceinline__ void copy(uint32_t to, const uint16_t *from, int64_t stride, int rows) const {
+        if (WIDE == 1 && threadIdx.x >= HIGH * PIECES) return; // behind the last whole row
+#pragma unroll
+        for (int i = 0; i < (ROWS + HIGH - 1) / HIGH; ++i) {
+            if (ROWS % HIGH != 0 && row + i * HIGH >= ROWS) break;
+#pragma unroll
+            for (int j = 0; j < PIECES; j += WIDE == 1 ? PIECES : WIDE) {
+                copy_async_16(to + i * HIGH * Head<D>::ROW + j * 16, from + i * HIGH * stride + j * 8, row + i * HIGH < rows ? 16 : 0);
+            }
+        }
+    }
+};
+
+/// Zeros what rows hold behind D, up to a multiple of 16; the copies leave it alone.
+template <int D> __device__ __forceinline__ void clear_tails(uint8_t *tile, int rows) {
+    if constexpr (Head<D>::ROUND != D) {
+        for (int row = threadIdx.x; row < rows; row += FLASH_THREADS) *reinterpret_cast<uint4 *>(tile + row * Head<D>::ROW + D * 2) = make_uint4(0, 0, 0, 0);
+    }
+}
+
+// Offsets of this lane's row for `ldmatrix`, in bytes from the tile's first row and column.
+/// 16 x 16 of an operand A; the next 16 along k are 32 bytes on.
+template <int D> __device__ __forceinline__ uint32_t first_offset(int lane) { return (lane & 15) * Head<D>::ROW + (lane >> 4) * 16; }
+/// Two fragments of B, [n][k] in memory: 16 columns of 16 along k.
+template <int D> __device__ __forceinline__ uint32_t second_offset(int lane) { return ((lane & 7) + (lane >> 4) * 8) * Head<D>::ROW + (lane >> 3 & 1) * 16; }
+/// Two fragments of B, [k][n] in memory, to be loaded transposed: 16 along k, 16 columns.
+template <int D> __device__ __forceinline__ uint32_t second_transposed_offset(int lane) { return first_offset<D>(lane); }
+
+/// Shape of the forward pass's blocks: 128 queries, 32 to a warp, and KEYS keys at a time.
+template <int D> struct FlashForward {
+    static constexpr int QUERIES = 128, KEYS = D > 128 ? 32 : 64;
+    static constexpr int SHARED_BYTES = (QUERIES + 2 * KEYS) * Head<D>::ROW + (D >= 128 ? FLASH_THREADS * 24 : 0);
+};
+
+/// The plain mean of all values into the rows of this warp's output that saw nothing.
+template <class T>
+__device__ __noinline__ void mean_rows(const DeemAttentionForward &p, int64_t b, int n, int64_t first, uint32_t masked) {
+    const int lane = threadIdx.x % 32, kv = n / (p.heads / p.kv_heads);
+    const uint16_t *v = static_cast<const uint16_t *>(p.v) + key_at(p, b, 0, kv);
+    const float factor = 1.f / static_cast<float>(p.s > 0 ? p.s : 1);
+    for (int c = lane; c < p.d; c += 32) {
+        float sum = 0.f;
+        for (int64_t s = 0; s < p.s; ++s) sum += T::load(v + s * p.kv_heads * p.d + c);
+        for (int row = 0; row < 32; ++row) {
+            if (masked >> row & 1) T::store(static_cast<uint16_t *>(p.out) + query_at(p, b, first + row, n) + c, sum * factor);
+        }
+    }
+}
+
+__device__ __forceinline__ void load_totals(float (&total)[4], const float4 &from) {
+    const float4 x = from;
+    total[0] = x.x, total[1] = x.y, total[2] = x.z, total[3] = x.w;
+}
+
+/// How many of the first `s` keys lie before the causal line of query t.
+template <class P> __device__ __forceinline__ int open_keys(const P &p, int t) {
+    const int s = static_cast<int>(p.s), line = t + static_cast<int>(p.causal) + 1;
+    return p.causal < 0 || line > s ? s : line;
+}
+
+template <class T, int D> __device__ __forceinline__ void flash_forward(const DeemAttentionForward &p) {
+    using Shape = FlashForward<D>;
+    constexpr int KEYS = Shape::KEYS, QUERIES = Shape::QUERIES, ROW = Head<D>::ROW, STEPS = Head<D>::STEPS, TILES = D / 8, KEY_TILES = KEYS / 8;
+    constexpr bool KEEP_Q = D <= 64;
+    extern __shared__ __align__(128) uint8_t shared[];
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    // The last queries see the most keys: they begin first.
+    const auto first_query = [] { return (static_cast<int>(gridDim.x) - 1 - block_x()) * QUERIES; };
+    const uint32_t q_tile = shared_address(shared), k_tile = q_tile + QUERIES * ROW, v_tile = k_tile + KEYS * ROW;
+    const RowCopy<D> copier(threadIdx.x);
+    const auto kv_stride = [&] { return static_cast<int64_t>(p.kv_heads) * D; };
+    int rounds, open_rounds;
+    int64_t next; // this thread's first number of the next tile of keys or values
+    {
+        const int t0 = first_query(), n = block_y(), t_last = t0 + QUERIES < p.t ? t0 + QUERIES - 1 : static_cast<int>(p.t) - 1;
+        const int64_t b = block_z();
+        rounds = (open_keys(p, t_last) + KEYS - 1) / KEYS;
+        open_rounds = p.keys ? 0 : open_keys(p, t0) / KEYS;
+        clear_tails<D>(shared, QUERIES + 2 * KEYS);
+        const int64_t q_stride = static_cast<int64_t>(p.heads) * D;
+        const uint16_t *q = static_cast<const uint16_t *>(p.q) + query_at(p, b, t0 + copier.row, n) + copier.piece * 8;
+        copier.template copy<QUERIES>(q_tile + copier.place(), q, q_stride, static_cast<int>(p.t) - t0);
+        next = key_at(p, b, copier.row, n / (p.heads / p.kv_heads)) + copier.piece * 8;
+        copier.template copy<KEYS>(k_tile + copier.place(), static_cast<const uint16_t *>(p.k) + next, kv_stride(), static_cast<int>(p.s));
+        copy_commit();
+    }
+
+    const uint32_t q_from = q_tile + warp * 32 * ROW + first_offset<D>(lane);
+    const uint32_t k_from = k_tile + second_offset<D>(lane), v_from = v_tile + second_transposed_offset<D>(lane);
+    const float factor = p.scale * LOG2_E;
+    float sums[2][TILES][4] = {};
+    float max[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY}, total[4] = {}; // of rows g, g + 8, g + 16, g + 24; totals of this lane's columns
+    // Large heads fill the registers: what is needed but once a round waits in shared memory, each thread's for itself.
+    constexpr bool LEAN = D >= 128;
+    float4 &total_waits = reinterpret_cast<float4 *>(shared + (QUERIES + 2 * KEYS) * ROW)[threadIdx.x];
+    int64_t &next_waits = reinterpret_cast<int64_t *>(shared + (QUERIES + 2 * KEYS) * ROW + FLASH_THREADS * 16)[threadIdx.x];
+    if constexpr (LEAN) {
+        total_waits = make_float4(0.f, 0.f, 0.f, 0.f);
+        next_waits = next;
+    }
+    uint32_t q[2][KEEP_Q ? STEPS : 1][4];
+    if constexpr (KEEP_Q) {
+        copy_wait<0>();
+        __syncthreads();
+        for (int i = 0; i < 2; ++i)
+            for (int step = 0; step < STEPS; ++step) ldmatrix_x4(q[i][step], q_from + i * 16 * ROW + step * 32);
+    }
+
+    const auto round = [&](auto is_masked, int j) __attribute__((always_inline)) {
+        constexpr bool MASKED = decltype(is_masked)::value;
+        copy_wait<0>();
+        __syncthreads(); // the keys are there, and nobody reads the last values any more
+        if constexpr (LEAN) next = next_waits;
+        copier.template copy<KEYS>(v_tile + copier.place(), static_cast<const uint16_t *>(p.v) + next, kv_stride(), MASKED ? static_cast<int>(p.s) - j * KEYS : KEYS);
+        copy_commit();
+        float scores[2][KEY_TILES][4] = {};
+#pragma unroll
+        for (int step = 0; step < STEPS; ++step) {
+            uint32_t a[2][4];
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                if constexpr (KEEP_Q) {
+                    for (int r = 0; r < 4; ++r) a[i][r] = q[i][step][r];
+                } else {
+                    ldmatrix_x4(a[i], q_from + i * 16 * ROW + step * 32);
+                }
+            }
+#pragma unroll
+            for (int tile = 0; tile < KEY_TILES; tile += 2) {
+                uint32_t r[4];
+                ldmatrix_x4(r, k_from + tile * 8 * ROW + step * 32);
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    T::mma(scores[i][tile], a[i], r[0], r[1]);
+                    T::mma(scores[i][tile + 1], a[i], r[2], r[3]);
+                }
+            }
+        }
+        if constexpr (MASKED) {
+            const int key = j * KEYS + lane % 4 * 2, t = first_query() + warp * 32 + lane / 4;
+            const int64_t b = block_z();
+            int open[4];
+            for (int r = 0; r < 4; ++r) open[r] = open_keys(p, t + r * 8) - key;
+#pragma unroll
+            for (int tile = 0; tile < KEY_TILES; ++tile)
+#pragma unroll
+                for (int e = 0; e < 2; ++e) {
+                    const bool padded = p.keys && key + tile * 8 + e < p.s && is_padded(p, b, key + tile * 8 + e);
+#pragma unroll
+                    for (int r = 0; r < 4; ++r) {
+                        if (padded || tile * 8 + e >= open[r]) scores[r / 2][tile][r % 2 * 2 + e] = -INFINITY;
+                    }
+                }
+        }
+        copy_wait<0>();
+        __syncthreads(); // the values are there, and nobody reads the keys any more
+        if constexpr (LEAN) next = next_waits;
+        next += KEYS * kv_stride();
+        if constexpr (LEAN) next_waits = next;
+        copier.template copy<KEYS>(k_tile + copier.place(), static_cast<const uint16_t *>(p.k) + next, kv_stride(), j + 1 < rounds ? static_cast<int>(p.s) - (j + 1) * KEYS : 0);
+        copy_commit();
+        if constexpr (LEAN) load_totals(total, total_waits);
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+            float largest = max[r];
+#pragma unroll
+            for (int tile = 0; tile < KEY_TILES; ++tile) largest = fmaxf(largest, fmaxf(scores[r / 2][tile][r % 2 * 2], scores[r / 2][tile][r % 2 * 2 + 1]));
+            largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
+            largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
+            // Nothing seen yet: any finite number will do.
+            const float shift = MASKED && largest == -INFINITY ? 0.f : largest * factor;
+            const float rescale = exp2_approximate(fmaf(max[r], factor, -shift));
+            max[r] = largest;
+            total[r] *= rescale;
+#pragma unroll
+            for (int tile = 0; tile < KEY_TILES; ++tile)
+#pragma unroll
+                for (int e = 0; e < 2; ++e) {
+                    float &x = scores[r / 2][tile][r % 2 * 2 + e];
+                    x = exp2_approximate(fmaf(x, factor, -shift));
+                    total[r] += x;
+                }
+#pragma unroll
+            for (int tile = 0; tile < TILES; ++tile) {
+                sums[r / 2][tile][r % 2 * 2] *= rescale;
+                sums[r / 2][tile][r % 2 * 2 + 1] *= rescale;
+            }
+        }
+        if constexpr (LEAN) total_waits = make_float4(total[0], total[1], total[2], total[3]);
+#pragma unroll
+        for (int step = 0; step < KEYS / 16; ++step) {
+            uint32_t weights[2][4];
+#pragma unroll
+            for (int i = 0; i < 2; ++i)
+#pragma unroll
+                for (int r = 0; r < 4; ++r) weights[i][r] = T::pack(scores[i][step * 2 + r / 2][r % 2 * 2], scores[i][step * 2 + r / 2][r % 2 * 2 + 1]);
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile += 2) {
+                uint32_t r[4];
+                ldmatrix_x4_transposed(r, v_from + step * 16 * ROW + tile * 16);
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    T::mma(sums[i][tile], weights[i], r[0], r[1]);
+                    if (tile + 1 < TILES) T::mma(sums[i][tile + 1 < TILES ? tile + 1 : tile], weights[i], r[2], r[3]);
+                }
+            }
+        }
+    };
+#pragma unroll 1
+    for (int j = 0; j < open_rounds; ++j) round(False{}, j);
+#pragma unroll 1
+    for (int j = open_rounds; j < rounds; ++j) round(True{}, j);
+
+    copy_wait<0>();
+    __syncthreads();
+    if constexpr (LEAN) load_totals(total, total_waits);
+    // Through this warp's rows of the queries' tile, so that rows are written in whole sectors.
+    const int64_t b = block_z();
+    const int n = block_y(), first = first_query() + warp * 32;
+    const int64_t q_stride = static_cast<int64_t>(p.heads) * D;
+    uint8_t *rows = shared + warp * 32 * ROW;
+    uint32_t masked = 0;
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+        float sum = total[r];
+        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        const int row = r / 2 * 16 + r % 2 * 8 + lane / 4;
+        const float inverse = sum > 0.f ? 1.f / sum : 0.f;
+        if (lane % 4 == 0 && first + row < p.t) {
+            static_cast<float *>(p.lse)[(b * p.heads + n) * p.t + first + row] = sum > 0.f ? fmaf(max[r], p.scale, logf(sum)) : LOWEST;
+            masked |= sum > 0.f ? 0u : 1u << row;
+        }
+#pragma unroll
+        for (int tile = 0; tile < TILES; ++tile) {
+            *reinterpret_cast<uint32_t *>(rows + row * ROW + tile * 16 + lane % 4 * 4) =
+                T::pack(sums[r / 2][tile][r % 2 * 2] * inverse, sums[r / 2][tile][r % 2 * 2 + 1] * inverse);
+        }
+    }
+    masked = __reduce_or_sync(0xffffffffu, masked);
+    __syncwarp();
+    uint16_t *out = static_cast<uint16_t *>(p.out) + query_at(p, b, first, n);
+    for (int at = lane; at < 32 * TILES; at += 32) {
+        const int row = at / TILES, piece = at % TILES;
+        if (first + row < p.t) *reinterpret_cast<uint4 *>(out + row * q_stride + piece * 8) = *reinterpret_cast<const uint4 *>(rows + row * ROW + piece * 16);
+    }
+    if (masked != 0) {
+        __syncwarp();
+        mean_rows<T>(p, b, n, first, masked);
+    }
+}
+
+} // namespace deem

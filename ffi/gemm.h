@@ -1,0 +1,30 @@
+/* Launches of cuda/gemm.cu. */
+#ifndef DEEM_GEMM_H
+#define DEEM_GEMM_H
+
+#include <stdint.h>
+
+/* How the operands lie: C[M,N] = A[M,K] B[N,K]^T, A[M,K] B[K,N], or A[K,M]^T B[K,N]. */
+#define DEEM_GEMM_NT 0
+#define DEEM_GEMM_NN 1
+#define DEEM_GEMM_TN 2
+
+/* c = residual + scale * act(a b + bias), or that is added to c. */
+struct DeemGemmForward {
+    const void *a;        /* [batch, M, K], or [batch, K, M] in form TN */
+    const void *b;        /* [batch, K, N], or [batch, N, K] in form NT */
+    void *c;              /* [batch, M, N] */
+    const void *bias;     /* [N], or null */
+    const void *scale;    /* [N], or null */
+    const void *residual; /* [batch, M, N], or null */
+    int64_t batch;
+    int64_t m;
+    int64_t n;
+    int64_t k;
+    int32_t form;       /* DEEM_GEMM_... */
+    int32_t activation; /* DEEM_ACTIVATION_... */
+    int32_t accumulate; /* 1: added to c */
+    int32_t c_is_f32;   /* 1: c is f32 whatever a and b are */
+};
+
+#endif

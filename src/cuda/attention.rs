@@ -1,0 +1,307 @@
+//! Launches of `cuda/attention.cu`; see [`crate::ops::attention`].
+
+use std::ffi::c_void;
+
+use super::gemm::aligned;
+use super::params::{DeemAttentionBackward, DeemAttentionDropout, DeemAttentionForward};
+use super::{by_dtype, input, output, small};
+use crate::device::Context;
+use crate::device::cuda::Geometry;
+use crate::dtype::{DType, Element};
+use crate::error::{Error, Result};
+use crate::host::attention::Problem;
+use crate::memory::{Tensor, View, ViewMut};
+
+const OP: &str = "attention";
+/// Queries or keys of a block of the tensor-core kernels, and its threads.
+const BLOCK: usize = 128;
+/// Rows of a block of the plain kernels, a warp each, and its threads.
+const PLAIN_ROWS: usize = 4;
+const PLAIN_THREADS: u32 = 128;
+
+/// Bytes between the rows of a tile in shared memory: an odd number of pieces of 16 (`Head::ROW` in `cuda/common/flash.cuh`).
+fn row_bytes(d: usize) -> usize {
+    d.div_ceil(16) * 32 + 16
+}
+
+/// `FlashForward::SHARED_BYTES`.
+fn forward_shared_bytes(d: usize) -> u32 {
+    let keys = if d > 128 { 32 } else { 64 };
+    ((128 + 2 * keys) * row_bytes(d) + if d >= 128 { BLOCK * 24 } else { 0 }) as u32
+}
+
+/// `FlashBackward::SHARED_BYTES` of a launch that makes gradients from dS, from P, or both.
+fn backward_shared_bytes(d: usize, scores: bool, probs: bool) -> u32 {
+    let sums = d * (usize::from(scores) + usize::from(probs));
+    let columns = match sums {
+        129.. => 16,
+        0..64 => 64,
+        64..=96 if !scores => 64,
+        _ => 32,
+    };
+    let tiles = 128 * row_bytes(d) * (1 + usize::from(scores));
+    (tiles + 2 * columns * (2 * row_bytes(d) + 8) + BLOCK * 16 + 16) as u32
+}
+
+/// Whether the tensor-core kernels are legal: by sizes, options, storage type and alignment alone.
+fn takes_tensor_cores(dtype: DType, p: &Problem<'_>, aligned: bool) -> bool {
+    let fits = p.t < 1 << 30 && p.capacity < 1 << 30 && p.batch < 1 << 16 && p.heads < 1 << 16;
+    let plain = p.first.is_none() && p.dropout.is_none();
+    dtype == DType::Bf16 && plain && forward_kernel(p.d).is_some() && p.scale > 0.0 && fits && aligned
+}
+
+/// The tensor-core kernel for this head size.
+fn forward_kernel(d: usize) -> Option<&'static str> {
+    Some(match d {
+        40 => "attention_forward_mma_d40_bf16",
+        64 => "attention_forward_mma_d64_bf16",
+        80 => "attention_forward_mma_d80_bf16",
+        96 => "attention_forward_mma_d96_bf16",
+        128 => "attention_forward_mma_d128_bf16",
+        160 => "attention_forward_mma_d160_bf16",
+        _ => return None,
+    })
+}
+
+/// A kernel for gradients of keys, and whether it makes those from the scores and those from the probabilities.
+type OfKeys = (&'static str, bool, bool);
+
+/// The tensor-core kernels for the gradients of queries, and of keys and values: one kernel makes both, or there is one for each.
+fn backward_kernels(d: usize) -> Option<(&'static str, &'static [OfKeys])> {
+    Some(match d {
+        40 => ("attention_backward_dq_mma_d40_bf16", &[("attention_backward_dkv_mma_d40_bf16", true, true)]),
+        64 => ("attention_backward_dq_mma_d64_bf16", &[("attention_backward_dkv_mma_d64_bf16", true, true)]),
+        80 => (
+            "attention_backward_dq_mma_d80_bf16",
+            &[("attention_backward_dk_mma_d80_bf16", true, false), ("attention_backward_dv_mma_d80_bf16", false, true)],
+        ),
+        96 => (
+            "attention_backward_dq_mma_d96_bf16",
+            &[("attention_backward_dk_mma_d96_bf16", true, false), ("attention_backward_dv_mma_d96_bf16", false, true)],
+        ),
+        128 => (
+            "attention_backward_dq_mma_d128_bf16",
+            &[
+                ("attention_backward_dk_mma_d128_bf16", true, false),
+                ("attention_backward_dv_mma_d128_bf16", false, true),
+            ],
+        ),
+        160 => (
+            "attention_backward_dq_mma_d160_bf16",
+            &[
+                ("attention_backward_dk_mma_d160_bf16", true, false),
+                ("attention_backward_dv_mma_d160_bf16", false, true),
+            ],
+        ),
+        _ => return None,
+    })
+}
+
+/// Geometry of a tensor-core kernel over rows of heads of images.
+fn blocks(rows: usize, heads: usize, batch: usize, shared_bytes: u32) -> Geometry {
+    Geometry {
+        blocks: [rows.div_ceil(BLOCK) as u32, heads as u32, batch as u32],
+        threads: [BLOCK as u32, 1, 1],
+        shared_bytes,
+    }
+}
+
+/// Geometry of a plain kernel; a row takes `vectors` times D, and `scalars`, f32 numbers of shared memory.
+fn plain(rows: usize, d: usize, vectors: usize, scalars: usize) -> Result<Geometry> {
+    let shared_bytes = PLAIN_ROWS * (vectors * d + scalars) * size_of::<f32>();
+    if shared_bytes > 160 << 10 {
+        let reason =
+            format!("heads of {d} numbers need {shared_bytes} bytes of shared memory, a block has {}", 160 << 10);
+        return Err(Error::Domain { op: OP, reason });
+    }
+    Ok(Geometry::linear(OP, rows.div_ceil(PLAIN_ROWS), PLAIN_THREADS)?.with_shared_bytes(shared_bytes as u32))
+}
+
+/// The key mask in device memory: its bytes, four to a number.
+fn upload_keys(cx: &Context, p: &Problem<'_>) -> Result<Option<Tensor<f32>>> {
+    let upload = |keys: &[u8]| {
+        let words: Vec<f32> = keys
+            .chunks(4)
+            .map(|bytes| {
+                let mut word = [0; 4];
+                word[..bytes.len()].copy_from_slice(bytes);
+                f32::from_ne_bytes(word)
+            })
+            .collect();
+        cx.tensor([words.len()], &words)
+    };
+    p.keys.map(upload).transpose()
+}
+
+/// The address of an uploaded mask; null without one.
+fn address(cx: &Context, keys: Option<&Tensor<f32>>) -> Result<*const c_void> {
+    super::optional_input(cx, OP, "a mask", keys.map(Tensor::view))
+}
+
+/// The first key of each query, in device memory.
+fn upload_first(cx: &Context, p: &Problem<'_>) -> Result<Option<Tensor<f32>>> {
+    p.first.map(|first| cx.tensor([first.len()], bytemuck::cast_slice(first))).transpose()
+}
+
+/// Dropout as kernels take it.
+fn dropout(p: &Problem<'_>) -> DeemAttentionDropout {
+    let ((key, tensor), threshold, factor) = p.dropout.map_or((([0; 2], [0; 2]), 0, 1.0), |dropout| dropout.parts());
+    DeemAttentionDropout { key, tensor, threshold, factor: factor as f32 }
+}
+
+/// The offset of the causal line as kernels take it: -1 without one.
+fn causal(p: &Problem<'_>) -> i64 {
+    p.causal.map_or(-1, |offset| offset.min(p.s) as i64)
+}
+
+/// Output and lse.
+pub(crate) fn forward<E: Element>(
+    cx: &Context,
+    p: &Problem<'_>,
+    q: View<'_, E>,
+    k: View<'_, E>,
+    v: View<'_, E>,
+    out: ViewMut<'_, E>,
+    lse: ViewMut<'_, E::Acc>,
+) -> Result<()> {
+    let simple = by_dtype::<E>(cx, OP, "attention_forward_f32", "attention_forward_bf16")?;
+    let (keys, first) = (upload_keys(cx, p)?, upload_first(cx, p)?);
+    let params = DeemAttentionForward {
+        q: input(cx, OP, "q", q)?,
+        k: input(cx, OP, "k", k)?,
+        v: input(cx, OP, "v", v)?,
+        keys: address(cx, keys.as_ref())?,
+        out: output(cx, OP, "out", &out)?,
+        lse: output(cx, OP, "lse", &lse)?,
+        batch: p.batch as i64,
+        t: p.t as i64,
+        s: p.s as i64,
+        capacity: p.capacity as i64,
+        causal: causal(p),
+        heads: small(OP, "the number of heads", p.heads)?,
+        kv_heads: small(OP, "the number of key heads", p.kv_heads)?,
+        d: small(OP, "the head size", p.d)?,
+        scale: p.scale as f32,
+        first: address(cx, first.as_ref())?,
+        dropout: dropout(p),
+    };
+    let is_aligned = aligned(&[params.q, params.k, params.v, params.out.cast_const()]);
+    let (kernel, geometry) = match forward_kernel(p.d) {
+        Some(kernel) if takes_tensor_cores(E::DTYPE, p, is_aligned) => {
+            (kernel, blocks(p.t, p.heads, p.batch, forward_shared_bytes(p.d)))
+        }
+        _ => (simple, plain(p.batch * p.heads * p.t, p.d, 2, 32)?),
+    };
+    // SAFETY: the kernel's own struct, with arrays of the shapes that it names.
+    unsafe { cx.launch(OP, kernel, geometry, &params) }
+}
+
+/// Gradients of q, k and v, overwritten.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn backward<E: Element>(
+    cx: &Context,
+    p: &Problem<'_>,
+    q: View<'_, E>,
+    k: View<'_, E>,
+    v: View<'_, E>,
+    out: View<'_, E>,
+    lse: View<'_, E::Acc>,
+    d_out: View<'_, E>,
+    dq: ViewMut<'_, E>,
+    dk: ViewMut<'_, E>,
+    dv: ViewMut<'_, E>,
+) -> Result<()> {
+    let kernels = |f32, bf16| by_dtype::<E>(cx, OP, f32, bf16);
+    let delta_kernel = kernels("attention_backward_delta_f32", "attention_backward_delta_bf16")?;
+    let (keys, first) = (upload_keys(cx, p)?, upload_first(cx, p)?);
+    let mut delta = cx.uninit::<f32>([p.batch, p.heads, p.t])?;
+    let params = DeemAttentionBackward {
+        q: input(cx, OP, "q", q)?,
+        k: input(cx, OP, "k", k)?,
+        v: input(cx, OP, "v", v)?,
+        keys: address(cx, keys.as_ref())?,
+        out: input(cx, OP, "out", out)?,
+        lse: input(cx, OP, "lse", lse)?,
+        d_out: input(cx, OP, "d_out", d_out)?,
+        delta: output(cx, OP, "delta", &delta.view_mut())?,
+        dq: output(cx, OP, "dq", &dq)?,
+        dk: output(cx, OP, "dk", &dk)?,
+        dv: output(cx, OP, "dv", &dv)?,
+        batch: p.batch as i64,
+        t: p.t as i64,
+        s: p.s as i64,
+        capacity: p.capacity as i64,
+        causal: causal(p),
+        heads: small(OP, "the number of heads", p.heads)?,
+        kv_heads: small(OP, "the number of key heads", p.kv_heads)?,
+        d: small(OP, "the head size", p.d)?,
+        scale: p.scale as f32,
+        first: address(cx, first.as_ref())?,
+        dropout: dropout(p),
+    };
+    let inputs = [params.q, params.k, params.v, params.d_out];
+    let outputs = [params.dq, params.dk, params.dv].map(<*mut c_void>::cast_const);
+    let is_aligned = aligned(&inputs) && aligned(&outputs);
+    let (queries, keys) = (p.batch * p.heads * p.t, p.batch * p.kv_heads * p.capacity);
+    // SAFETY: the kernels' own struct, with arrays of the shapes that it names.
+    let launch = |kernel, geometry| unsafe { cx.launch(OP, kernel, geometry, &params) };
+    if queries > 0 {
+        launch(delta_kernel, plain(queries, 0, 0, 0)?)?;
+    }
+    match backward_kernels(p.d) {
+        Some((dq, dkv)) if takes_tensor_cores(E::DTYPE, p, is_aligned) => {
+            if queries > 0 {
+                launch(dq, blocks(p.t, p.heads, p.batch, backward_shared_bytes(p.d, true, false)))?;
+            }
+            if keys > 0 {
+                for &(kernel, scores, probs) in dkv {
+                    launch(kernel, blocks(p.capacity, p.kv_heads, p.batch, backward_shared_bytes(p.d, scores, probs)))?;
+                }
+            }
+        }
+        _ => {
+            if queries > 0 {
+                let kernel = kernels("attention_backward_dq_f32", "attention_backward_dq_bf16")?;
+                launch(kernel, plain(queries, p.d, 3, 32)?)?;
+            }
+            if keys > 0 {
+                let kernel = kernels("attention_backward_dkv_f32", "attention_backward_dkv_bf16")?;
+                launch(kernel, plain(keys, p.d, 4, 64)?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variants_by_sizes() {
+        let problem = |d, scale| Problem {
+            batch: 1,
+            t: 5,
+            s: 7,
+            capacity: 7,
+            heads: 2,
+            kv_heads: 1,
+            d,
+            scale,
+            causal: None,
+            keys: None,
+            first: None,
+            dropout: None,
+        };
+        assert!(takes_tensor_cores(DType::Bf16, &problem(40, 0.1), true));
+        assert!(!takes_tensor_cores(DType::Bf16, &problem(40, 0.1), false));
+        assert!(!takes_tensor_cores(DType::Bf16, &problem(48, 0.1), true));
+        assert!(!takes_tensor_cores(DType::Bf16, &problem(64, -0.1), true));
+        assert!(!takes_tensor_cores(DType::F32, &problem(64, 0.1), true));
+        for d in [40, 64, 80, 96, 128, 160] {
+            assert!(forward_kernel(d).is_some() && backward_kernels(d).is_some());
+            // What a block of an A100 may have.
+            assert!(forward_shared_bytes(d) <= 163 << 10 && backward_shared_bytes(d, true, d <= 64) <= 163 << 10);
+        }
+    }
+}
