@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 use deem::Context;
 use deem::memory::{Tensor, View};
 use deem::ops::activation::{self, Activation};
+use deem::ops::{add, reduce, rmsnorm};
+use deem::params::{Grads, Init, Params, Registry};
 
 use crate::pointwise::{PRINT, message};
 use crate::support::{DEVICE, device, get, is_on_cuda, put, unset};
@@ -31,6 +33,8 @@ const TESTS: &[&str] = &[
     "cross_entropy::oracle_and_narrow_types",
     "cuda::foreign_memory_is_an_error",
     "cuda::graphs_replay",
+    "cuda::parameters_live_on_the_device",
+    "cuda::dry_runs_count_what_is_used",
     "deform_attention::locate_is_its_definition",
     "deform_attention::mmfs_is_its_definition",
     "deform_attention::packed_pictures_change_nothing",
@@ -170,4 +174,59 @@ fn graphs_replay() {
     // What a graph cannot hold is an error, and the stream works on.
     assert!(message(cx.capture(|cx| cx.tensor([1], &[1f32]))).contains("while a graph is captured"));
     assert_eq!(get(&put::<f32>(&cx, [1], &[7.0])), [7.0]);
+}
+
+#[test]
+fn parameters_live_on_the_device() {
+    let cx = device();
+    let mut registry = Registry::new();
+    let a = registry.add("a", [3, 5], Init::Uniform { bound: 1.0 });
+    let b = registry.add("b", [5], Init::Uniform { bound: 1.0 });
+    let frozen = registry.add("frozen", [5], Init::Const(2.0));
+    registry.apply(|spec| (spec.name == "frozen").then_some(false));
+    let host = Params::<f32>::new(registry, 3);
+    let first: Vec<Vec<f32>> = [a, b, frozen].map(|id| host.values(id).unwrap()).into();
+    let mut params = host.on(&cx).unwrap();
+    for (id, first) in [a, b, frozen].into_iter().zip(&first) {
+        assert_eq!(params.values(id).unwrap(), *first);
+        assert_eq!(cx.read_view(params.view(id)).unwrap(), *first);
+    }
+    let mut grads = Grads::<f32>::on(params.table(), &cx).unwrap();
+    assert!(grads.get(frozen).is_none());
+    for (first, second) in [(a, b), (b, a)] {
+        let (x, y) = grads.pair(first, second);
+        let (x, y) = (x.unwrap(), y.unwrap());
+        add::add_assign(&cx, params.view(first), x).unwrap();
+        add::axpy(&cx, 2.0, params.view(second), y).unwrap();
+    }
+    let tripled = |x: &[f32]| x.iter().map(|x| 2.0 * x + x).collect::<Vec<f32>>();
+    for (id, first) in [a, b].into_iter().zip(&first) {
+        let found = grads.values(id).unwrap().unwrap();
+        assert!(found.iter().zip(tripled(first)).all(|(found, want)| (found - want).abs() <= 1e-6), "{found:?}");
+    }
+    params.write(b, &[1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
+    assert_eq!(params.values(b).unwrap(), [1.0, 2.0, 3.0, 4.0, 5.0]);
+    assert_eq!(params.values(a).unwrap(), first[0]);
+    grads.clear().unwrap();
+    assert_eq!(reduce::norm_squared(&cx, grads.flat_view()).unwrap(), 0.0);
+}
+
+/// A dry run of the same calls takes the same bytes as the real one, scratch of the kernels included.
+#[test]
+fn dry_runs_count_what_is_used() {
+    let cx = device();
+    let run = |cx: &Context| -> deem::Result<()> {
+        let (x, dy) = (cx.zeros::<f32>([300, 40])?, cx.zeros::<f32>([300, 40])?);
+        let (mut y, mut dx) = (cx.uninit::<f32>([300, 40])?, cx.uninit::<f32>([300, 40])?);
+        let (weight, mut dw, mut rstd) = (cx.zeros::<f32>([40])?, cx.zeros::<f32>([40])?, cx.uninit::<f32>([300])?);
+        rmsnorm::forward(cx, x.view(), weight.view(), y.view_mut(), rstd.view_mut(), 1e-6)?;
+        let dw = Some(dw.view_mut());
+        rmsnorm::backward(cx, x.view(), weight.view(), rstd.view(), dy.view(), dx.view_mut(), dw)
+    };
+    run(&cx).unwrap();
+    let dry = cx.planning_alike();
+    run(&dry).unwrap();
+    assert_eq!(dry.device(), cx.device());
+    assert_eq!(dry.arena().stats().peak_bytes, cx.arena().stats().peak_bytes);
+    assert_eq!(dry.arena().stats().allocations, cx.arena().stats().allocations);
 }
