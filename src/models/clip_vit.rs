@@ -218,8 +218,7 @@ impl ClipVit {
             let s = map.shape();
             let flat = [s[0], s[1] * s[2], s[3]];
             let mut y = pass.uninit(flat)?;
-            let row = crate::memory::View::new(levels.data().get(i * width..(i + 1) * width).unwrap_or(&[]), [width]);
-            add::add_channels(pass.cx, row, map.view().reshape(flat), y.view_mut())?;
+            add::add_channels(pass.cx, levels.part(i * width, [width]), map.view().reshape(flat), y.view_mut())?;
             parts.push(y);
         }
         let mut c = join_levels(pass, &parts)?;
@@ -428,9 +427,9 @@ impl ClipVit {
 
         // Undoes the level embedding and the spatial prior.
         let parts = split_levels(pass, &dc, grids)?;
-        if let Some(d_levels) = grads.get(self.level_embed) {
-            for (part, row) in parts.iter().zip(d_levels.data().chunks_exact_mut(width)) {
-                reduce::sum_rows(pass.cx, part.view(), crate::memory::ViewMut::new(row, [width]))?;
+        if let Some(mut d_levels) = grads.get(self.level_embed) {
+            for (i, part) in parts.iter().enumerate() {
+                reduce::sum_rows(pass.cx, part.view(), d_levels.reborrow().part(i * width, [width]))?;
             }
         }
         let mut maps = parts.into_iter().zip(1..).map(|(part, i)| part.reshape(map_shape(i)));

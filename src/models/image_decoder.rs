@@ -87,12 +87,10 @@ impl Diffusion {
         times: usize,
     ) -> Result<Tensor<E>> {
         let side = self.image_size;
-        let mut x = pass.uninit([images, side, side, 3])?;
         let half = E::Acc::of(0.5);
-        for (to, &from) in x.data_mut().iter_mut().zip(pixels) {
-            *to = E::from_acc((0..times).fold(E::Acc::of(f64::from(from)), |x, _| (x - half) / half));
-        }
-        Ok(x)
+        let normalised = |&x: &f32| E::from_acc((0..times).fold(E::Acc::of(f64::from(x)), |x, _| (x - half) / half));
+        let pixels: Vec<E> = pixels.iter().map(normalised).collect();
+        pass.cx.tensor([images, side, side, 3], &pixels)
     }
 
     /// Moments of pictures, without a gradient.

@@ -15,7 +15,7 @@ use crate::blocks::attention::Mask;
 use crate::blocks::{LayerNorm, LayerNormSaved, Linear, LinearSaved, Pass};
 use crate::dtype::{Element, Real};
 use crate::error::Result;
-use crate::memory::{Tensor, View};
+use crate::memory::Tensor;
 use crate::models::config::TokenizerConfig;
 use crate::models::encoder::{Encoder, EncoderSaved, Features, FeaturesGradient};
 use crate::models::mask_pooling::{MaskPooling, MaskPoolingSaved};
@@ -132,7 +132,7 @@ impl VisualTokenizer {
     fn positions<E: Element>(&self, pass: &Pass<'_, E>, side: usize) -> Result<Tensor<E>> {
         let (grid, embed) = (self.config.grid_size, self.config.embed_dim);
         let all = pass.param(self.pos_embed);
-        let cells = View::new(all.data().get(embed..).unwrap_or(&[]), [1, grid, grid, embed]);
+        let cells = all.part(embed, [1, grid, grid, embed]);
         if side == grid {
             return pass.broadcast(cells, 1);
         }
@@ -144,13 +144,10 @@ impl VisualTokenizer {
     /// Pictures `[I, R, R, 3]` in [0, 1], as the encoder wants them.
     fn normalised<E: Element>(&self, pass: &Pass<'_, E>, pixels: &[f32], images: usize) -> Result<Tensor<E>> {
         let side = self.config.image_size;
-        let mut x = pass.uninit([images, side, side, 3])?;
         let (mean, std) = (self.config.mean.map(E::Acc::of), self.config.std.map(E::Acc::of));
-        for (to, from) in x.data_mut().chunks_exact_mut(3).zip(pixels.chunks_exact(3)) {
-            for c in 0..3 {
-                to[c] = E::from_acc((E::Acc::of(f64::from(from[c])) - mean[c]) / std[c]);
-            }
-        }
+        let colours = pixels.iter().zip([0, 1, 2].into_iter().cycle());
+        let normalised = |(&x, c): (&f32, usize)| E::from_acc((E::Acc::of(f64::from(x)) - mean[c]) / std[c]);
+        let x = pass.cx.tensor([images, side, side, 3], &colours.map(normalised).collect::<Vec<E>>())?;
         pass.tap("sniffer.input_normalized", &x);
         Ok(x)
     }

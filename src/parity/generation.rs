@@ -304,8 +304,8 @@ fn replay<E: Element>(pass: &Pass<'_, E>, model: &Deem, prompts: &Inputs, ids: &
     let mut steps = vec![Vec::new(); rows];
     for k in 1..width {
         let logits = model.logits(pass, &reading.last(pass)?)?.0;
-        for (all, row) in steps.iter_mut().zip(logits.data().chunks_exact(logits.shape().last().max(1))) {
-            all.extend(row.iter().map(|x| x.to_f64()));
+        for (all, row) in steps.iter_mut().zip(logits.to_f64().chunks_exact(logits.shape().last().max(1))) {
+            all.extend(row);
         }
         let tokens: Vec<i32> = (0..rows).map(|row| ids.data[row * width + k] as i32).collect();
         reading.step(pass, model, &tokens)?;

@@ -6,7 +6,7 @@
 use crate::blocks::Pass;
 use crate::data::Batch;
 use crate::device::Context;
-use crate::dtype::{Element, Real};
+use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::models::config::{DeemConfig, LossWeights};
 use crate::models::deem::{Deem, Draws, Inputs, Losses, Mode};
@@ -233,8 +233,7 @@ impl<E: Element> Stage<E> {
         let n = values.len().max(1) as f64;
         let average = values.iter().sum::<f64>() / n;
         // A latent is its mean plus noise: the variances add.
-        let spread: f64 =
-            values.iter().zip(logvar.data()).map(|(x, l)| (x - average).powi(2) + l.to_acc().exp().as_f64()).sum();
+        let spread: f64 = values.iter().zip(logvar.to_f64()).map(|(x, l)| (x - average).powi(2) + l.exp()).sum();
         Ok(1.0 / (spread / n).sqrt())
     }
 }
