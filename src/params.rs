@@ -4,11 +4,17 @@
 //! have been applied, [`Params::new`] lays all trainable parameters out in one buffer and all frozen ones in another. The optimiser,
 //! the gradient norm and the checkpoint then work on whole buffers.
 //!
+//! Both buffers, and those of gradients, lie in host memory, where files are read and rules applied, or in the memory of a device ([`Params::on`]).
+//!
 //! Weights keep our layout in memory (channels last) and the official one in files; [`Layout`] says what to permute at the door.
+
+mod buffer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use self::buffer::Buffer;
+use crate::device::Context;
 use crate::dtype::{Element, Real};
 use crate::error::{Error, Result};
 use crate::memory::{Shape, View, ViewMut};
@@ -272,8 +278,8 @@ impl Table {
 /// Parameters of a model in storage type `E`.
 pub struct Params<E> {
     table: Arc<Table>,
-    trainable: Vec<E>,
-    frozen: Vec<E>,
+    trainable: Buffer<E>,
+    frozen: Buffer<E>,
 }
 
 impl<E: Element> Params<E> {
@@ -281,8 +287,8 @@ impl<E: Element> Params<E> {
     pub fn new(registry: Registry, seed: u64) -> Self {
         let table = Self::lay_out(registry);
         let mut params = Params {
-            trainable: vec![E::default(); table.trainable_len],
-            frozen: vec![E::default(); table.frozen_len],
+            trainable: Buffer::Host(vec![E::default(); table.trainable_len]),
+            frozen: Buffer::Host(vec![E::default(); table.frozen_len]),
             table,
         };
         for id in params.table.ids() {
@@ -295,7 +301,15 @@ impl<E: Element> Params<E> {
 
     /// Parameters without memory, for a dry run: views have shapes and no elements.
     pub fn planned(registry: Registry) -> Self {
-        Params { table: Self::lay_out(registry), trainable: Vec::new(), frozen: Vec::new() }
+        Params { table: Self::lay_out(registry), trainable: Buffer::Host(Vec::new()), frozen: Buffer::Host(Vec::new()) }
+    }
+
+    /// The same parameters in the memory of the context's device.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] and [`Error::Device`].
+    pub fn on(self, cx: &Context) -> Result<Self> {
+        Ok(Params { table: self.table, trainable: self.trainable.on(cx)?, frozen: self.frozen.on(cx)? })
     }
 
     fn lay_out(registry: Registry) -> Arc<Table> {
@@ -323,7 +337,17 @@ impl<E: Element> Params<E> {
     pub fn view(&self, id: ParamId) -> View<'_, E> {
         let Place { trainable, offset, len } = self.table.places[id.0];
         let buffer = if trainable { &self.trainable } else { &self.frozen };
-        View::new(buffer.get(offset..offset + len).unwrap_or(&[]), self.table.specs[id.0].shape)
+        buffer.view(offset..offset + len, self.table.specs[id.0].shape)
+    }
+
+    /// A copy of a parameter's elements on the host, wherever they lie, in memory order.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn values(&self, id: ParamId) -> Result<Vec<E>> {
+        let Place { trainable, offset, len } = self.table.places[id.0];
+        let buffer = if trainable { &self.trainable } else { &self.frozen };
+        buffer.read(offset..offset + len)
     }
 
     /// Whether a parameter gets gradients.
@@ -331,14 +355,42 @@ impl<E: Element> Params<E> {
         self.table.places[id.0].trainable
     }
 
-    /// All trainable parameters, in the order of [`Table::trainable_range`].
-    pub fn trainable(&self) -> &[E] {
-        &self.trainable
+    /// Overwrites a parameter, wherever it lies, in memory order.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    ///
+    /// # Panics
+    /// If the count differs.
+    pub fn write(&mut self, id: ParamId, values: &[E]) -> Result<()> {
+        let Place { trainable, offset, len } = self.table.places[id.0];
+        assert_eq!(values.len(), len, "parameter `{}`", self.table.specs[id.0].name);
+        let buffer = if trainable { &mut self.trainable } else { &mut self.frozen };
+        buffer.write(offset, values)
     }
 
-    /// All trainable parameters, to be updated.
+    /// All trainable parameters, in host memory, in the order of [`Table::trainable_range`].
+    ///
+    /// # Panics
+    /// If they are in device memory, as are `trainable_mut`, `set` and `slice_mut`: a mistake in the calling code.
+    pub fn trainable(&self) -> &[E] {
+        self.trainable.host()
+    }
+
+    /// All trainable parameters, in host memory, to be updated.
     pub fn trainable_mut(&mut self) -> &mut [E] {
-        &mut self.trainable
+        self.trainable.host_mut()
+    }
+
+    /// All trainable parameters, wherever they lie, in one row.
+    pub fn trainable_view(&self) -> View<'_, E> {
+        self.trainable.view(0..self.table.trainable_len, [self.table.trainable_len].into())
+    }
+
+    /// All trainable parameters, wherever they lie, to be updated.
+    pub fn trainable_view_mut(&mut self) -> ViewMut<'_, E> {
+        let len = self.table.trainable_len;
+        self.trainable.view_mut(0..len, [len].into())
     }
 
     /// Writes a parameter from values in memory order.
@@ -349,7 +401,7 @@ impl<E: Element> Params<E> {
         let Place { trainable, offset, len } = self.table.places[id.0];
         assert_eq!(values.len(), len, "parameter `{}`", self.table.specs[id.0].name);
         let buffer = if trainable { &mut self.trainable } else { &mut self.frozen };
-        for (to, &from) in buffer[offset..offset + len].iter_mut().zip(values) {
+        for (to, &from) in buffer.host_mut()[offset..offset + len].iter_mut().zip(values) {
             *to = E::from_f64(from);
         }
     }
@@ -358,7 +410,7 @@ impl<E: Element> Params<E> {
     pub fn slice_mut(&mut self, id: ParamId) -> &mut [E] {
         let Place { trainable, offset, len } = self.table.places[id.0];
         let buffer = if trainable { &mut self.trainable } else { &mut self.frozen };
-        &mut buffer[offset..offset + len]
+        &mut buffer.host_mut()[offset..offset + len]
     }
 
     /// The parameter with this name.
@@ -388,19 +440,26 @@ fn initial_values(spec: &Spec, seed: u64) -> Vec<f64> {
 /// Gradients of the trainable parameters, in the accumulation type.
 pub struct Grads<A> {
     table: Arc<Table>,
-    flat: Vec<A>,
-    planned: bool,
+    flat: Buffer<A>,
 }
 
 impl<A: Real> Grads<A> {
-    /// Zero gradients for these parameters.
+    /// Zero gradients for these parameters, in host memory.
     pub fn new(table: &Arc<Table>) -> Self {
-        Grads { table: table.clone(), flat: vec![A::ZERO; table.trainable_len], planned: false }
+        Grads { table: table.clone(), flat: Buffer::Host(vec![A::ZERO; table.trainable_len]) }
+    }
+
+    /// Zero gradients for these parameters, in the memory of the context's device.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] and [`Error::Device`].
+    pub fn on(table: &Arc<Table>, cx: &Context) -> Result<Self> {
+        Ok(Grads { table: table.clone(), flat: Buffer::zeros(cx, table.trainable_len)? })
     }
 
     /// Gradients without memory, for a dry run.
     pub fn planned(table: &Arc<Table>) -> Self {
-        Grads { table: table.clone(), flat: Vec::new(), planned: true }
+        Grads { table: table.clone(), flat: Buffer::Host(Vec::new()) }
     }
 
     /// Names, shapes, places.
@@ -411,8 +470,7 @@ impl<A: Real> Grads<A> {
     /// The gradient of a parameter, to be added to; `None` if it is frozen and no gradient is wanted.
     pub fn get(&mut self, id: ParamId) -> Option<ViewMut<'_, A>> {
         let range = self.table.trainable_range(id)?;
-        let shape = self.table.specs[id.0].shape;
-        Some(ViewMut::new(if self.planned { &mut [] } else { &mut self.flat[range] }, shape))
+        Some(self.flat.view_mut(range, self.table.specs[id.0].shape))
     }
 
     /// The gradients of two different parameters at once (a weight and its bias), as [`Grads::get`].
@@ -422,38 +480,60 @@ impl<A: Real> Grads<A> {
     pub fn pair(&mut self, a: ParamId, b: ParamId) -> (Option<ViewMut<'_, A>>, Option<ViewMut<'_, A>>) {
         let ranges = (self.table.trainable_range(a), self.table.trainable_range(b));
         let shapes = (self.table.specs[a.0].shape, self.table.specs[b.0].shape);
-        let (Some(ra), Some(rb)) = &ranges else {
-            return match ranges {
-                (Some(_), None) => (self.get(a), None),
-                (None, Some(_)) => (None, self.get(b)),
-                _ => (None, None),
-            };
-        };
-        if self.planned {
-            return (Some(ViewMut::new(&mut [], shapes.0)), Some(ViewMut::new(&mut [], shapes.1)));
+        match ranges {
+            (Some(ra), Some(rb)) => {
+                let (a, b) = self.flat.pair_mut((ra, shapes.0), (rb, shapes.1));
+                (Some(a), Some(b))
+            }
+            (Some(_), None) => (self.get(a), None),
+            (None, Some(_)) => (None, self.get(b)),
+            (None, None) => (None, None),
         }
-        let [x, y] = self.flat.get_disjoint_mut([ra.clone(), rb.clone()]).expect("two different parameters");
-        (Some(ViewMut::new(x, shapes.0)), Some(ViewMut::new(y, shapes.1)))
     }
 
     /// The gradient of a parameter, to be read; `None` if it is frozen.
     pub fn view(&self, id: ParamId) -> Option<View<'_, A>> {
         let range = self.table.trainable_range(id)?;
-        Some(View::new(self.flat.get(range).unwrap_or(&[]), self.table.specs[id.0].shape))
+        Some(self.flat.view(range, self.table.specs[id.0].shape))
     }
 
-    /// All gradients.
+    /// A copy of a parameter's gradient on the host, wherever it lies; `None` if the parameter is frozen.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn values(&self, id: ParamId) -> Result<Option<Vec<A>>> {
+        self.table.trainable_range(id).map(|range| self.flat.read(range)).transpose()
+    }
+
+    /// All gradients, in host memory.
+    ///
+    /// # Panics
+    /// If they are in device memory, as is `flat_mut`: a mistake in the calling code.
     pub fn flat(&self) -> &[A] {
-        &self.flat
+        self.flat.host()
     }
 
-    /// All gradients, to be scaled or cleared.
+    /// All gradients, in host memory, to be scaled or cleared.
     pub fn flat_mut(&mut self) -> &mut [A] {
-        &mut self.flat
+        self.flat.host_mut()
+    }
+
+    /// All gradients, wherever they lie, in one row.
+    pub fn flat_view(&self) -> View<'_, A> {
+        self.flat.view(0..self.table.trainable_len, [self.table.trainable_len].into())
+    }
+
+    /// All gradients, wherever they lie, to be scaled.
+    pub fn flat_view_mut(&mut self) -> ViewMut<'_, A> {
+        let len = self.table.trainable_len;
+        self.flat.view_mut(0..len, [len].into())
     }
 
     /// Sets all gradients to zero.
-    pub fn clear(&mut self) {
-        self.flat.fill(A::ZERO);
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn clear(&mut self) -> Result<()> {
+        self.flat.clear()
     }
 }

@@ -68,7 +68,7 @@ pub fn step<E: Element>(cx: &Context, dir: &Path, repeats: usize) -> Result<Step
     let (mut times_ms, mut loss) = (Vec::new(), None);
     for _ in 0..=repeats {
         let start = Instant::now();
-        grads.clear();
+        grads.clear()?;
         let pass = Pass::new(cx, &params);
         let out = model.forward(&pass, &inputs, &draws, Mode::Train)?;
         loss = loss.or(Some(out.losses.total));

@@ -71,12 +71,7 @@ pub fn run() -> ExitCode {
 
 /// The device that the common options name, with so many threads where they say nothing (0: one per processor).
 fn context(common: &Common, threads: usize) -> Result<Context, Error> {
-    let cx = Context::new(common.device, common.threads.unwrap_or(threads))?;
-    if cx.is_cuda() {
-        let reason = "it works, and ops run on it, but the jobs of this program do not yet: use --device host".into();
-        return Err(Error::Device { device: common.device.to_string(), reason });
-    }
-    Ok(cx)
+    Context::new(common.device, common.threads.unwrap_or(threads))
 }
 
 fn dispatch(cli: &Cli) -> Result<(), Failure> {
@@ -87,6 +82,11 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
             let resume = args.resume.as_deref().map(|dir| Checkpoint::load(&newest(dir)?)).transpose()?;
             let console = Console::new(cli.common.quiet, config.log.console_seconds);
             let cx = context(&cli.common, config.run.threads)?;
+            if cx.is_cuda() {
+                // Moments and masters of the optimiser are in host memory still.
+                let reason = "parameters cannot be trained there yet: use --device host".into();
+                return Err(Error::Device { device: cx.device().to_string(), reason }.into());
+            }
             let interrupt = Interrupt::on_ctrl_c()?;
             let summary = train::run::train(&cx, config, resume.as_ref(), console, &interrupt);
             out.result(&summary.map_err(Failure::of_options)?)?;

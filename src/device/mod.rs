@@ -10,6 +10,7 @@ pub use pool::Pool;
 pub(crate) use pool::SendPtr;
 
 use std::fmt;
+use std::ptr::NonNull;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use cuda::{Geometry, Gpu, Queue};
 
 use crate::dtype::Element;
 use crate::error::{Error, Result};
-use crate::memory::{Arena, Shape, Tensor};
+use crate::memory::{Arena, DeviceMemory, Place, Shape, Tensor, View};
 
 /// A place where ops run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,6 +198,28 @@ impl Context {
     /// [`Error::Device`] if a kernel before failed.
     pub fn read<E: Element>(&self, tensor: &Tensor<E>) -> Result<Vec<E>> {
         tensor.to_vec()
+    }
+
+    /// A copy of a view's elements on the host; waits for the device. Empty in a dry run.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if a kernel before failed, or if the elements are not in this context's reach.
+    pub fn read_view<E: Element>(&self, view: View<'_, E>) -> Result<Vec<E>> {
+        match (view.place(), self.queue()) {
+            (Place::Cuda(index), Some(queue)) if queue.gpu().index() == index => {
+                let mut elements = vec![E::default(); view.shape().len()];
+                if let (Some(first), false) = (NonNull::new(view.address().cast_mut().cast()), elements.is_empty()) {
+                    queue.download(first, bytemuck::cast_slice_mut(&mut elements))?;
+                }
+                Ok(elements)
+            }
+            (Place::Cuda(index), _) => {
+                let reason =
+                    format!("elements in the memory of cuda:{index} are read through another device's context");
+                Err(Error::Device { device: self.device().to_string(), reason })
+            }
+            _ => Ok(view.data().to_vec()),
+        }
     }
 
     /// Overwrites a tensor's elements; `data` may be changed once this returns.

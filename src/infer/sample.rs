@@ -141,7 +141,7 @@ pub fn sample<E: Element>(
         pass.tap("latents", &x);
         let decoded = diffusion.vae.decode(pass, &x)?.0;
         // [-1, 1] inside, [0, 1] at the door.
-        images.pixels.extend(decoded.to_f64().into_iter().map(|v| (v * 0.5 + 0.5).clamp(0.0, 1.0) as f32));
+        images.pixels.extend(pass.cx.read(&decoded)?.iter().map(|v| (v.to_f64() * 0.5 + 0.5).clamp(0.0, 1.0) as f32));
     }
     Ok(images)
 }

@@ -79,7 +79,7 @@ impl<'a, E: Element> Session<'a, E> {
         let (model, registry) = Deem::new(&config.model)?;
         let mut params = Params::new(registry, 0);
         checkpoint.load_params(&mut params)?;
-        let (model, params) = (Held::Own(model), Held::Own(params));
+        let (model, params) = (Held::Own(model), Held::Own(params.on(cx)?));
         let (world, tokenizer) = (Arc::new(world), Arc::new(tokenizer));
         Ok(Session { cx, model, params, world, tokenizer, max_len: config.data.max_len })
     }

@@ -43,11 +43,7 @@ impl<E: Element> Tensor<E> {
     /// [`crate::Error::OutOfMemory`].
     pub fn zeros(arena: &Arena, shape: impl Into<Shape>) -> Result<Self> {
         let mut tensor = Self::uninit(arena, shape)?;
-        match (arena.device_memory(), tensor.first()) {
-            (Some(device), Some(base)) if !tensor.is_empty() => device.fill(base.cast(), 0, tensor.bytes())?,
-            (Some(_), _) => {}
-            _ => tensor.data_mut().fill(E::default()),
-        }
+        tensor.clear()?;
         Ok(tensor)
     }
 
@@ -83,11 +79,44 @@ impl<E: Element> Tensor<E> {
                 found: format!("{} elements", data.len()),
             });
         }
+        self.write_part(0, data)
+    }
+
+    /// Overwrites the elements from `start` on, wherever they lie; `data` may be changed once this returns.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`].
+    ///
+    /// # Panics
+    /// If there are fewer elements; if the tensor is shared, as [`Tensor::data_mut`].
+    pub fn write_part(&mut self, start: usize, data: &[E]) -> Result<()> {
+        assert!(start + data.len() <= self.len(), "{} elements from {start} on of {}", data.len(), self.shape);
         match (self.block.arena().device_memory().cloned(), self.unshared()) {
-            (Some(device), Some(base)) if !data.is_empty() => device.upload(base.cast(), bytemuck::cast_slice(data)),
+            (Some(device), Some(first)) if !data.is_empty() => {
+                // SAFETY: the part lies in the tensor.
+                device.upload(unsafe { first.add(start) }.cast(), bytemuck::cast_slice(data))
+            }
             (Some(_), _) => Ok(()),
             _ => {
-                self.data_mut().copy_from_slice(data);
+                self.data_mut()[start..start + data.len()].copy_from_slice(data);
+                Ok(())
+            }
+        }
+    }
+
+    /// Sets all elements to zero, wherever they lie.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`].
+    ///
+    /// # Panics
+    /// If the tensor is shared, as [`Tensor::data_mut`].
+    pub fn clear(&mut self) -> Result<()> {
+        match (self.block.arena().device_memory().cloned(), self.unshared()) {
+            (Some(device), Some(base)) if !self.is_empty() => device.fill(base.cast(), 0, self.bytes()),
+            (Some(_), _) => Ok(()),
+            _ => {
+                self.data_mut().fill(E::default());
                 Ok(())
             }
         }
@@ -203,9 +232,12 @@ impl<E: Element> Tensor<E> {
         ViewMut { first, place: self.place(), shape: self.shape, elements: PhantomData }
     }
 
-    /// The elements as `f64`, for comparisons and reports.
+    /// The elements as `f64`, wherever they lie, for comparisons and reports. NaN if the device fails, which the next op on it will report.
     pub fn to_f64(&self) -> Vec<f64> {
-        self.data().iter().map(|x| x.to_f64()).collect()
+        match self.to_vec() {
+            Ok(elements) => elements.iter().map(|x| x.to_f64()).collect(),
+            Err(_) => vec![f64::NAN; self.len()],
+        }
     }
 }
 
@@ -394,6 +426,19 @@ impl<'a, E> ViewMut<'a, E> {
             (Place::Cuda(_), _) => not_here(self.shape, self.place),
             _ => &mut [],
         }
+    }
+
+    /// The elements before `middle` and those from there on, both without their shape.
+    ///
+    /// # Panics
+    /// If there are fewer than `middle`.
+    pub fn split_at(self, middle: usize) -> (ViewMut<'a, E>, ViewMut<'a, E>) {
+        let (len, place) = (self.shape.len(), self.place);
+        assert!(middle <= len, "{middle} elements of {}", self.shape);
+        let rest = self.first.and_then(|first| NonNull::new(first.as_ptr().wrapping_add(middle)));
+        let low = ViewMut { first: self.first, place, shape: [middle].into(), elements: PhantomData };
+        let high = ViewMut { first: rest, place, shape: [len - middle].into(), elements: PhantomData };
+        (low, high)
     }
 
     /// A shorter borrow of the same elements.

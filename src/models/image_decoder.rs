@@ -13,7 +13,7 @@ use crate::blocks::attention::Mask;
 use crate::blocks::{Linear, LinearSaved, Pass};
 use crate::dtype::{Element, Real};
 use crate::error::Result;
-use crate::memory::{Tensor, View};
+use crate::memory::Tensor;
 use crate::models::config::DiffusionConfig;
 use crate::models::mmfs::Conditioning;
 use crate::models::qformer::{QFormer, QFormerSaved};
@@ -180,11 +180,7 @@ impl Diffusion {
 /// # Errors
 /// [`crate::Error::Shape`] if the counts differ.
 pub fn tensor<E: Element>(pass: &Pass<'_, E>, shape: &[usize], values: &[f32]) -> Result<Tensor<E>> {
-    let mut t = pass.uninit(shape)?;
-    if !pass.cx.is_planning() {
-        crate::ops::copy::cast(pass.cx, View::new(values, shape), t.view_mut())?;
-    }
-    Ok(t)
+    pass.cx.tensor(shape, &values.iter().map(|&x| E::from_f64(f64::from(x))).collect::<Vec<E>>())
 }
 
 /// Shows control data (masks, timesteps) to the trace.

@@ -82,7 +82,8 @@ pub fn load<E: Element>(fixture: &Fixture) -> Result<Loaded<E>> {
 /// [`Error::Io`], [`Error::Format`], [`Error::MissingTensor`] if the directory cannot be read or the model cannot run at all; differences are rows
 /// of the table.
 pub fn run<E: Element>(cx: &Context, fixture: &Fixture) -> Result<Table> {
-    let Loaded { model, mut params } = load::<E>(fixture)?;
+    let Loaded { model, params } = load::<E>(fixture)?;
+    let mut params = params.on(cx)?;
     let (inputs, batch) = inputs(fixture, &model.config)?;
     let images = inputs.num_images();
     let recorder = Recorder::default();
@@ -92,7 +93,7 @@ pub fn run<E: Element>(cx: &Context, fixture: &Fixture) -> Result<Table> {
     let pass = Pass { cx, params: &params, trace: Some(&recorder), scope: "" };
     let drawn = draws(fixture, &model.config, images, "draw")?;
     let train = model.forward(&pass, &inputs, &drawn, Mode::Train)?;
-    let mut grads = Grads::new(params.table());
+    let mut grads = Grads::on(params.table(), cx)?;
     model.backward(&pass, &mut grads, train.saved)?;
     let mut eval = None;
     if model.config.diffusion.is_none() || fixture.inputs.keys().any(|name| name.starts_with("draw_eval/")) {
@@ -134,7 +135,7 @@ pub fn run<E: Element>(cx: &Context, fixture: &Fixture) -> Result<Table> {
         Some(recorded) => {
             let retry = |params: &Params<E>| {
                 let pass = Pass { cx, params, trace: None, scope: "" };
-                let mut grads = Grads::new(params.table());
+                let mut grads = Grads::on(params.table(), cx)?;
                 let train = model.forward(&pass, &inputs, &drawn, Mode::Train)?;
                 model.backward(&pass, &mut grads, train.saved)?;
                 Ok(grads)

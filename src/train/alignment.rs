@@ -122,7 +122,7 @@ fn align<E: Element>(
     let rows = contrasted.iter().filter(|&&w| w != cross_entropy::IGNORE).count();
     let v = tokens.reshape([words.len(), width]);
     let table = pass.param(model.llm.embed_tokens);
-    let square = table.data().iter().map(|x| x.to_f64().powi(2)).sum::<f64>() / vocabulary as f64;
+    let square = cx.read_view(table)?.iter().map(|x| x.to_f64().powi(2)).sum::<f64>() / vocabulary as f64;
     let temperature = square / SHARPNESS;
     let mut scaled = pass.uninit(v.shape())?;
     add::scale(cx, 1.0 / temperature, v.view(), scaled.view_mut())?;

@@ -254,7 +254,7 @@ impl Run<'_> {
         let mut folder = self.folder(at.before + at.step);
         for step in at.step..config.steps {
             let began = Instant::now();
-            stage.grads.clear();
+            stage.grads.clear()?;
             let (mut values, mut pictures, mut tokens) = (Vec::new(), 0, 0);
             for part in 0..parts {
                 let batch = loader.next_batch()?;

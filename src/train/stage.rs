@@ -6,7 +6,7 @@
 use crate::blocks::Pass;
 use crate::data::Batch;
 use crate::device::Context;
-use crate::dtype::Element;
+use crate::dtype::{Element, Real};
 use crate::error::{Error, Result};
 use crate::models::config::{DeemConfig, LossWeights};
 use crate::models::deem::{Deem, Draws, Inputs, Losses, Mode};
@@ -68,7 +68,7 @@ impl<E: Element> Stage<E> {
             let table = params.table().clone();
             for id in table.ids() {
                 if let Some(old) = before.table().find(&table.spec(id).name) {
-                    params.slice_mut(id).copy_from_slice(before.view(old).data());
+                    params.slice_mut(id).copy_from_slice(&before.values(old)?);
                 }
             }
         }
@@ -167,7 +167,7 @@ impl<E: Element> Stage<E> {
         let normals = |name: &str| -> Result<Vec<f32>> {
             let mut t = cx.uninit::<f32>([count])?;
             random::fill_normal(cx, seed, name, t.view_mut())?;
-            Ok(t.data().to_vec())
+            cx.read(&t)
         };
         let steps = config.schedule.num_train_timesteps as u64;
         let part = |name: &str, wanted: bool| -> Result<DiffusionDraws> {
@@ -229,11 +229,13 @@ impl<E: Element> Stage<E> {
         let mut mean = cx.uninit::<E>(moments.shape().with_last(z))?;
         let mut logvar = cx.uninit::<E>(moments.shape().with_last(z))?;
         copy::split_last(cx, moments.view(), mean.view_mut(), logvar.view_mut())?;
-        let values = mean.to_f64();
+        let (values, logvar) = (cx.read(&mean)?, cx.read(&logvar)?);
+        let values: Vec<f64> = values.iter().map(|x| x.to_f64()).collect();
         let n = values.len().max(1) as f64;
         let average = values.iter().sum::<f64>() / n;
         // A latent is its mean plus noise: the variances add.
-        let spread: f64 = values.iter().zip(logvar.to_f64()).map(|(x, l)| (x - average).powi(2) + l.exp()).sum();
+        let spread: f64 =
+            values.iter().zip(&logvar).map(|(x, l)| (x - average).powi(2) + l.to_acc().exp().as_f64()).sum();
         Ok(1.0 / (spread / n).sqrt())
     }
 }

@@ -3,7 +3,7 @@
 use crate::device::Context;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
-use crate::memory::{View, ViewMut};
+use crate::memory::ViewMut;
 use crate::ops::adamw::{self, AdamW, Group};
 use crate::ops::reduce;
 use crate::params::{Grads, Params};
@@ -52,7 +52,7 @@ impl<E: Element> Optimizer<E> {
         groups: &[Group],
         rate: f64,
     ) -> Result<f64> {
-        let norm = reduce::norm_squared(cx, View::new(grads.flat(), [grads.flat().len()]))?.sqrt();
+        let norm = reduce::norm_squared(cx, grads.flat_view())?.sqrt();
         if !norm.is_finite() {
             return Err(Error::Domain { op: "optimizer", reason: format!("the norm of the gradients is {norm}") });
         }
@@ -65,9 +65,9 @@ impl<E: Element> Optimizer<E> {
         let len = self.m.len();
         adamw::step(
             cx,
-            ViewMut::new(params.trainable_mut(), [len]),
+            params.trainable_view_mut(),
             self.master.as_deref_mut().map(|master| ViewMut::new(master, [len])),
-            View::new(grads.flat(), [len]),
+            grads.flat_view(),
             ViewMut::new(&mut self.m, [len]),
             ViewMut::new(&mut self.v, [len]),
             &scaled,

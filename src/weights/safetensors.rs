@@ -405,9 +405,9 @@ pub fn sources<E: Element>(params: &Params<E>, dtype: DType) -> Vec<Source<'_>> 
         for name in std::iter::once(&spec.name).chain(&spec.aliases) {
             let layout = table.spec(id).layout;
             let values = move || {
-                let view = params.view(id);
-                let memory: Vec<f64> = view.data().iter().map(|x| x.to_f64()).collect();
-                layout.to_file(view.shape(), &memory)
+                // A device that fails has failed in the step before, whose error was told.
+                let memory: Vec<f64> = params.values(id).unwrap_or_default().iter().map(|x| x.to_f64()).collect();
+                layout.to_file(params.table().spec(id).shape, &memory)
             };
             let shape = layout.file_shape(spec.shape).dims().to_vec();
             let alias_of = (name != &spec.name).then(|| spec.name.clone());

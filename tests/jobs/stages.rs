@@ -44,7 +44,7 @@ fn along_a_direction(name: &str) -> [f64; 2] {
         for (i, (to, from)) in stage.params.trainable_mut().iter_mut().zip(&start).enumerate() {
             *to = from + step * noise("direction", i);
         }
-        stage.grads.clear();
+        stage.grads.clear().unwrap();
         let values = stage.accumulate(&cx, &batch, 5, 7).unwrap();
         let slope: f64 = stage.grads.flat().iter().enumerate().map(|(i, g)| g * noise("direction", i)).sum();
         (values.iter().find(|(name, _)| *name == "loss").unwrap().1, slope)
