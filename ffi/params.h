@@ -11,6 +11,7 @@
 #include "attention.h"
 #include "conv2d.h"
 #include "copy.h"
+#include "cross_attention.h"
 #include "cross_entropy.h"
 #include "embedding.h"
 #include "fold.h"

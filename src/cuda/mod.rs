@@ -8,6 +8,7 @@ pub(crate) mod add;
 pub(crate) mod attention;
 pub(crate) mod conv2d;
 pub(crate) mod copy;
+pub(crate) mod cross_attention;
 pub(crate) mod cross_entropy;
 pub(crate) mod embedding;
 pub(crate) mod fold;
