@@ -46,8 +46,8 @@ GOALS = [
 
 def dynamic_shared(name):
     """Bytes of dynamic shared memory that src/cuda gives a launch, where it does not depend on the problem."""
-    if re.search(r"^(gemm|conv2d)_.*_mma_", name):
-        return 4 * 2 * 32 * (128 * 2 + 16)
+    if re.search(r"^(gemm|conv2d)_.*_(mma|small)_", name):
+        return 4 * 2 * 32 * ((64 if "_small_" in name else 128) * 2 + 16)
     short = re.search(r"cross_attention_forward_keys(\d+)_d(\d+)_", name)
     if short:
         return (128 + 2 * int(short.group(1))) * ((int(short.group(2)) + 15) // 16 * 32 + 16)
@@ -121,7 +121,7 @@ def main_loop(instructions):
             loops.append((products, start, at, body))
     # A loop around another that makes most of its products is not the one.
     inner = [loop for loop in loops if loop[0] and not any(
-        other is not loop and loop[1] <= other[1] and other[2] <= loop[2] and 2 * other[0] > loop[0] for other in loops)]
+        other is not loop and loop[1] <= other[1] and other[2] <= loop[2] and 3 * other[0] >= loop[0] for other in loops)]
     return max(inner, key=lambda loop: (loop[0], -len(loop[3])))[3] if inner else []
 
 
