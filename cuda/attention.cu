@@ -1,5 +1,7 @@
 // Attention: out = softmax(scale q k^T + mask) v per head, and its gradients.
 //
+// Documents (first keys) and dropout are for the plain kernels.
+//
 // Shapes: q, out [B, T, N*D], k, v [B, S, Nkv*D], lse [B, N, T]. Source: FlashAttention-2 (arXiv 2307.08691). Masks: src/ops/attention.rs.
 //
 // | kernel | legal for | a block is | threads | dynamic shared |
@@ -54,18 +56,18 @@ template <class E> __device__ __forceinline__ void forward_plain(const DeemAtten
         sums[c] = 0.f;
     }
     __syncwarp();
-    const int64_t end = limit_of(p, t);
+    const int64_t first = start_of(p, b, t), end = limit_of(p, t);
     float max = LOWEST, total = 0.f;
-    for (int64_t start = 0; start < end; start += 32) {
+    for (int64_t start = first / 32 * 32; start < end; start += 32) {
         const int64_t s = start + lane;
         const int count = static_cast<int>(end - start < 32 ? end - start : 32);
-        const bool open = lane < count && !is_padded(p, b, s);
+        const bool open = lane < count && s >= first && !is_padded(p, b, s);
         const float score = open ? p.scale * row_dot<E>(q, k + s * stride, d) : LOWEST;
         const float old = max;
         max = fmaxf(max, warp_max(score));
         const float weight = open ? expf(score - max) : 0.f, factor = expf(old - max);
         total = total * factor + warp_sum(weight);
-        weights[lane] = weight;
+        weights[lane] = open ? weight * kept(p, b, n, t, s) : 0.f;
         __syncwarp();
         for (int c = lane; c < d; c += 32) {
             float sum = sums[c] * factor;
@@ -78,7 +80,7 @@ template <class E> __device__ __forceinline__ void forward_plain(const DeemAtten
     if (masked) { // the plain mean of all values
         for (int c = lane; c < d; c += 32) {
             float sum = 0.f;
-            for (int64_t s = 0; s < p.s; ++s) sum += E::load(v + s * stride + c);
+            for (int64_t s = 0; s < p.s; ++s) sum = fmaf(kept(p, b, n, t, s), E::load(v + s * stride + c), sum);
             sums[c] = sum;
         }
     }
@@ -142,13 +144,14 @@ template <class E> __device__ __forceinline__ void backward_dq_plain(const DeemA
     }
     __syncwarp();
     const float lse = static_cast<const float *>(p.lse)[line], delta = static_cast<const float *>(p.delta)[line];
-    const int64_t end = p.keys && lse == LOWEST ? p.s : limit_of(p, t);
-    for (int64_t start = 0; start < end; start += 32) {
+    const bool everything = (p.keys || p.first) && lse == LOWEST;
+    const int64_t begin = everything ? 0 : start_of(p, b, t) / 32 * 32, end = everything ? p.s : limit_of(p, t);
+    for (int64_t start = begin; start < end; start += 32) {
         const int64_t s = start + lane;
         const int count = static_cast<int>(end - start < 32 ? end - start : 32);
         float prob, ds = 0.f;
         if (lane < count) {
-            score_gradient(p, b, t, s, row_dot<E>(q, k + s * stride, d), row_dot<E>(d_out, v + s * stride, d), lse, delta, prob, ds);
+            score_gradient(p, b, n, t, s, row_dot<E>(q, k + s * stride, d), row_dot<E>(d_out, v + s * stride, d), lse, delta, prob, ds);
         }
         grads[lane] = ds;
         __syncwarp();
@@ -184,7 +187,7 @@ template <class E> __device__ __forceinline__ void backward_dkv_plain(const Deem
     }
     __syncwarp();
     // Queries before the first that sees this key have no part in it, unless a query sees nothing and takes the mean of all.
-    const int64_t first = s >= p.s ? p.t : p.causal >= 0 && !p.keys && s > p.causal ? s - p.causal : 0;
+    const int64_t first = s >= p.s ? p.t : p.causal >= 0 && !p.keys && !p.first && s > p.causal ? s - p.causal : 0;
     for (int n = kv * group; n < (kv + 1) * group; ++n) {
         const Stored *q = static_cast<const Stored *>(p.q) + query_at(p, b, 0, n), *d_out = static_cast<const Stored *>(p.d_out) + query_at(p, b, 0, n);
         const int64_t line = (b * p.heads + n) * p.t;
@@ -194,7 +197,7 @@ template <class E> __device__ __forceinline__ void backward_dkv_plain(const Deem
             float prob = 0.f, ds = 0.f;
             if (lane < count) {
                 const float lse = static_cast<const float *>(p.lse)[line + t], delta = static_cast<const float *>(p.delta)[line + t];
-                score_gradient(p, b, t, s, row_dot<E>(k, q + t * stride, d), row_dot<E>(v, d_out + t * stride, d), lse, delta, prob, ds);
+                score_gradient(p, b, n, t, s, row_dot<E>(k, q + t * stride, d), row_dot<E>(v, d_out + t * stride, d), lse, delta, prob, ds);
             }
             probs[lane] = prob;
             grads[lane] = ds;

@@ -4,6 +4,14 @@
 
 #include <stdint.h>
 
+/* What multiplies the probabilities: those whose number of the stream is below the threshold are dropped; see ffi/dropout.h. Rows are (b, n, t). */
+struct DeemAttentionDropout {
+    uint32_t key[2];
+    uint32_t tensor[2];
+    uint32_t threshold; /* 0: nothing is dropped */
+    float factor;
+};
+
 /* out = softmax(scale q k^T + mask) v per head; query head n reads key head n / (heads / kv_heads). */
 struct DeemAttentionForward {
     const void *q;    /* [B, T, heads * d] */
@@ -21,6 +29,8 @@ struct DeemAttentionForward {
     int32_t kv_heads;
     int32_t d;
     float scale;
+    const void *first; /* u32 [B, T]: the first key that a query sees; or null */
+    struct DeemAttentionDropout dropout;
 };
 
 /* Gradients of q, k and v, overwritten. One struct serves the three launches: delta, then dq and dk with dv in any order. */
@@ -45,6 +55,8 @@ struct DeemAttentionBackward {
     int32_t kv_heads;
     int32_t d;
     float scale;
+    const void *first; /* u32 [B, T]: the first key that a query sees; or null */
+    struct DeemAttentionDropout dropout;
 };
 
 #endif

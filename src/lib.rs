@@ -5,8 +5,8 @@
 //! # Map
 //!
 //! ```text
-//!            deem (binary)        or this crate
-//!                 |
+//!            deem (binary)        this crate        C (ffi/deem.h, module `ffi`)
+//!                 |                     |                   |
 //!   data  train  infer  eval  parity  bench      jobs: what a person asks for
 //!                 |
 //!              models                            DEEM and its parts: a static plan of blocks
@@ -43,7 +43,7 @@
 //! let cx = deem::Context::host(1);
 //! let (q, k, v) = ([0.0f32; 2], [1.0, 2.0, 3.0], [3.0, 6.0, 12.0]);
 //! let (mut out, mut lse) = ([0.0; 2], [0.0; 2]);
-//! let spec = Attention { heads: 1, kv_heads: 1, scale: 1.0, causal: Some(1), keys: None, key_count: None };
+//! let spec = Attention { causal: Some(1), ..Attention::full(1, 1.0) };
 //! // q, out [B, T, N D]; k, v [B, S, N D]; lse [B, N, T], here with B = N = D = 1.
 //! let (q, k, v) = (View::new(&q, [1, 2, 1]), View::new(&k, [1, 3, 1]), View::new(&v, [1, 3, 1]));
 //! attention::forward(&cx, q, k, v, ViewMut::new(&mut out, [1, 2, 1]), ViewMut::new(&mut lse, [1, 1, 2]), &spec)?;
@@ -63,6 +63,7 @@ pub mod device;
 pub mod dtype;
 pub mod error;
 pub mod eval;
+pub mod ffi;
 pub mod host;
 pub mod infer;
 pub mod interrupt;

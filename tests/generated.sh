@@ -17,6 +17,10 @@ mkdir -p "$made/ptx"
 CARGO_TARGET_DIR="$target/bind" cargo build --quiet --release --manifest-path ffi/bind/Cargo.toml
 LIBCLANG_PATH="$target/toolkit/libclang" "$target/bind/release/deem-bind" ffi "$made"
 rustfmt --edition 2024 --config-path rustfmt.toml "$made/params.rs"
+if [ "$mode" = write ]; then
+    cp "$made/params.rs" src/cuda/params.rs
+    cp "$made/layout.h" ffi/layout.h
+fi
 touch build.rs
 PATH=$target/toolkit/bin:$PATH cargo build --quiet --release --lib
 for source in cuda/*.cu; do
@@ -26,8 +30,6 @@ for source in cuda/*.cu; do
 done
 
 if [ "$mode" = write ]; then
-    cp "$made/params.rs" src/cuda/params.rs
-    cp "$made/layout.h" ffi/layout.h
     rm -f cuda/ptx/*.ptx
     cp "$made"/ptx/*.ptx cuda/ptx/
     exit 0

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All checks of the repository: format, lints, build, tests, documentation, the op tests once per instruction set, and programs that others wrote on the
-# virtual GPU. Needs cargo (https://rustup.rs) and a linker; uses no network but cargo's registry, PyPI for Numba (left out, and said so, where Python cannot make
-# an environment) and, if a component is missing, rustup's server.
+# virtual GPU. Needs cargo (https://rustup.rs) and a linker; uses no network but cargo's registry, PyPI for the CUDA compilers, NumPy and
+# Numba (all left out, and said so, where Python cannot make an environment) and, if a component is missing, rustup's server.
 # The first step that fails ends the script with its exit code.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -51,9 +51,22 @@ unset DEEM_SIMD DEEM_FIXTURES
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
 
 echo "$(rustc --version), $(cargo --version), $(nproc) processors, $(uname -sm)"
+# NumPy for the Python example of the C interface.
+if python3 -c 'import numpy' 2>/dev/null; then
+    export DEEM_PYTHON=python3
+elif python3 -c 'import ensurepip, venv' 2>/dev/null && python3 -m venv target/python && target/python/bin/pip install --quiet numpy; then
+    export DEEM_PYTHON=$PWD/target/python/bin/python
+fi
+
+toolkit=
+if command -v python3 >/dev/null && python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    toolkit=yes
+    step "CUDA compilers" bash tests/toolkit.sh
+fi
 step "format" cargo fmt --all --check
 step "lints" cargo clippy --release --workspace --all-targets -- -D warnings
 step "build" cargo build --release --workspace
+[ -z "$toolkit" ] || step "generated files: PTX, parameter structs" bash tests/generated.sh check
 # One selection of packages for build and tests: another would build the virtual GPU again.
 step "tests: deem, and the virtual GPU" cargo test --release --workspace
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --release --workspace
@@ -84,7 +97,9 @@ ran=$(sed -n 's/^.*ran: //p' "$log" | sort -u)
 echo "ran on:"
 printf '%s\n' "$ran" | sed 's/^/    /'
 echo "    virtual GPU: all kernels"
+[ -n "${DEEM_PYTHON:-}" ] || echo "    NOT run: the Python example of the C interface (on Debian: apt-get install python3-venv)"
 command -v python3 >/dev/null || echo "    NOT run: the client programs of the virtual GPU (python3 is missing)"
+[ -n "$toolkit" ] || echo "    NOT run: the CUDA kernels compiled again, the committed PTX was tested (on Debian: apt-get install python3-venv)"
 [ -n "$numba" ] || echo "    NOT run: Numba on the virtual GPU (on Debian: apt-get install python3-venv)"
 for set in avx512 avx2 portable; do
     grep -q "host, $set" <<<"$ran" || echo "    NOT run: host, $set (this processor does not have it)"

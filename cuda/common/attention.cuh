@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "../arch/math.cuh"
+#include "philox.cuh"
 #include "tile.cuh"
 
 namespace deem {
@@ -29,6 +30,22 @@ template <class P> __device__ __forceinline__ bool is_padded(const P &p, int64_t
     return p.keys && static_cast<const uint8_t *>(p.keys)[b * p.s + s] == 0;
 }
 
+/// The first key that query t of image b sees.
+template <class P> __device__ __forceinline__ int64_t start_of(const P &p, int64_t b, int64_t t) {
+    return p.first ? static_cast<const uint32_t *>(p.first)[b * p.t + t] : 0;
+}
+
+/// What dropout multiplies the probability of query (b, n, t) and key s by.
+template <class P> __device__ __forceinline__ float kept(const P &p, int64_t b, int n, int64_t t, int64_t s) {
+    if (p.dropout.threshold == 0) return 1.f;
+    const uint64_t four = static_cast<uint64_t>((b * p.heads + n) * p.t + t) * ((p.s + 3) / 4) + s / 4;
+    const Words words = philox({{static_cast<uint32_t>(four), static_cast<uint32_t>(four >> 32), p.dropout.tensor[0], p.dropout.tensor[1]}},
+                               p.dropout.key[0], p.dropout.key[1]);
+    const int k = static_cast<int>(s % 4);
+    const uint32_t word = k == 0 ? words.x[0] : k == 1 ? words.x[1] : k == 2 ? words.x[2] : words.x[3];
+    return word < p.dropout.threshold ? 0.f : p.dropout.factor;
+}
+
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
@@ -41,17 +58,20 @@ __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
-/// Probability and score gradient of query t and key s, from score and dP = d_out v^T, as the host's backward has them.
+/// Probability (what is left of it) and score gradient of query t of head n and key s, from score and dP = d_out v^T, as the host's backward has them.
 template <class P>
-__device__ __forceinline__ void score_gradient(const P &p, int64_t b, int64_t t, int64_t s, float score, float dp, float lse, float delta, float &prob, float &ds) {
-    const bool later = s >= limit_of(p, t), padded = is_padded(p, b, s);
-    if (p.keys && lse == LOWEST) {
+__device__ __forceinline__ void score_gradient(const P &p, int64_t b, int n, int64_t t, int64_t s, float score, float dp, float lse, float delta, float &prob, float &ds) {
+    const bool later = s >= limit_of(p, t) || s < start_of(p, b, t), padded = is_padded(p, b, s);
+    const float share = kept(p, b, n, t, s);
+    dp *= share;
+    if ((p.keys || p.first) && lse == LOWEST) {
         prob = 1.f / static_cast<float>(p.s);
         ds = later && padded ? 0.f : 0.5f * p.scale * prob * (dp - delta);
     } else {
         prob = later || padded ? 0.f : expf(fmaf(p.scale, score, -lse));
         ds = p.scale * prob * (dp - delta);
     }
+    prob *= share;
     if (p.s == 1) ds = 0.f; // the only key has weight 1 whatever its score is
 }
 

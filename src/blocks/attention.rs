@@ -6,6 +6,7 @@ use crate::blocks::{Linear, LinearSaved, Pass};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::memory::Tensor;
+use crate::ops::dropout::Dropout;
 use crate::ops::{attention, cross_attention};
 use crate::params::{Grads, Init, Registry};
 
@@ -16,17 +17,19 @@ pub struct Mask {
     pub causal: Option<usize>,
     /// `[B, S]`, 0 for keys that nobody sees.
     pub keys: Option<Arc<[u8]>>,
+    /// `[B, T]`: the first key that each query sees, where rows hold several documents.
+    pub first: Option<Arc<[u32]>>,
 }
 
 impl Mask {
     /// Query t sees keys `0 ..= t`.
     pub fn causal() -> Self {
-        Mask { causal: Some(0), keys: None }
+        Mask { causal: Some(0), ..Mask::default() }
     }
 
     /// Only keys with a non-zero entry are seen.
     pub fn keys(keys: impl Into<Arc<[u8]>>) -> Self {
-        Mask { causal: None, keys: Some(keys.into()) }
+        Mask { keys: Some(keys.into()), ..Mask::default() }
     }
 }
 
@@ -52,6 +55,7 @@ pub struct HeadsSaved<E: Element> {
     out: Tensor<E>,
     lse: Tensor<E::Acc>,
     mask: Mask,
+    dropout: Option<Dropout>,
 }
 
 impl Heads {
@@ -64,7 +68,7 @@ impl Heads {
         1.0 / (self.size as f64).sqrt()
     }
 
-    fn spec<'a>(&self, mask: &'a Mask, key_count: Option<usize>) -> attention::Attention<'a> {
+    fn spec<'a>(&self, mask: &'a Mask, key_count: Option<usize>, dropout: Option<Dropout>) -> attention::Attention<'a> {
         attention::Attention {
             heads: self.heads,
             kv_heads: self.kv_heads,
@@ -72,6 +76,8 @@ impl Heads {
             causal: mask.causal,
             keys: mask.keys.as_deref(),
             key_count,
+            first: mask.first.as_deref(),
+            dropout,
         }
     }
 
@@ -87,8 +93,24 @@ impl Heads {
         v: Tensor<E>,
         mask: Mask,
     ) -> Result<(Tensor<E>, HeadsSaved<E>)> {
-        let (out, lse) = self.attend(pass, &q, &k, &v, &mask, None)?;
-        Ok((out.clone(), HeadsSaved { q, k, v, out, lse, mask }))
+        self.forward_dropped(pass, q, k, v, mask, None)
+    }
+
+    /// As [`Heads::forward`] with some of the probabilities dropped; not for `short` attention.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`]; [`crate::Error::Domain`] for `short` attention.
+    pub fn forward_dropped<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        q: Tensor<E>,
+        k: Tensor<E>,
+        v: Tensor<E>,
+        mask: Mask,
+        dropout: Option<Dropout>,
+    ) -> Result<(Tensor<E>, HeadsSaved<E>)> {
+        let (out, lse) = self.run(pass, [&q, &k, &v], &mask, None, dropout)?;
+        Ok((out.clone(), HeadsSaved { q, k, v, out, lse, mask, dropout }))
     }
 
     /// Attention alone, over the first `key_count` entries of the capacity of `k` and `v` (a cache).
@@ -104,14 +126,28 @@ impl Heads {
         mask: &Mask,
         key_count: Option<usize>,
     ) -> Result<(Tensor<E>, Tensor<E::Acc>)> {
+        self.run(pass, [q, k, v], mask, key_count, None)
+    }
+
+    fn run<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        [q, k, v]: [&Tensor<E>; 3],
+        mask: &Mask,
+        key_count: Option<usize>,
+        dropout: Option<Dropout>,
+    ) -> Result<(Tensor<E>, Tensor<E::Acc>)> {
         let shape = q.shape();
+        crate::ops::check("attention", !(self.short && dropout.is_some()), || {
+            "attention over a short condition has no dropout".into()
+        })?;
         let mut out = pass.uninit(shape)?;
         let mut lse = pass.statistics([shape[0], self.heads, shape[1]])?;
         if self.short {
             let spec = cross_attention::CrossAttention { heads: self.heads, scale: self.scale() };
             cross_attention::forward(pass.cx, q.view(), k.view(), v.view(), out.view_mut(), lse.view_mut(), &spec)?;
         } else {
-            let spec = self.spec(mask, key_count);
+            let spec = self.spec(mask, key_count, dropout);
             attention::forward(pass.cx, q.view(), k.view(), v.view(), out.view_mut(), lse.view_mut(), &spec)?;
         }
         Ok((out, lse))
@@ -127,7 +163,7 @@ impl Heads {
         saved: HeadsSaved<E>,
         d_out: &Tensor<E>,
     ) -> Result<(Tensor<E>, Tensor<E>, Tensor<E>)> {
-        let HeadsSaved { q, k, v, out, lse, mask } = saved;
+        let HeadsSaved { q, k, v, out, lse, mask, dropout } = saved;
         let mut dq = pass.uninit(q.shape())?;
         let mut dk = pass.uninit(k.shape())?;
         let mut dv = pass.uninit(v.shape())?;
@@ -138,7 +174,7 @@ impl Heads {
             let (q, k, v, out, lse) = views;
             cross_attention::backward(pass.cx, q, k, v, out, lse, d_out, outputs.0, outputs.1, outputs.2, &spec)?;
         } else {
-            let spec = self.spec(&mask, None);
+            let spec = self.spec(&mask, None, dropout);
             let (q, k, v, out, lse) = views;
             attention::backward(pass.cx, q, k, v, out, lse, d_out, outputs.0, outputs.1, outputs.2, &spec)?;
         }

@@ -53,8 +53,10 @@ pub enum Command {
     /// Check this installation and device against a directory of recorded tensors
     #[command(after_help = "Example:\n  deem parity recorded/deem-tiny-a --json table.json")]
     Parity(ParityArgs),
-    /// Time the work of a training step
-    #[command(after_help = "Example:\n  deem bench step recorded/deem-tiny-a")]
+    /// Time every op against what the machine gives, or the work of a training step
+    #[command(
+        after_help = "Examples:\n  deem bench --filter attention --roofline roofline.svg\n  deem bench step recorded/deem-tiny-a"
+    )]
     Bench(BenchArgs),
     /// Show what is in a checkpoint or safetensors file: names, shapes, types, totals by module, trainable or not
     #[command(after_help = "Example:\n  deem inspect runs/tiny --json contents.json")]
@@ -342,13 +344,20 @@ pub struct ParityArgs {
 
 /// `deem bench`.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct BenchArgs {
-    /// What is timed.
+    /// Only ops whose name contains this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub filter: String,
+    /// Draws the ops under the machine's ceilings into this SVG file
+    #[arg(long, value_name = "FILE.svg")]
+    pub roofline: Option<PathBuf>,
+    /// What is timed instead of each op.
     #[command(subcommand)]
-    pub what: Bench,
+    pub what: Option<Bench>,
 }
 
-/// What `deem bench` times.
+/// What else `deem bench` times.
 #[derive(Subcommand, Debug)]
 pub enum Bench {
     /// One optimiser step (forward, backward, clip, AdamW) on a recorded fixture's batch

@@ -9,6 +9,7 @@ mod output;
 pub use args::{Cli, Command};
 pub use output::{Output, print, report};
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -103,7 +104,23 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
             }
         }
         Command::Bench(args) => match &args.what {
-            Bench::Step { dir, repeats } => {
+            None => {
+                let cx = context(&cli.common, 0)?;
+                let quiet = cli.common.quiet;
+                let told = |name: &str| {
+                    // A closed error stream is no reason to stop.
+                    let _ = (!quiet).then(|| std::io::stderr().write_all(format!("timing {name}\n").as_bytes()));
+                };
+                let times = match cli.common.dtype.unwrap_or(Storage::F32) {
+                    Storage::F32 => bench::ops::<f32>(&cx, &args.filter, told)?,
+                    Storage::Bf16 => bench::ops::<bf16>(&cx, &args.filter, told)?,
+                };
+                if let Some(file) = &args.roofline {
+                    bench::draw(&times, file)?;
+                }
+                out.result(&times)?;
+            }
+            Some(Bench::Step { dir, repeats }) => {
                 let cx = context(&cli.common, 0)?;
                 out.result(&match cli.common.dtype.unwrap_or(Storage::F32) {
                     Storage::F32 => bench::step::<f32>(&cx, dir, *repeats)?,

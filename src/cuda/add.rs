@@ -48,8 +48,7 @@ pub(crate) fn channels<E: Element>(
 ) -> Result<()> {
     let (n, cols) = (x.shape().len(), x.shape().last());
     let (v, x, y) = (input(cx, OP, "v", v)?, input(cx, OP, "x", x)?, output(cx, OP, "y", &y)?);
-    let params =
-        DeemAddChannels { v, x, y, n: n as i64, cols: cols as i64, product: i32::from(product), padding: 0 };
+    let params = DeemAddChannels { v, x, y, n: n as i64, cols: cols as i64, product: i32::from(product), padding: 0 };
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names.
     unsafe { cx.launch(OP, kernel!(E, cx, OP, "add_channels"), pointwise::<E>(OP, n)?, &params) }
 }

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 
 use super::gemm::aligned;
-use super::params::{DeemAttentionBackward, DeemAttentionForward};
+use super::params::{DeemAttentionBackward, DeemAttentionDropout, DeemAttentionForward};
 use super::{by_dtype, input, output, small};
 use crate::device::Context;
 use crate::device::cuda::Geometry;
@@ -43,10 +43,11 @@ fn backward_shared_bytes(d: usize, scores: bool, probs: bool) -> u32 {
     (tiles + 2 * columns * (2 * row_bytes(d) + 8) + BLOCK * 16 + 16) as u32
 }
 
-/// Whether the tensor-core kernels are legal: by sizes, storage type and alignment alone.
+/// Whether the tensor-core kernels are legal: by sizes, options, storage type and alignment alone.
 fn takes_tensor_cores(dtype: DType, p: &Problem<'_>, aligned: bool) -> bool {
     let fits = p.t < 1 << 30 && p.capacity < 1 << 30 && p.batch < 1 << 16 && p.heads < 1 << 16;
-    dtype == DType::Bf16 && forward_kernel(p.d).is_some() && p.scale > 0.0 && fits && aligned
+    let plain = p.first.is_none() && p.dropout.is_none();
+    dtype == DType::Bf16 && plain && forward_kernel(p.d).is_some() && p.scale > 0.0 && fits && aligned
 }
 
 /// The tensor-core kernel for this head size.
@@ -62,8 +63,11 @@ fn forward_kernel(d: usize) -> Option<&'static str> {
     })
 }
 
+/// A kernel for gradients of keys, and whether it makes those from the scores and those from the probabilities.
+type OfKeys = (&'static str, bool, bool);
+
 /// The tensor-core kernels for the gradients of queries, and of keys and values: one kernel makes both, or there is one for each.
-fn backward_kernels(d: usize) -> Option<(&'static str, &'static [(&'static str, bool, bool)])> {
+fn backward_kernels(d: usize) -> Option<(&'static str, &'static [OfKeys])> {
     Some(match d {
         40 => ("attention_backward_dq_mma_d40_bf16", &[("attention_backward_dkv_mma_d40_bf16", true, true)]),
         64 => ("attention_backward_dq_mma_d64_bf16", &[("attention_backward_dkv_mma_d64_bf16", true, true)]),
@@ -129,9 +133,20 @@ fn upload_keys(cx: &Context, p: &Problem<'_>) -> Result<Option<Tensor<f32>>> {
     p.keys.map(upload).transpose()
 }
 
-/// The address of an uploaded key mask; null without one.
+/// The address of an uploaded mask; null without one.
 fn address(cx: &Context, keys: Option<&Tensor<f32>>) -> Result<*const c_void> {
-    super::optional_input(cx, OP, "the key mask", keys.map(Tensor::view))
+    super::optional_input(cx, OP, "a mask", keys.map(Tensor::view))
+}
+
+/// The first key of each query, in device memory.
+fn upload_first(cx: &Context, p: &Problem<'_>) -> Result<Option<Tensor<f32>>> {
+    p.first.map(|first| cx.tensor([first.len()], bytemuck::cast_slice(first))).transpose()
+}
+
+/// Dropout as kernels take it.
+fn dropout(p: &Problem<'_>) -> DeemAttentionDropout {
+    let ((key, tensor), threshold, factor) = p.dropout.map_or((([0; 2], [0; 2]), 0, 1.0), |dropout| dropout.parts());
+    DeemAttentionDropout { key, tensor, threshold, factor: factor as f32 }
 }
 
 /// The offset of the causal line as kernels take it: -1 without one.
@@ -150,7 +165,7 @@ pub(crate) fn forward<E: Element>(
     lse: ViewMut<'_, E::Acc>,
 ) -> Result<()> {
     let simple = by_dtype::<E>(cx, OP, "attention_forward_f32", "attention_forward_bf16")?;
-    let keys = upload_keys(cx, p)?;
+    let (keys, first) = (upload_keys(cx, p)?, upload_first(cx, p)?);
     let params = DeemAttentionForward {
         q: input(cx, OP, "q", q)?,
         k: input(cx, OP, "k", k)?,
@@ -167,6 +182,8 @@ pub(crate) fn forward<E: Element>(
         kv_heads: small(OP, "the number of key heads", p.kv_heads)?,
         d: small(OP, "the head size", p.d)?,
         scale: p.scale as f32,
+        first: address(cx, first.as_ref())?,
+        dropout: dropout(p),
     };
     let is_aligned = aligned(&[params.q, params.k, params.v, params.out.cast_const()]);
     let (kernel, geometry) = match forward_kernel(p.d) {
@@ -196,7 +213,7 @@ pub(crate) fn backward<E: Element>(
 ) -> Result<()> {
     let kernels = |f32, bf16| by_dtype::<E>(cx, OP, f32, bf16);
     let delta_kernel = kernels("attention_backward_delta_f32", "attention_backward_delta_bf16")?;
-    let keys = upload_keys(cx, p)?;
+    let (keys, first) = (upload_keys(cx, p)?, upload_first(cx, p)?);
     let mut delta = cx.uninit::<f32>([p.batch, p.heads, p.t])?;
     let params = DeemAttentionBackward {
         q: input(cx, OP, "q", q)?,
@@ -219,6 +236,8 @@ pub(crate) fn backward<E: Element>(
         kv_heads: small(OP, "the number of key heads", p.kv_heads)?,
         d: small(OP, "the head size", p.d)?,
         scale: p.scale as f32,
+        first: address(cx, first.as_ref())?,
+        dropout: dropout(p),
     };
     let inputs = [params.q, params.k, params.v, params.d_out];
     let outputs = [params.dq, params.dk, params.dv].map(<*mut c_void>::cast_const);
@@ -271,6 +290,8 @@ mod tests {
             scale,
             causal: None,
             keys: None,
+            first: None,
+            dropout: None,
         };
         assert!(takes_tensor_cores(DType::Bf16, &problem(40, 0.1), true));
         assert!(!takes_tensor_cores(DType::Bf16, &problem(40, 0.1), false));

@@ -77,8 +77,18 @@ pub(crate) fn cast<E: Element, F: Element>(cx: &Context, x: View<'_, E>, y: View
     let n = x.shape().len();
     let (x, y) = (input(cx, OP, "x", x)?, output(cx, OP, "y", &y)?);
     if E::DTYPE == F::DTYPE {
-        let params =
-            DeemCopyBlocks { x, y, entries: 1, len: n as i64, x_stride: 0, x_start: 0, y_stride: 0, y_start: 0, add: 0, padding: 0 };
+        let params = DeemCopyBlocks {
+            x,
+            y,
+            entries: 1,
+            len: n as i64,
+            x_stride: 0,
+            x_start: 0,
+            y_stride: 0,
+            y_start: 0,
+            add: 0,
+            padding: 0,
+        };
         // SAFETY: the kernel's own struct; both arrays have n elements of one type.
         return unsafe { cx.launch(OP, kernel!(E, cx, OP, "copy_blocks"), pointwise::<E>(OP, n)?, &params) };
     }

@@ -40,13 +40,7 @@ pub(super) fn aligned(pointers: &[*const c_void]) -> bool {
 const MANY_TILES: usize = 108;
 
 /// Kernels by sizes, storage type and alignment alone. All sum in the same order, so the bits are the same for any number of products at once.
-fn pick_variant(
-    dtype: DType,
-    form: Form,
-    batch: usize,
-    (m, n, k): (usize, usize, usize),
-    aligned: bool,
-) -> Variant {
+fn pick_variant(dtype: DType, form: Form, batch: usize, (m, n, k): (usize, usize, usize), aligned: bool) -> Variant {
     let rows = match form {
         Form::Nt => [k, k],
         Form::Nn => [k, n],
@@ -108,7 +102,8 @@ pub(crate) fn forward<E: Element, O: Element<Acc = E::Acc>>(
         c_is_f32: i32::from(O::DTYPE == DType::F32),
     };
     let pointers = [params.a, params.b, params.c.cast_const(), params.bias, params.scale, params.residual];
-    let (kernel, tile, threads, shared_bytes) = match pick_variant(E::DTYPE, form, batch, (m, n, k), aligned(&pointers)) {
+    let (kernel, tile, threads, shared_bytes) = match pick_variant(E::DTYPE, form, batch, (m, n, k), aligned(&pointers))
+    {
         Variant::Plain => (plain, 64, 256, 0),
         Variant::Tile => {
             let kernel = match form {

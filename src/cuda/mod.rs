@@ -4,12 +4,17 @@
 //! run, which comes through here too, counts it; its addresses are null and its launches are not made.
 
 pub(crate) mod activation;
+pub(crate) mod adamw;
 pub(crate) mod add;
 pub(crate) mod attention;
 pub(crate) mod conv2d;
+pub(crate) mod conv2d_depthwise;
 pub(crate) mod copy;
 pub(crate) mod cross_attention;
 pub(crate) mod cross_entropy;
+pub(crate) mod deform_attention;
+pub(crate) mod diffusion;
+pub(crate) mod dropout;
 pub(crate) mod embedding;
 pub(crate) mod fold;
 pub(crate) mod gemm;
@@ -20,6 +25,7 @@ pub(crate) mod mse;
 mod params;
 pub(crate) mod random;
 pub(crate) mod reduce;
+pub(crate) mod resample;
 pub(crate) mod rmsnorm;
 pub(crate) mod rope;
 pub(crate) mod timestep_embedding;

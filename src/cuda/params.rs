@@ -5,6 +5,7 @@ pub const DEEM_ACTIVATION_RELU: u32 = 1;
 pub const DEEM_ACTIVATION_GELU: u32 = 2;
 pub const DEEM_ACTIVATION_QUICK_GELU: u32 = 3;
 pub const DEEM_ACTIVATION_SILU: u32 = 4;
+pub const DEEM_MAX_LEVELS: u32 = 8;
 pub const DEEM_GEMM_NT: u32 = 0;
 pub const DEEM_GEMM_NN: u32 = 1;
 pub const DEEM_GEMM_TN: u32 = 2;
@@ -52,6 +53,60 @@ const _: () = {
     ["Offset of field: DeemActivationBackward::kind"][::core::mem::offset_of!(DeemActivationBackward, kind) - 32usize];
     ["Offset of field: DeemActivationBackward::padding"]
         [::core::mem::offset_of!(DeemActivationBackward, padding) - 36usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemAdamwGroup {
+    pub start: i64,
+    pub end: i64,
+    pub keep: f32,
+    pub rate: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemAdamwGroup"][::core::mem::size_of::<DeemAdamwGroup>() - 24usize];
+    ["Alignment of DeemAdamwGroup"][::core::mem::align_of::<DeemAdamwGroup>() - 8usize];
+    ["Offset of field: DeemAdamwGroup::start"][::core::mem::offset_of!(DeemAdamwGroup, start) - 0usize];
+    ["Offset of field: DeemAdamwGroup::end"][::core::mem::offset_of!(DeemAdamwGroup, end) - 8usize];
+    ["Offset of field: DeemAdamwGroup::keep"][::core::mem::offset_of!(DeemAdamwGroup, keep) - 16usize];
+    ["Offset of field: DeemAdamwGroup::rate"][::core::mem::offset_of!(DeemAdamwGroup, rate) - 20usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemAdamw {
+    pub params: *mut ::core::ffi::c_void,
+    pub master: *mut ::core::ffi::c_void,
+    pub grads: *const ::core::ffi::c_void,
+    pub m: *mut ::core::ffi::c_void,
+    pub v: *mut ::core::ffi::c_void,
+    pub groups: *const ::core::ffi::c_void,
+    pub scale: f32,
+    pub beta1: f32,
+    pub other1: f32,
+    pub beta2: f32,
+    pub other2: f32,
+    pub second: f32,
+    pub eps: f32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemAdamw"][::core::mem::size_of::<DeemAdamw>() - 80usize];
+    ["Alignment of DeemAdamw"][::core::mem::align_of::<DeemAdamw>() - 8usize];
+    ["Offset of field: DeemAdamw::params"][::core::mem::offset_of!(DeemAdamw, params) - 0usize];
+    ["Offset of field: DeemAdamw::master"][::core::mem::offset_of!(DeemAdamw, master) - 8usize];
+    ["Offset of field: DeemAdamw::grads"][::core::mem::offset_of!(DeemAdamw, grads) - 16usize];
+    ["Offset of field: DeemAdamw::m"][::core::mem::offset_of!(DeemAdamw, m) - 24usize];
+    ["Offset of field: DeemAdamw::v"][::core::mem::offset_of!(DeemAdamw, v) - 32usize];
+    ["Offset of field: DeemAdamw::groups"][::core::mem::offset_of!(DeemAdamw, groups) - 40usize];
+    ["Offset of field: DeemAdamw::scale"][::core::mem::offset_of!(DeemAdamw, scale) - 48usize];
+    ["Offset of field: DeemAdamw::beta1"][::core::mem::offset_of!(DeemAdamw, beta1) - 52usize];
+    ["Offset of field: DeemAdamw::other1"][::core::mem::offset_of!(DeemAdamw, other1) - 56usize];
+    ["Offset of field: DeemAdamw::beta2"][::core::mem::offset_of!(DeemAdamw, beta2) - 60usize];
+    ["Offset of field: DeemAdamw::other2"][::core::mem::offset_of!(DeemAdamw, other2) - 64usize];
+    ["Offset of field: DeemAdamw::second"][::core::mem::offset_of!(DeemAdamw, second) - 68usize];
+    ["Offset of field: DeemAdamw::eps"][::core::mem::offset_of!(DeemAdamw, eps) - 72usize];
+    ["Offset of field: DeemAdamw::padding"][::core::mem::offset_of!(DeemAdamw, padding) - 76usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -195,6 +250,24 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
+pub struct DeemAttentionDropout {
+    pub key: [u32; 2usize],
+    pub tensor: [u32; 2usize],
+    pub threshold: u32,
+    pub factor: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemAttentionDropout"][::core::mem::size_of::<DeemAttentionDropout>() - 24usize];
+    ["Alignment of DeemAttentionDropout"][::core::mem::align_of::<DeemAttentionDropout>() - 4usize];
+    ["Offset of field: DeemAttentionDropout::key"][::core::mem::offset_of!(DeemAttentionDropout, key) - 0usize];
+    ["Offset of field: DeemAttentionDropout::tensor"][::core::mem::offset_of!(DeemAttentionDropout, tensor) - 8usize];
+    ["Offset of field: DeemAttentionDropout::threshold"]
+        [::core::mem::offset_of!(DeemAttentionDropout, threshold) - 16usize];
+    ["Offset of field: DeemAttentionDropout::factor"][::core::mem::offset_of!(DeemAttentionDropout, factor) - 20usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
 pub struct DeemAttentionForward {
     pub q: *const ::core::ffi::c_void,
     pub k: *const ::core::ffi::c_void,
@@ -211,10 +284,12 @@ pub struct DeemAttentionForward {
     pub kv_heads: i32,
     pub d: i32,
     pub scale: f32,
+    pub first: *const ::core::ffi::c_void,
+    pub dropout: DeemAttentionDropout,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DeemAttentionForward"][::core::mem::size_of::<DeemAttentionForward>() - 104usize];
+    ["Size of DeemAttentionForward"][::core::mem::size_of::<DeemAttentionForward>() - 136usize];
     ["Alignment of DeemAttentionForward"][::core::mem::align_of::<DeemAttentionForward>() - 8usize];
     ["Offset of field: DeemAttentionForward::q"][::core::mem::offset_of!(DeemAttentionForward, q) - 0usize];
     ["Offset of field: DeemAttentionForward::k"][::core::mem::offset_of!(DeemAttentionForward, k) - 8usize];
@@ -233,6 +308,9 @@ const _: () = {
         [::core::mem::offset_of!(DeemAttentionForward, kv_heads) - 92usize];
     ["Offset of field: DeemAttentionForward::d"][::core::mem::offset_of!(DeemAttentionForward, d) - 96usize];
     ["Offset of field: DeemAttentionForward::scale"][::core::mem::offset_of!(DeemAttentionForward, scale) - 100usize];
+    ["Offset of field: DeemAttentionForward::first"][::core::mem::offset_of!(DeemAttentionForward, first) - 104usize];
+    ["Offset of field: DeemAttentionForward::dropout"]
+        [::core::mem::offset_of!(DeemAttentionForward, dropout) - 112usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -257,10 +335,12 @@ pub struct DeemAttentionBackward {
     pub kv_heads: i32,
     pub d: i32,
     pub scale: f32,
+    pub first: *const ::core::ffi::c_void,
+    pub dropout: DeemAttentionDropout,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DeemAttentionBackward"][::core::mem::size_of::<DeemAttentionBackward>() - 144usize];
+    ["Size of DeemAttentionBackward"][::core::mem::size_of::<DeemAttentionBackward>() - 176usize];
     ["Alignment of DeemAttentionBackward"][::core::mem::align_of::<DeemAttentionBackward>() - 8usize];
     ["Offset of field: DeemAttentionBackward::q"][::core::mem::offset_of!(DeemAttentionBackward, q) - 0usize];
     ["Offset of field: DeemAttentionBackward::k"][::core::mem::offset_of!(DeemAttentionBackward, k) - 8usize];
@@ -285,6 +365,9 @@ const _: () = {
         [::core::mem::offset_of!(DeemAttentionBackward, kv_heads) - 132usize];
     ["Offset of field: DeemAttentionBackward::d"][::core::mem::offset_of!(DeemAttentionBackward, d) - 136usize];
     ["Offset of field: DeemAttentionBackward::scale"][::core::mem::offset_of!(DeemAttentionBackward, scale) - 140usize];
+    ["Offset of field: DeemAttentionBackward::first"][::core::mem::offset_of!(DeemAttentionBackward, first) - 144usize];
+    ["Offset of field: DeemAttentionBackward::dropout"]
+        [::core::mem::offset_of!(DeemAttentionBackward, dropout) - 152usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -428,6 +511,90 @@ const _: () = {
         [::core::mem::offset_of!(DeemConv2dBackwardWeight, left) - 80usize];
     ["Offset of field: DeemConv2dBackwardWeight::splits"]
         [::core::mem::offset_of!(DeemConv2dBackwardWeight, splits) - 84usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemConv2dDepthwiseForward {
+    pub x: *const ::core::ffi::c_void,
+    pub w: *const ::core::ffi::c_void,
+    pub bias: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub batch: i32,
+    pub height: i32,
+    pub width: i32,
+    pub channels: i32,
+    pub kernel_height: i32,
+    pub kernel_width: i32,
+    pub turned: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemConv2dDepthwiseForward"][::core::mem::size_of::<DeemConv2dDepthwiseForward>() - 64usize];
+    ["Alignment of DeemConv2dDepthwiseForward"][::core::mem::align_of::<DeemConv2dDepthwiseForward>() - 8usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::x"][::core::mem::offset_of!(DeemConv2dDepthwiseForward, x) - 0usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::w"][::core::mem::offset_of!(DeemConv2dDepthwiseForward, w) - 8usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::bias"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, bias) - 16usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::y"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, y) - 24usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::batch"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, batch) - 32usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::height"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, height) - 36usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::width"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, width) - 40usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::channels"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, channels) - 44usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::kernel_height"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, kernel_height) - 48usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::kernel_width"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, kernel_width) - 52usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::turned"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, turned) - 56usize];
+    ["Offset of field: DeemConv2dDepthwiseForward::padding"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseForward, padding) - 60usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemConv2dDepthwiseBackwardWeight {
+    pub x: *const ::core::ffi::c_void,
+    pub dy: *const ::core::ffi::c_void,
+    pub partial: *mut ::core::ffi::c_void,
+    pub lines_per_slice: i64,
+    pub batch: i32,
+    pub height: i32,
+    pub width: i32,
+    pub channels: i32,
+    pub kernel_height: i32,
+    pub kernel_width: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemConv2dDepthwiseBackwardWeight"]
+        [::core::mem::size_of::<DeemConv2dDepthwiseBackwardWeight>() - 56usize];
+    ["Alignment of DeemConv2dDepthwiseBackwardWeight"]
+        [::core::mem::align_of::<DeemConv2dDepthwiseBackwardWeight>() - 8usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::x"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, x) - 0usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::dy"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, dy) - 8usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::partial"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, partial) - 16usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::lines_per_slice"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, lines_per_slice) - 24usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::batch"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, batch) - 32usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::height"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, height) - 36usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::width"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, width) - 40usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::channels"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, channels) - 44usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::kernel_height"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, kernel_height) - 48usize];
+    ["Offset of field: DeemConv2dDepthwiseBackwardWeight::kernel_width"]
+        [::core::mem::offset_of!(DeemConv2dDepthwiseBackwardWeight, kernel_width) - 52usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -606,6 +773,567 @@ const _: () = {
         [::core::mem::offset_of!(DeemCrossEntropyBackward, cols) - 40usize];
     ["Offset of field: DeemCrossEntropyBackward::scale"]
         [::core::mem::offset_of!(DeemCrossEntropyBackward, scale) - 44usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemLevels {
+    pub count: i32,
+    pub positions: i32,
+    pub height: [i32; 8usize],
+    pub width: [i32; 8usize],
+    pub start: [i32; 8usize],
+    pub ratio: [f32; 8usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemLevels"][::core::mem::size_of::<DeemLevels>() - 136usize];
+    ["Alignment of DeemLevels"][::core::mem::align_of::<DeemLevels>() - 4usize];
+    ["Offset of field: DeemLevels::count"][::core::mem::offset_of!(DeemLevels, count) - 0usize];
+    ["Offset of field: DeemLevels::positions"][::core::mem::offset_of!(DeemLevels, positions) - 4usize];
+    ["Offset of field: DeemLevels::height"][::core::mem::offset_of!(DeemLevels, height) - 8usize];
+    ["Offset of field: DeemLevels::width"][::core::mem::offset_of!(DeemLevels, width) - 40usize];
+    ["Offset of field: DeemLevels::start"][::core::mem::offset_of!(DeemLevels, start) - 72usize];
+    ["Offset of field: DeemLevels::ratio"][::core::mem::offset_of!(DeemLevels, ratio) - 104usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemMmfs {
+    pub value: *const ::core::ffi::c_void,
+    pub offsets: *const ::core::ffi::c_void,
+    pub logits: *const ::core::ffi::c_void,
+    pub offset_table: *const ::core::ffi::c_void,
+    pub logit_table: *const ::core::ffi::c_void,
+    pub ignore_token: *const ::core::ffi::c_void,
+    pub relative: *const ::core::ffi::c_void,
+    pub places: *const ::core::ffi::c_void,
+    pub reference: *const ::core::ffi::c_void,
+    pub batch: i32,
+    pub queries: i32,
+    pub images: i32,
+    pub heads: i32,
+    pub size: i32,
+    pub points: i32,
+    pub levels: DeemLevels,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemMmfs"][::core::mem::size_of::<DeemMmfs>() - 232usize];
+    ["Alignment of DeemMmfs"][::core::mem::align_of::<DeemMmfs>() - 8usize];
+    ["Offset of field: DeemMmfs::value"][::core::mem::offset_of!(DeemMmfs, value) - 0usize];
+    ["Offset of field: DeemMmfs::offsets"][::core::mem::offset_of!(DeemMmfs, offsets) - 8usize];
+    ["Offset of field: DeemMmfs::logits"][::core::mem::offset_of!(DeemMmfs, logits) - 16usize];
+    ["Offset of field: DeemMmfs::offset_table"][::core::mem::offset_of!(DeemMmfs, offset_table) - 24usize];
+    ["Offset of field: DeemMmfs::logit_table"][::core::mem::offset_of!(DeemMmfs, logit_table) - 32usize];
+    ["Offset of field: DeemMmfs::ignore_token"][::core::mem::offset_of!(DeemMmfs, ignore_token) - 40usize];
+    ["Offset of field: DeemMmfs::relative"][::core::mem::offset_of!(DeemMmfs, relative) - 48usize];
+    ["Offset of field: DeemMmfs::places"][::core::mem::offset_of!(DeemMmfs, places) - 56usize];
+    ["Offset of field: DeemMmfs::reference"][::core::mem::offset_of!(DeemMmfs, reference) - 64usize];
+    ["Offset of field: DeemMmfs::batch"][::core::mem::offset_of!(DeemMmfs, batch) - 72usize];
+    ["Offset of field: DeemMmfs::queries"][::core::mem::offset_of!(DeemMmfs, queries) - 76usize];
+    ["Offset of field: DeemMmfs::images"][::core::mem::offset_of!(DeemMmfs, images) - 80usize];
+    ["Offset of field: DeemMmfs::heads"][::core::mem::offset_of!(DeemMmfs, heads) - 84usize];
+    ["Offset of field: DeemMmfs::size"][::core::mem::offset_of!(DeemMmfs, size) - 88usize];
+    ["Offset of field: DeemMmfs::points"][::core::mem::offset_of!(DeemMmfs, points) - 92usize];
+    ["Offset of field: DeemMmfs::levels"][::core::mem::offset_of!(DeemMmfs, levels) - 96usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDeformAttentionMmfsForward {
+    pub x: DeemMmfs,
+    pub out: *mut ::core::ffi::c_void,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDeformAttentionMmfsForward"][::core::mem::size_of::<DeemDeformAttentionMmfsForward>() - 240usize];
+    ["Alignment of DeemDeformAttentionMmfsForward"][::core::mem::align_of::<DeemDeformAttentionMmfsForward>() - 8usize];
+    ["Offset of field: DeemDeformAttentionMmfsForward::x"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsForward, x) - 0usize];
+    ["Offset of field: DeemDeformAttentionMmfsForward::out"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsForward, out) - 232usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDeformAttentionMmfsPoints {
+    pub x: DeemMmfs,
+    pub d_out: *const ::core::ffi::c_void,
+    pub d_offsets: *mut ::core::ffi::c_void,
+    pub d_logits: *mut ::core::ffi::c_void,
+    pub of_point: *mut ::core::ffi::c_void,
+    pub softmax: *mut ::core::ffi::c_void,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDeformAttentionMmfsPoints"][::core::mem::size_of::<DeemDeformAttentionMmfsPoints>() - 272usize];
+    ["Alignment of DeemDeformAttentionMmfsPoints"][::core::mem::align_of::<DeemDeformAttentionMmfsPoints>() - 8usize];
+    ["Offset of field: DeemDeformAttentionMmfsPoints::x"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsPoints, x) - 0usize];
+    ["Offset of field: DeemDeformAttentionMmfsPoints::d_out"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsPoints, d_out) - 232usize];
+    ["Offset of field: DeemDeformAttentionMmfsPoints::d_offsets"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsPoints, d_offsets) - 240usize];
+    ["Offset of field: DeemDeformAttentionMmfsPoints::d_logits"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsPoints, d_logits) - 248usize];
+    ["Offset of field: DeemDeformAttentionMmfsPoints::of_point"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsPoints, of_point) - 256usize];
+    ["Offset of field: DeemDeformAttentionMmfsPoints::softmax"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsPoints, softmax) - 264usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDeformAttentionMmfsTables {
+    pub x: DeemMmfs,
+    pub of_point: *const ::core::ffi::c_void,
+    pub partial: *mut ::core::ffi::c_void,
+    pub queries_per_slice: i64,
+    pub rows: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDeformAttentionMmfsTables"][::core::mem::size_of::<DeemDeformAttentionMmfsTables>() - 264usize];
+    ["Alignment of DeemDeformAttentionMmfsTables"][::core::mem::align_of::<DeemDeformAttentionMmfsTables>() - 8usize];
+    ["Offset of field: DeemDeformAttentionMmfsTables::x"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsTables, x) - 0usize];
+    ["Offset of field: DeemDeformAttentionMmfsTables::of_point"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsTables, of_point) - 232usize];
+    ["Offset of field: DeemDeformAttentionMmfsTables::partial"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsTables, partial) - 240usize];
+    ["Offset of field: DeemDeformAttentionMmfsTables::queries_per_slice"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsTables, queries_per_slice) - 248usize];
+    ["Offset of field: DeemDeformAttentionMmfsTables::rows"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsTables, rows) - 256usize];
+    ["Offset of field: DeemDeformAttentionMmfsTables::padding"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsTables, padding) - 260usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDeformAttentionMmfsTablesSum {
+    pub partial: *const ::core::ffi::c_void,
+    pub d_offset_table: *mut ::core::ffi::c_void,
+    pub d_logit_table: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub slices: i32,
+    pub columns: i32,
+    pub offset_columns: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDeformAttentionMmfsTablesSum"][::core::mem::size_of::<DeemDeformAttentionMmfsTablesSum>() - 48usize];
+    ["Alignment of DeemDeformAttentionMmfsTablesSum"]
+        [::core::mem::align_of::<DeemDeformAttentionMmfsTablesSum>() - 8usize];
+    ["Offset of field: DeemDeformAttentionMmfsTablesSum::partial"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsTablesSum, partial) - 0usize];
+    ["Offset of field: DeemDeformAttentionMmfsTablesSum::d_offset_table"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsTablesSum, d_offset_table) - 8usize];
+    ["Offset of field: DeemDeformAttentionMmfsTablesSum::d_logit_table"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsTablesSum, d_logit_table) - 16usize];
+    ["Offset of field: DeemDeformAttentionMmfsTablesSum::n"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsTablesSum, n) - 24usize];
+    ["Offset of field: DeemDeformAttentionMmfsTablesSum::slices"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsTablesSum, slices) - 32usize];
+    ["Offset of field: DeemDeformAttentionMmfsTablesSum::columns"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsTablesSum, columns) - 36usize];
+    ["Offset of field: DeemDeformAttentionMmfsTablesSum::offset_columns"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsTablesSum, offset_columns) - 40usize];
+    ["Offset of field: DeemDeformAttentionMmfsTablesSum::padding"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsTablesSum, padding) - 44usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDeformAttentionMmfsIgnore {
+    pub softmax: *const ::core::ffi::c_void,
+    pub d_out: *const ::core::ffi::c_void,
+    pub partial: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub rows_per_slice: i64,
+    pub heads: i32,
+    pub size: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDeformAttentionMmfsIgnore"][::core::mem::size_of::<DeemDeformAttentionMmfsIgnore>() - 48usize];
+    ["Alignment of DeemDeformAttentionMmfsIgnore"][::core::mem::align_of::<DeemDeformAttentionMmfsIgnore>() - 8usize];
+    ["Offset of field: DeemDeformAttentionMmfsIgnore::softmax"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsIgnore, softmax) - 0usize];
+    ["Offset of field: DeemDeformAttentionMmfsIgnore::d_out"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsIgnore, d_out) - 8usize];
+    ["Offset of field: DeemDeformAttentionMmfsIgnore::partial"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsIgnore, partial) - 16usize];
+    ["Offset of field: DeemDeformAttentionMmfsIgnore::rows"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsIgnore, rows) - 24usize];
+    ["Offset of field: DeemDeformAttentionMmfsIgnore::rows_per_slice"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsIgnore, rows_per_slice) - 32usize];
+    ["Offset of field: DeemDeformAttentionMmfsIgnore::heads"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsIgnore, heads) - 40usize];
+    ["Offset of field: DeemDeformAttentionMmfsIgnore::size"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsIgnore, size) - 44usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDeformAttentionMmfsScatter {
+    pub x: DeemMmfs,
+    pub d_out: *const ::core::ffi::c_void,
+    pub softmax: *const ::core::ffi::c_void,
+    pub scale: *const ::core::ffi::c_void,
+    pub sums: *mut ::core::ffi::c_void,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDeformAttentionMmfsScatter"][::core::mem::size_of::<DeemDeformAttentionMmfsScatter>() - 264usize];
+    ["Alignment of DeemDeformAttentionMmfsScatter"][::core::mem::align_of::<DeemDeformAttentionMmfsScatter>() - 8usize];
+    ["Offset of field: DeemDeformAttentionMmfsScatter::x"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsScatter, x) - 0usize];
+    ["Offset of field: DeemDeformAttentionMmfsScatter::d_out"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsScatter, d_out) - 232usize];
+    ["Offset of field: DeemDeformAttentionMmfsScatter::softmax"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsScatter, softmax) - 240usize];
+    ["Offset of field: DeemDeformAttentionMmfsScatter::scale"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsScatter, scale) - 248usize];
+    ["Offset of field: DeemDeformAttentionMmfsScatter::sums"]
+        [::core::mem::offset_of!(DeemDeformAttentionMmfsScatter, sums) - 256usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDeformAttentionLargest {
+    pub x: *const ::core::ffi::c_void,
+    pub largest: *mut ::core::ffi::c_void,
+    pub n: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDeformAttentionLargest"][::core::mem::size_of::<DeemDeformAttentionLargest>() - 24usize];
+    ["Alignment of DeemDeformAttentionLargest"][::core::mem::align_of::<DeemDeformAttentionLargest>() - 8usize];
+    ["Offset of field: DeemDeformAttentionLargest::x"][::core::mem::offset_of!(DeemDeformAttentionLargest, x) - 0usize];
+    ["Offset of field: DeemDeformAttentionLargest::largest"]
+        [::core::mem::offset_of!(DeemDeformAttentionLargest, largest) - 8usize];
+    ["Offset of field: DeemDeformAttentionLargest::n"]
+        [::core::mem::offset_of!(DeemDeformAttentionLargest, n) - 16usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDeformAttentionScale {
+    pub first: *const ::core::ffi::c_void,
+    pub second: *const ::core::ffi::c_void,
+    pub scale: *mut ::core::ffi::c_void,
+    pub terms: f64,
+    pub blocks: i32,
+    pub second_blocks: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDeformAttentionScale"][::core::mem::size_of::<DeemDeformAttentionScale>() - 40usize];
+    ["Alignment of DeemDeformAttentionScale"][::core::mem::align_of::<DeemDeformAttentionScale>() - 8usize];
+    ["Offset of field: DeemDeformAttentionScale::first"]
+        [::core::mem::offset_of!(DeemDeformAttentionScale, first) - 0usize];
+    ["Offset of field: DeemDeformAttentionScale::second"]
+        [::core::mem::offset_of!(DeemDeformAttentionScale, second) - 8usize];
+    ["Offset of field: DeemDeformAttentionScale::scale"]
+        [::core::mem::offset_of!(DeemDeformAttentionScale, scale) - 16usize];
+    ["Offset of field: DeemDeformAttentionScale::terms"]
+        [::core::mem::offset_of!(DeemDeformAttentionScale, terms) - 24usize];
+    ["Offset of field: DeemDeformAttentionScale::blocks"]
+        [::core::mem::offset_of!(DeemDeformAttentionScale, blocks) - 32usize];
+    ["Offset of field: DeemDeformAttentionScale::second_blocks"]
+        [::core::mem::offset_of!(DeemDeformAttentionScale, second_blocks) - 36usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDeformAttentionFromFixed {
+    pub sums: *const ::core::ffi::c_void,
+    pub scale: *const ::core::ffi::c_void,
+    pub d_value: *mut ::core::ffi::c_void,
+    pub n: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDeformAttentionFromFixed"][::core::mem::size_of::<DeemDeformAttentionFromFixed>() - 32usize];
+    ["Alignment of DeemDeformAttentionFromFixed"][::core::mem::align_of::<DeemDeformAttentionFromFixed>() - 8usize];
+    ["Offset of field: DeemDeformAttentionFromFixed::sums"]
+        [::core::mem::offset_of!(DeemDeformAttentionFromFixed, sums) - 0usize];
+    ["Offset of field: DeemDeformAttentionFromFixed::scale"]
+        [::core::mem::offset_of!(DeemDeformAttentionFromFixed, scale) - 8usize];
+    ["Offset of field: DeemDeformAttentionFromFixed::d_value"]
+        [::core::mem::offset_of!(DeemDeformAttentionFromFixed, d_value) - 16usize];
+    ["Offset of field: DeemDeformAttentionFromFixed::n"]
+        [::core::mem::offset_of!(DeemDeformAttentionFromFixed, n) - 24usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemSample {
+    pub value: *const ::core::ffi::c_void,
+    pub location: *const ::core::ffi::c_void,
+    pub weight: *const ::core::ffi::c_void,
+    pub batch: i32,
+    pub queries: i32,
+    pub heads: i32,
+    pub size: i32,
+    pub points: i32,
+    pub padding: i32,
+    pub levels: DeemLevels,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemSample"][::core::mem::size_of::<DeemSample>() - 184usize];
+    ["Alignment of DeemSample"][::core::mem::align_of::<DeemSample>() - 8usize];
+    ["Offset of field: DeemSample::value"][::core::mem::offset_of!(DeemSample, value) - 0usize];
+    ["Offset of field: DeemSample::location"][::core::mem::offset_of!(DeemSample, location) - 8usize];
+    ["Offset of field: DeemSample::weight"][::core::mem::offset_of!(DeemSample, weight) - 16usize];
+    ["Offset of field: DeemSample::batch"][::core::mem::offset_of!(DeemSample, batch) - 24usize];
+    ["Offset of field: DeemSample::queries"][::core::mem::offset_of!(DeemSample, queries) - 28usize];
+    ["Offset of field: DeemSample::heads"][::core::mem::offset_of!(DeemSample, heads) - 32usize];
+    ["Offset of field: DeemSample::size"][::core::mem::offset_of!(DeemSample, size) - 36usize];
+    ["Offset of field: DeemSample::points"][::core::mem::offset_of!(DeemSample, points) - 40usize];
+    ["Offset of field: DeemSample::padding"][::core::mem::offset_of!(DeemSample, padding) - 44usize];
+    ["Offset of field: DeemSample::levels"][::core::mem::offset_of!(DeemSample, levels) - 48usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDeformAttentionSampleForward {
+    pub x: DeemSample,
+    pub out: *mut ::core::ffi::c_void,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDeformAttentionSampleForward"][::core::mem::size_of::<DeemDeformAttentionSampleForward>() - 192usize];
+    ["Alignment of DeemDeformAttentionSampleForward"]
+        [::core::mem::align_of::<DeemDeformAttentionSampleForward>() - 8usize];
+    ["Offset of field: DeemDeformAttentionSampleForward::x"]
+        [::core::mem::offset_of!(DeemDeformAttentionSampleForward, x) - 0usize];
+    ["Offset of field: DeemDeformAttentionSampleForward::out"]
+        [::core::mem::offset_of!(DeemDeformAttentionSampleForward, out) - 184usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDeformAttentionSamplePoints {
+    pub x: DeemSample,
+    pub d_out: *const ::core::ffi::c_void,
+    pub d_location: *mut ::core::ffi::c_void,
+    pub d_weight: *mut ::core::ffi::c_void,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDeformAttentionSamplePoints"][::core::mem::size_of::<DeemDeformAttentionSamplePoints>() - 208usize];
+    ["Alignment of DeemDeformAttentionSamplePoints"]
+        [::core::mem::align_of::<DeemDeformAttentionSamplePoints>() - 8usize];
+    ["Offset of field: DeemDeformAttentionSamplePoints::x"]
+        [::core::mem::offset_of!(DeemDeformAttentionSamplePoints, x) - 0usize];
+    ["Offset of field: DeemDeformAttentionSamplePoints::d_out"]
+        [::core::mem::offset_of!(DeemDeformAttentionSamplePoints, d_out) - 184usize];
+    ["Offset of field: DeemDeformAttentionSamplePoints::d_location"]
+        [::core::mem::offset_of!(DeemDeformAttentionSamplePoints, d_location) - 192usize];
+    ["Offset of field: DeemDeformAttentionSamplePoints::d_weight"]
+        [::core::mem::offset_of!(DeemDeformAttentionSamplePoints, d_weight) - 200usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDeformAttentionSampleScatter {
+    pub x: DeemSample,
+    pub d_out: *const ::core::ffi::c_void,
+    pub scale: *const ::core::ffi::c_void,
+    pub sums: *mut ::core::ffi::c_void,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDeformAttentionSampleScatter"][::core::mem::size_of::<DeemDeformAttentionSampleScatter>() - 208usize];
+    ["Alignment of DeemDeformAttentionSampleScatter"]
+        [::core::mem::align_of::<DeemDeformAttentionSampleScatter>() - 8usize];
+    ["Offset of field: DeemDeformAttentionSampleScatter::x"]
+        [::core::mem::offset_of!(DeemDeformAttentionSampleScatter, x) - 0usize];
+    ["Offset of field: DeemDeformAttentionSampleScatter::d_out"]
+        [::core::mem::offset_of!(DeemDeformAttentionSampleScatter, d_out) - 184usize];
+    ["Offset of field: DeemDeformAttentionSampleScatter::scale"]
+        [::core::mem::offset_of!(DeemDeformAttentionSampleScatter, scale) - 192usize];
+    ["Offset of field: DeemDeformAttentionSampleScatter::sums"]
+        [::core::mem::offset_of!(DeemDeformAttentionSampleScatter, sums) - 200usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDeformAttentionLocateForward {
+    pub offsets: *const ::core::ffi::c_void,
+    pub logits: *const ::core::ffi::c_void,
+    pub reference: *const ::core::ffi::c_void,
+    pub location: *mut ::core::ffi::c_void,
+    pub weight: *mut ::core::ffi::c_void,
+    pub units: i64,
+    pub queries: i32,
+    pub heads: i32,
+    pub points: i32,
+    pub padding: i32,
+    pub levels: DeemLevels,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDeformAttentionLocateForward"][::core::mem::size_of::<DeemDeformAttentionLocateForward>() - 200usize];
+    ["Alignment of DeemDeformAttentionLocateForward"]
+        [::core::mem::align_of::<DeemDeformAttentionLocateForward>() - 8usize];
+    ["Offset of field: DeemDeformAttentionLocateForward::offsets"]
+        [::core::mem::offset_of!(DeemDeformAttentionLocateForward, offsets) - 0usize];
+    ["Offset of field: DeemDeformAttentionLocateForward::logits"]
+        [::core::mem::offset_of!(DeemDeformAttentionLocateForward, logits) - 8usize];
+    ["Offset of field: DeemDeformAttentionLocateForward::reference"]
+        [::core::mem::offset_of!(DeemDeformAttentionLocateForward, reference) - 16usize];
+    ["Offset of field: DeemDeformAttentionLocateForward::location"]
+        [::core::mem::offset_of!(DeemDeformAttentionLocateForward, location) - 24usize];
+    ["Offset of field: DeemDeformAttentionLocateForward::weight"]
+        [::core::mem::offset_of!(DeemDeformAttentionLocateForward, weight) - 32usize];
+    ["Offset of field: DeemDeformAttentionLocateForward::units"]
+        [::core::mem::offset_of!(DeemDeformAttentionLocateForward, units) - 40usize];
+    ["Offset of field: DeemDeformAttentionLocateForward::queries"]
+        [::core::mem::offset_of!(DeemDeformAttentionLocateForward, queries) - 48usize];
+    ["Offset of field: DeemDeformAttentionLocateForward::heads"]
+        [::core::mem::offset_of!(DeemDeformAttentionLocateForward, heads) - 52usize];
+    ["Offset of field: DeemDeformAttentionLocateForward::points"]
+        [::core::mem::offset_of!(DeemDeformAttentionLocateForward, points) - 56usize];
+    ["Offset of field: DeemDeformAttentionLocateForward::padding"]
+        [::core::mem::offset_of!(DeemDeformAttentionLocateForward, padding) - 60usize];
+    ["Offset of field: DeemDeformAttentionLocateForward::levels"]
+        [::core::mem::offset_of!(DeemDeformAttentionLocateForward, levels) - 64usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDeformAttentionLocateBackward {
+    pub weight: *const ::core::ffi::c_void,
+    pub d_location: *const ::core::ffi::c_void,
+    pub d_weight: *const ::core::ffi::c_void,
+    pub d_offsets: *mut ::core::ffi::c_void,
+    pub d_logits: *mut ::core::ffi::c_void,
+    pub units: i64,
+    pub points: i32,
+    pub padding: i32,
+    pub levels: DeemLevels,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDeformAttentionLocateBackward"]
+        [::core::mem::size_of::<DeemDeformAttentionLocateBackward>() - 192usize];
+    ["Alignment of DeemDeformAttentionLocateBackward"]
+        [::core::mem::align_of::<DeemDeformAttentionLocateBackward>() - 8usize];
+    ["Offset of field: DeemDeformAttentionLocateBackward::weight"]
+        [::core::mem::offset_of!(DeemDeformAttentionLocateBackward, weight) - 0usize];
+    ["Offset of field: DeemDeformAttentionLocateBackward::d_location"]
+        [::core::mem::offset_of!(DeemDeformAttentionLocateBackward, d_location) - 8usize];
+    ["Offset of field: DeemDeformAttentionLocateBackward::d_weight"]
+        [::core::mem::offset_of!(DeemDeformAttentionLocateBackward, d_weight) - 16usize];
+    ["Offset of field: DeemDeformAttentionLocateBackward::d_offsets"]
+        [::core::mem::offset_of!(DeemDeformAttentionLocateBackward, d_offsets) - 24usize];
+    ["Offset of field: DeemDeformAttentionLocateBackward::d_logits"]
+        [::core::mem::offset_of!(DeemDeformAttentionLocateBackward, d_logits) - 32usize];
+    ["Offset of field: DeemDeformAttentionLocateBackward::units"]
+        [::core::mem::offset_of!(DeemDeformAttentionLocateBackward, units) - 40usize];
+    ["Offset of field: DeemDeformAttentionLocateBackward::points"]
+        [::core::mem::offset_of!(DeemDeformAttentionLocateBackward, points) - 48usize];
+    ["Offset of field: DeemDeformAttentionLocateBackward::padding"]
+        [::core::mem::offset_of!(DeemDeformAttentionLocateBackward, padding) - 52usize];
+    ["Offset of field: DeemDeformAttentionLocateBackward::levels"]
+        [::core::mem::offset_of!(DeemDeformAttentionLocateBackward, levels) - 56usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDiffusionMix {
+    pub z: *const ::core::ffi::c_void,
+    pub noise: *const ::core::ffi::c_void,
+    pub factors: *const ::core::ffi::c_void,
+    pub out: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub per_image: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDiffusionMix"][::core::mem::size_of::<DeemDiffusionMix>() - 48usize];
+    ["Alignment of DeemDiffusionMix"][::core::mem::align_of::<DeemDiffusionMix>() - 8usize];
+    ["Offset of field: DeemDiffusionMix::z"][::core::mem::offset_of!(DeemDiffusionMix, z) - 0usize];
+    ["Offset of field: DeemDiffusionMix::noise"][::core::mem::offset_of!(DeemDiffusionMix, noise) - 8usize];
+    ["Offset of field: DeemDiffusionMix::factors"][::core::mem::offset_of!(DeemDiffusionMix, factors) - 16usize];
+    ["Offset of field: DeemDiffusionMix::out"][::core::mem::offset_of!(DeemDiffusionMix, out) - 24usize];
+    ["Offset of field: DeemDiffusionMix::n"][::core::mem::offset_of!(DeemDiffusionMix, n) - 32usize];
+    ["Offset of field: DeemDiffusionMix::per_image"][::core::mem::offset_of!(DeemDiffusionMix, per_image) - 40usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDiffusionGuide {
+    pub prediction: *const ::core::ffi::c_void,
+    pub guided: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub scale: f32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDiffusionGuide"][::core::mem::size_of::<DeemDiffusionGuide>() - 32usize];
+    ["Alignment of DeemDiffusionGuide"][::core::mem::align_of::<DeemDiffusionGuide>() - 8usize];
+    ["Offset of field: DeemDiffusionGuide::prediction"]
+        [::core::mem::offset_of!(DeemDiffusionGuide, prediction) - 0usize];
+    ["Offset of field: DeemDiffusionGuide::guided"][::core::mem::offset_of!(DeemDiffusionGuide, guided) - 8usize];
+    ["Offset of field: DeemDiffusionGuide::n"][::core::mem::offset_of!(DeemDiffusionGuide, n) - 16usize];
+    ["Offset of field: DeemDiffusionGuide::scale"][::core::mem::offset_of!(DeemDiffusionGuide, scale) - 24usize];
+    ["Offset of field: DeemDiffusionGuide::padding"][::core::mem::offset_of!(DeemDiffusionGuide, padding) - 28usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDiffusionStep {
+    pub prediction: *const ::core::ffi::c_void,
+    pub noise: *const ::core::ffi::c_void,
+    pub x: *mut ::core::ffi::c_void,
+    pub x0: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub guided: i32,
+    pub guidance: f32,
+    pub from_x: f32,
+    pub from_prediction: f32,
+    pub x_factor: f32,
+    pub x0_factor: f32,
+    pub previous: f32,
+    pub noise_factor: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDiffusionStep"][::core::mem::size_of::<DeemDiffusionStep>() - 72usize];
+    ["Alignment of DeemDiffusionStep"][::core::mem::align_of::<DeemDiffusionStep>() - 8usize];
+    ["Offset of field: DeemDiffusionStep::prediction"][::core::mem::offset_of!(DeemDiffusionStep, prediction) - 0usize];
+    ["Offset of field: DeemDiffusionStep::noise"][::core::mem::offset_of!(DeemDiffusionStep, noise) - 8usize];
+    ["Offset of field: DeemDiffusionStep::x"][::core::mem::offset_of!(DeemDiffusionStep, x) - 16usize];
+    ["Offset of field: DeemDiffusionStep::x0"][::core::mem::offset_of!(DeemDiffusionStep, x0) - 24usize];
+    ["Offset of field: DeemDiffusionStep::n"][::core::mem::offset_of!(DeemDiffusionStep, n) - 32usize];
+    ["Offset of field: DeemDiffusionStep::guided"][::core::mem::offset_of!(DeemDiffusionStep, guided) - 40usize];
+    ["Offset of field: DeemDiffusionStep::guidance"][::core::mem::offset_of!(DeemDiffusionStep, guidance) - 44usize];
+    ["Offset of field: DeemDiffusionStep::from_x"][::core::mem::offset_of!(DeemDiffusionStep, from_x) - 48usize];
+    ["Offset of field: DeemDiffusionStep::from_prediction"]
+        [::core::mem::offset_of!(DeemDiffusionStep, from_prediction) - 52usize];
+    ["Offset of field: DeemDiffusionStep::x_factor"][::core::mem::offset_of!(DeemDiffusionStep, x_factor) - 56usize];
+    ["Offset of field: DeemDiffusionStep::x0_factor"][::core::mem::offset_of!(DeemDiffusionStep, x0_factor) - 60usize];
+    ["Offset of field: DeemDiffusionStep::previous"][::core::mem::offset_of!(DeemDiffusionStep, previous) - 64usize];
+    ["Offset of field: DeemDiffusionStep::noise_factor"]
+        [::core::mem::offset_of!(DeemDiffusionStep, noise_factor) - 68usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemDropout {
+    pub x: *const ::core::ffi::c_void,
+    pub residual: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub cols: i32,
+    pub factor: f32,
+    pub key: [u32; 2usize],
+    pub tensor: [u32; 2usize],
+    pub threshold: u32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemDropout"][::core::mem::size_of::<DeemDropout>() - 64usize];
+    ["Alignment of DeemDropout"][::core::mem::align_of::<DeemDropout>() - 8usize];
+    ["Offset of field: DeemDropout::x"][::core::mem::offset_of!(DeemDropout, x) - 0usize];
+    ["Offset of field: DeemDropout::residual"][::core::mem::offset_of!(DeemDropout, residual) - 8usize];
+    ["Offset of field: DeemDropout::y"][::core::mem::offset_of!(DeemDropout, y) - 16usize];
+    ["Offset of field: DeemDropout::rows"][::core::mem::offset_of!(DeemDropout, rows) - 24usize];
+    ["Offset of field: DeemDropout::cols"][::core::mem::offset_of!(DeemDropout, cols) - 32usize];
+    ["Offset of field: DeemDropout::factor"][::core::mem::offset_of!(DeemDropout, factor) - 36usize];
+    ["Offset of field: DeemDropout::key"][::core::mem::offset_of!(DeemDropout, key) - 40usize];
+    ["Offset of field: DeemDropout::tensor"][::core::mem::offset_of!(DeemDropout, tensor) - 48usize];
+    ["Offset of field: DeemDropout::threshold"][::core::mem::offset_of!(DeemDropout, threshold) - 56usize];
+    ["Offset of field: DeemDropout::padding"][::core::mem::offset_of!(DeemDropout, padding) - 60usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -1435,6 +2163,106 @@ const _: () = {
     ["Offset of field: DeemReduceSpreadPixels::cols"][::core::mem::offset_of!(DeemReduceSpreadPixels, cols) - 32usize];
     ["Offset of field: DeemReduceSpreadPixels::factor"]
         [::core::mem::offset_of!(DeemReduceSpreadPixels, factor) - 36usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemResampleGather {
+    pub from: *const ::core::ffi::c_void,
+    pub rows: *const ::core::ffi::c_void,
+    pub columns: *const ::core::ffi::c_void,
+    pub out: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub in_height: i32,
+    pub in_width: i32,
+    pub out_height: i32,
+    pub out_width: i32,
+    pub channels: i32,
+    pub row_taps: i32,
+    pub column_taps: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemResampleGather"][::core::mem::size_of::<DeemResampleGather>() - 72usize];
+    ["Alignment of DeemResampleGather"][::core::mem::align_of::<DeemResampleGather>() - 8usize];
+    ["Offset of field: DeemResampleGather::from"][::core::mem::offset_of!(DeemResampleGather, from) - 0usize];
+    ["Offset of field: DeemResampleGather::rows"][::core::mem::offset_of!(DeemResampleGather, rows) - 8usize];
+    ["Offset of field: DeemResampleGather::columns"][::core::mem::offset_of!(DeemResampleGather, columns) - 16usize];
+    ["Offset of field: DeemResampleGather::out"][::core::mem::offset_of!(DeemResampleGather, out) - 24usize];
+    ["Offset of field: DeemResampleGather::n"][::core::mem::offset_of!(DeemResampleGather, n) - 32usize];
+    ["Offset of field: DeemResampleGather::in_height"]
+        [::core::mem::offset_of!(DeemResampleGather, in_height) - 40usize];
+    ["Offset of field: DeemResampleGather::in_width"][::core::mem::offset_of!(DeemResampleGather, in_width) - 44usize];
+    ["Offset of field: DeemResampleGather::out_height"]
+        [::core::mem::offset_of!(DeemResampleGather, out_height) - 48usize];
+    ["Offset of field: DeemResampleGather::out_width"]
+        [::core::mem::offset_of!(DeemResampleGather, out_width) - 52usize];
+    ["Offset of field: DeemResampleGather::channels"][::core::mem::offset_of!(DeemResampleGather, channels) - 56usize];
+    ["Offset of field: DeemResampleGather::row_taps"][::core::mem::offset_of!(DeemResampleGather, row_taps) - 60usize];
+    ["Offset of field: DeemResampleGather::column_taps"]
+        [::core::mem::offset_of!(DeemResampleGather, column_taps) - 64usize];
+    ["Offset of field: DeemResampleGather::padding"][::core::mem::offset_of!(DeemResampleGather, padding) - 68usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemResampleMaxPoolForward {
+    pub x: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub height: i32,
+    pub width: i32,
+    pub channels: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemResampleMaxPoolForward"][::core::mem::size_of::<DeemResampleMaxPoolForward>() - 40usize];
+    ["Alignment of DeemResampleMaxPoolForward"][::core::mem::align_of::<DeemResampleMaxPoolForward>() - 8usize];
+    ["Offset of field: DeemResampleMaxPoolForward::x"][::core::mem::offset_of!(DeemResampleMaxPoolForward, x) - 0usize];
+    ["Offset of field: DeemResampleMaxPoolForward::y"][::core::mem::offset_of!(DeemResampleMaxPoolForward, y) - 8usize];
+    ["Offset of field: DeemResampleMaxPoolForward::n"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolForward, n) - 16usize];
+    ["Offset of field: DeemResampleMaxPoolForward::height"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolForward, height) - 24usize];
+    ["Offset of field: DeemResampleMaxPoolForward::width"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolForward, width) - 28usize];
+    ["Offset of field: DeemResampleMaxPoolForward::channels"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolForward, channels) - 32usize];
+    ["Offset of field: DeemResampleMaxPoolForward::padding"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolForward, padding) - 36usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemResampleMaxPoolBackward {
+    pub x: *const ::core::ffi::c_void,
+    pub dy: *const ::core::ffi::c_void,
+    pub dx: *mut ::core::ffi::c_void,
+    pub n: i64,
+    pub height: i32,
+    pub width: i32,
+    pub channels: i32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemResampleMaxPoolBackward"][::core::mem::size_of::<DeemResampleMaxPoolBackward>() - 48usize];
+    ["Alignment of DeemResampleMaxPoolBackward"][::core::mem::align_of::<DeemResampleMaxPoolBackward>() - 8usize];
+    ["Offset of field: DeemResampleMaxPoolBackward::x"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolBackward, x) - 0usize];
+    ["Offset of field: DeemResampleMaxPoolBackward::dy"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolBackward, dy) - 8usize];
+    ["Offset of field: DeemResampleMaxPoolBackward::dx"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolBackward, dx) - 16usize];
+    ["Offset of field: DeemResampleMaxPoolBackward::n"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolBackward, n) - 24usize];
+    ["Offset of field: DeemResampleMaxPoolBackward::height"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolBackward, height) - 32usize];
+    ["Offset of field: DeemResampleMaxPoolBackward::width"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolBackward, width) - 36usize];
+    ["Offset of field: DeemResampleMaxPoolBackward::channels"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolBackward, channels) - 40usize];
+    ["Offset of field: DeemResampleMaxPoolBackward::padding"]
+        [::core::mem::offset_of!(DeemResampleMaxPoolBackward, padding) - 44usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]

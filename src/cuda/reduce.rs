@@ -144,8 +144,7 @@ pub(crate) fn sum_pixels<E: Element>(
         padding: 0,
     };
     let columns = Geometry::linear(OP, cols.div_ceil(32), 0)?.blocks[0];
-    let geometry =
-        Geometry { blocks: [columns, images.min(65_535) as u32, 1], threads: [32, 8, 1], shared_bytes: 0 };
+    let geometry = Geometry { blocks: [columns, images.min(65_535) as u32, 1], threads: [32, 8, 1], shared_bytes: 0 };
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names.
     unsafe { cx.launch(OP, kernel!(E, cx, OP, "reduce_sum_pixels"), geometry, &params) }
 }

@@ -19,8 +19,7 @@ pub(crate) fn rotate<E: Element>(
     inverse: bool,
 ) -> Result<()> {
     let (rows, cols, half) = (x.shape().rows(), x.shape().last(), head_size / 2);
-    let frequency: Vec<f32> =
-        (0..half).map(|k| theta.powf(-((2 * k) as f64) / head_size as f64) as f32).collect();
+    let frequency: Vec<f32> = (0..half).map(|k| theta.powf(-((2 * k) as f64) / head_size as f64) as f32).collect();
     let (positions, frequency) = (whole_numbers(cx, positions)?, cx.tensor([half], &frequency)?);
     let params = DeemRopeRotate {
         x: output(cx, OP, "x", &x)?,

@@ -26,6 +26,8 @@ use crate::device::{Context, SendPtr};
 use crate::dtype::{Element, Real};
 use crate::host::gemm::kernels::{self, Finish, PANEL, Strided};
 use crate::host::gemm::{self, Slot, dots_block, scratch, store_row, widen};
+use crate::host::parallel::fold_lanes;
+use crate::ops::dropout::Dropout;
 use crate::simd_fn;
 
 /// Keys in a block.
@@ -49,6 +51,8 @@ pub struct Problem<'a> {
     pub scale: f64,
     pub causal: Option<usize>,
     pub keys: Option<&'a [u8]>,
+    pub first: Option<&'a [u32]>,
+    pub dropout: Option<Dropout>,
 }
 
 /// What the backward reads.
@@ -73,6 +77,31 @@ impl Problem<'_> {
         self.causal.map_or(self.s, |o| self.s.min(t.saturating_add(o).saturating_add(1)))
     }
 
+    /// The first key that query (b, t) may see.
+    fn start(&self, b: usize, t: usize) -> usize {
+        self.first.map_or(0, |first| first[b * self.t + t] as usize)
+    }
+
+    /// The first key that any of the queries `ts` may see.
+    fn first_start(&self, b: usize, ts: Range<usize>) -> usize {
+        self.first.map_or(0, |_| ts.map(|t| self.start(b, t)).min().unwrap_or(0))
+    }
+
+    /// Whether scores of queries `ts` with keys `ss` have a mask.
+    fn is_masked(&self, ts: &Range<usize>, ss: &Range<usize>) -> bool {
+        self.keys.is_some() || self.first.is_some() || self.limit(ts.start) < ss.end
+    }
+
+    /// Drops probabilities, or their gradients, of queries `ts` of (b, n) with keys `ss`; rows are KEYS apart.
+    fn drop<R: Real>(&self, b: usize, n: usize, ts: Range<usize>, ss: Range<usize>, probs: &mut [R]) {
+        if let Some(dropout) = &self.dropout {
+            for (t, row) in ts.zip(probs.chunks_exact_mut(KEYS)) {
+                let row_of_mask = (b * self.heads + n) * self.t + t;
+                dropout.apply(&mut row[..ss.len()], row_of_mask, self.s, ss.start);
+            }
+        }
+    }
+
     /// Where the numbers of query (b, t, n) begin.
     fn query(&self, b: usize, t: usize, n: usize) -> usize {
         ((b * self.t + t) * self.heads + n) * self.d
@@ -89,6 +118,7 @@ impl Problem<'_> {
         for (t, row) in ts.zip(scores.chunks_exact_mut(KEYS)) {
             let seen = self.limit(t).clamp(ss.start, ss.end) - ss.start;
             row[seen..ss.len()].fill(infinity);
+            row[..self.start(b, t).clamp(ss.start, ss.end) - ss.start].fill(infinity);
             if let Some(padding) = self.padding(b) {
                 for (x, &open) in row.iter_mut().zip(&padding[ss.clone()]) {
                     *x = if open == 0 { infinity } else { *x };
@@ -153,18 +183,6 @@ unsafe fn multiply_panels<R: Real>((m, n, k): (usize, usize, usize), a: Strided<
 
 // ---------------------------------------------------------------- forward
 
-#[inline(always)]
-fn fold<R: Real>(mut lanes: [R; LANES], f: impl Fn(R, R) -> R) -> R {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for l in 0..half {
-            lanes[l] = f(lanes[l], lanes[l + half]);
-        }
-        half /= 2;
-    }
-    lanes[0]
-}
-
 /// Scores of one row (a multiple of 16, minus infinity where masked) become exponentials; gives the new maximum and their sum.
 #[inline(always)]
 fn exponentials<R: Real>(row: &mut [R], scale: R, old_max: R) -> (R, R) {
@@ -175,7 +193,7 @@ fn exponentials<R: Real>(row: &mut [R], scale: R, old_max: R) -> (R, R) {
             lanes[l] = lanes[l].max(x[l]);
         }
     }
-    let max = fold(lanes, |a, b| a.max(b));
+    let max = fold_lanes(lanes, |a, b| a.max(b));
     let mut lanes = [R::ZERO; LANES];
     for x in row.chunks_exact_mut(LANES) {
         for l in 0..LANES {
@@ -183,7 +201,7 @@ fn exponentials<R: Real>(row: &mut [R], scale: R, old_max: R) -> (R, R) {
             lanes[l] += x[l];
         }
     }
-    (max, fold(lanes, |a, b| a + b))
+    (max, fold_lanes(lanes, |a, b| a + b))
 }
 
 simd_fn! {
@@ -220,12 +238,20 @@ simd_fn! {
     }
 }
 
-/// The plain mean of the values of (b, kv) over all keys, for a query all of whose keys are masked.
-fn mean<E: Element>(p: &Problem<'_>, v: &[E], b: usize, kv: usize, to: &mut [E::Acc]) {
+/// The plain mean of the values of query (b, n, t) over all keys, for a query all of whose keys are masked.
+fn mean<E: Element>(p: &Problem<'_>, v: &[E], (b, n, t): (usize, usize, usize), to: &mut [E::Acc]) {
+    let kv = n / (p.heads / p.kv_heads);
     to.fill(E::Acc::ZERO);
-    for s in 0..p.s {
-        let at = p.key(b, s, kv);
-        gemm::add_row(to, &v[at..at + p.d]);
+    for start in (0..p.s).step_by(KEYS) {
+        let ss = start..p.s.min(start + KEYS);
+        let mut weights = [E::Acc::ONE; KEYS];
+        p.drop(b, n, t..t + 1, ss.clone(), &mut weights);
+        for (s, weight) in ss.zip(weights) {
+            let at = p.key(b, s, kv);
+            for (to, v) in to.iter_mut().zip(&v[at..at + p.d]) {
+                *to += weight * v.to_acc();
+            }
+        }
     }
     let count = E::Acc::of_usize(p.s.max(1));
     to.iter_mut().for_each(|x| *x /= count);
@@ -308,7 +334,9 @@ unsafe fn queries<E: Element>(
         let (q_rows, q_ld) = rows(&q[p.query(b, ts.start, n)..], m, p.heads * d, d, q_wide);
         let q_rows = Strided { data: q_rows, row: q_ld, col: 1 };
         let (end, stride) = (p.limit(ts.end - 1), p.kv_heads * d);
-        for start in (0..end).step_by(KEYS) {
+        // Blocks before the documents of all these queries are left out.
+        let begin = p.first_start(b, ts.clone()) / KEYS * KEYS;
+        for start in (begin..end).step_by(KEYS) {
             let count = KEYS.min(end - start);
             panels(&k[p.key(b, start, kv)..], count, stride, d, k_wide, k_panels);
             // Values are copied even if they could be read in place: rows a power of two apart evict each other.
@@ -317,10 +345,12 @@ unsafe fn queries<E: Element>(
             }
             // SAFETY: the blocks have these sizes.
             unsafe { multiply_panels((m, count, d), q_rows, k_panels, scores.as_mut_ptr()) };
-            if p.keys.is_some() || p.limit(ts.start) < start + count {
-                p.mask(b, ts.clone(), start..start + count, scores);
+            let ss = start..start + count;
+            if p.is_masked(&ts, &ss) {
+                p.mask(b, ts.clone(), ss.clone(), scores);
             }
             softmax(scores, count, scale, max, total, sums, d);
+            p.drop(b, n, ts.clone(), ss, scores);
             let exps = Strided { data: scores.as_ptr(), row: KEYS, col: 1 };
             // SAFETY: as above.
             unsafe { multiply((m, d, count), exps, v_wide.as_ptr(), d, sums.as_mut_ptr(), d, true) };
@@ -330,7 +360,7 @@ unsafe fn queries<E: Element>(
             let sums = &mut sums[r * d..(r + 1) * d];
             let masked = total[r] == E::Acc::ZERO;
             if masked {
-                mean(p, v, b, kv, sums);
+                mean(p, v, (b, n, t), sums);
             }
             // SAFETY: the caller's promise.
             unsafe {
@@ -405,6 +435,7 @@ fn one_query<E: Element>(p: &Problem<'_>, b: usize, n: usize, q: &[E], k: &[E], 
         if count > 0 {
             scores[count..].fill(infinity);
             scores_of(wide, &k[p.key(b, 0, kv)..], stride, &mut scores[..count]);
+            scores[..p.start(b, 0).min(count)].fill(infinity);
             if let Some(padding) = p.padding(b) {
                 for (x, &open) in scores.iter_mut().zip(padding) {
                     *x = if open == 0 { infinity } else { *x };
@@ -413,9 +444,12 @@ fn one_query<E: Element>(p: &Problem<'_>, b: usize, n: usize, q: &[E], k: &[E], 
             let max;
             (max, total) = softmax_row(scores, E::Acc::of(p.scale));
             lse = max + total.ln();
+            if let Some(dropout) = &p.dropout {
+                dropout.apply(&mut scores[..count], b * p.heads + n, p.s, 0);
+            }
         }
         if total == E::Acc::ZERO {
-            mean(p, v, b, kv, sums);
+            mean(p, v, (b, n, 0), sums);
             lse = E::Acc::LOWEST;
         } else {
             weigh(sums, &scores[..count], &v[p.key(b, 0, kv)..], stride);
@@ -450,7 +484,7 @@ simd_fn! {
                 *lane += a.to_acc() * b.to_acc();
             }
         }
-        fold(lanes, |a, b| a + b)
+        fold_lanes(lanes, |a, b| a + b)
     }
 }
 
@@ -518,8 +552,10 @@ unsafe fn key_head<E: Element>(
                     }
                     let m = ts.len();
                     let lse = &x.lse[(b * p.heads + n) * p.t..][ts.clone()];
-                    let masked = p.keys.is_some() && lse.contains(&E::Acc::LOWEST);
-                    if p.limit(ts.end - 1) <= start && !masked {
+                    let ss = start..start + count;
+                    let masked = (p.keys.is_some() || p.first.is_some()) && lse.contains(&E::Acc::LOWEST);
+                    let unseen = p.limit(ts.end - 1) <= ss.start || p.first_start(b, ts.clone()) >= ss.end;
+                    if unseen && !masked {
                         continue;
                     }
                     let first = (n - heads.start) * p.t + ts.start;
@@ -533,14 +569,16 @@ unsafe fn key_head<E: Element>(
                         multiply_panels((m, count, d), plain(q, q_ld), k_panels, probs.as_mut_ptr());
                         multiply_panels((m, count, d), plain(d_out, o_ld), v_panels, grads.as_mut_ptr());
                     }
-                    if p.keys.is_some() || p.limit(ts.start) < start + count {
-                        p.mask(b, ts.clone(), start..start + count, probs);
+                    p.drop(b, n, ts.clone(), ss.clone(), grads);
+                    if p.is_masked(&ts, &ss) {
+                        p.mask(b, ts.clone(), ss.clone(), probs);
                     }
                     if masked {
-                        all_masked(p, b, ts, start..start + count, lse, delta, probs, grads);
+                        all_masked(p, b, ts.clone(), ss.clone(), lse, delta, probs, grads);
                     } else {
                         gradients(&mut probs[..m * KEYS], grads, count, scale, lse, delta);
                     }
+                    p.drop(b, n, ts, ss, probs);
                     // The only key has weight 1 whatever its score is.
                     if p.s == 1 {
                         grads.fill(E::Acc::ZERO);
@@ -593,7 +631,7 @@ fn all_masked<R: Real>(
         }
         for (c, s) in ss.clone().enumerate() {
             let padded = p.padding(b).is_some_and(|keys| keys[s] == 0);
-            let both = padded && s >= p.limit(t);
+            let both = padded && (s >= p.limit(t) || s < p.start(b, t));
             probs[c] = R::ONE / R::of_usize(p.s);
             grads[c] = if both { R::ZERO } else { R::of(0.5) * scale * probs[c] * (grads[c] - delta[r]) };
         }

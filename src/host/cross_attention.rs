@@ -30,6 +30,8 @@ pub fn forward<E: Element>(cx: &Context, p: &Problem, q: &[E], k: &[E], v: &[E],
         scale: p.scale,
         causal: None,
         keys: None,
+        first: None,
+        dropout: None,
     };
     attention::forward(cx, &general, q, k, v, out, lse);
 }

@@ -24,15 +24,8 @@ pub fn rows_per_chunk(cols: usize) -> usize {
 
 /// Adds the lanes as a tree.
 #[inline(always)]
-pub fn total<A: Real>(mut lanes: [A; LANES]) -> A {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
+pub fn total<A: Real>(lanes: [A; LANES]) -> A {
+    fold_lanes(lanes, |a, b| a + b)
 }
 
 /// Sum of `f(x[i])` in lanes.
@@ -49,6 +42,19 @@ pub fn sum_of<E: Element, A: Real>(x: &[E], f: impl Fn(E) -> A) -> A {
         *lane += f(x);
     }
     total(lanes)
+}
+
+/// `f` over all lanes: the upper half onto the lower one until one is left.
+#[inline(always)]
+pub fn fold_lanes<A: Real, const N: usize>(mut lanes: [A; N], f: impl Fn(A, A) -> A) -> A {
+    let mut half = N / 2;
+    while half > 0 {
+        for l in 0..half {
+            lanes[l] = f(lanes[l], lanes[l + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
 /// Largest `x[i]` in lanes; the most negative infinity for an empty slice. NaN are skipped.

@@ -7,7 +7,7 @@ use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::models::deem::{Deem, Inputs, join_maps};
 use crate::models::image_decoder::tap_numbers;
-use crate::models::masks::Masks;
+use crate::models::masks::{Masks, mask_maps};
 use crate::models::mmfs::Conditioning;
 use crate::ops::diffusion::Sampler;
 
@@ -156,19 +156,13 @@ pub fn reconstruct<E: Element>(
     }
     let (tokens, _) = model.tokenizer.forward(pass, from.pictures, count, from.masks, true, None)?;
     let Some(context) = tokens.dif_embed else { unreachable!("the context was asked for") };
-    let (mut features, levels) = join_maps(pass, &tokens.maps)?;
-    if let Some(masks) = from.masks.filter(|_| from.with_maps) {
-        let parts: Vec<Vec<f32>> = levels.iter().map(|(h, _)| masks.binary(*h)).collect();
-        let level = |i: usize| parts.iter().flat_map(move |p| &p[i * p.len() / count..(i + 1) * p.len() / count]);
-        let keep: Vec<f32> = (0..count).flat_map(level).copied().collect();
-        let s = features.shape();
-        let flat = [s.rows(), s[2]];
-        let mut masked = pass.uninit(flat)?;
-        crate::ops::add::mask_rows(pass.cx, &keep, features.view().reshape(flat), masked.view_mut())?;
-        features = masked.reshape(s);
-    }
+    let (features, levels) = join_maps(pass, &tokens.maps)?;
     let maps_seen = || std::iter::repeat_n(f64::from(u8::from(from.with_maps)), count);
     tap_numbers(pass, "mmfs_mask", &[count, 1], maps_seen())?;
+    let features = match from.masks.filter(|_| from.with_maps) {
+        Some(masks) => mask_maps(pass, masks, &features, &levels)?.0,
+        None => features,
+    };
     let features = from.with_maps.then(|| Conditioning { features, levels, present: vec![1; count] });
     let mut latents = None;
     if let Some((pictures, strength)) = from.begin {

@@ -4,7 +4,7 @@ use super::image::{ImageOptions, Images, Progress};
 use crate::blocks::Pass;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
-use crate::memory::{Tensor, View, ViewMut};
+use crate::memory::{Tensor, View};
 use crate::models::deem::Deem;
 use crate::models::image_decoder::{Diffusion, ImageDecoder, tap_numbers, tensor};
 use crate::models::llama::select_rows;
@@ -90,9 +90,9 @@ pub fn sample<E: Element>(
                 return tensor(pass, &shape, &values[at + start * one..][..picks.len() * one]);
             }
             let mut y = pass.uninit(shape)?;
-            for (part, image) in y.data_mut().chunks_exact_mut(one.max(1)).zip(&picks) {
-                let name = format!("{name}.{image}");
-                random::fill_normal(pass.cx, options.seed, &name, ViewMut::new(part, [one]))?;
+            for (i, image) in picks.iter().enumerate() {
+                let part = y.view_mut().part(i * one, [one]);
+                random::fill_normal(pass.cx, options.seed, &format!("{name}.{image}"), part)?;
             }
             Ok(y)
         };
@@ -117,15 +117,23 @@ pub fn sample<E: Element>(
         let guided = Guided::new(pass, &diffusion.unet, context, negative, features, options.guidance, uncond_sees)?;
         let mut x0 = pass.cx.zeros(x.shape())?;
         for (k, step) in plan.iter().enumerate() {
-            let prediction = guided.predict(pass, &x, step)?;
-            pass.tap(format!("guided_pred.{k}"), &prediction);
+            let (prediction, guidance) = guided.predict(pass, &x, step)?;
+            if pass.trace.is_some() {
+                let mut joined = prediction.clone();
+                if let Some(scale) = guidance {
+                    joined = pass.uninit(x.shape())?;
+                    diffusion::guide(pass.cx, prediction.view(), scale, joined.view_mut())?;
+                }
+                pass.tap(format!("guided_pred.{k}"), &joined);
+            }
             let drawn = if step.noise == 0.0 {
                 None
             } else {
                 Some(noise(&options.step_noise, format!("step {}", step.timestep), k * count * one)?)
             };
             let drawn = drawn.as_ref().map(Tensor::view);
-            diffusion::step_forward(pass.cx, step, prediction.view(), drawn, x.view_mut(), x0.view_mut())?;
+            let (now, past) = (x.view_mut(), x0.view_mut());
+            diffusion::step_forward(pass.cx, step, prediction.view(), guidance, drawn, now, past)?;
             pass.tap(format!("latents_per_step.{k}"), &x);
             progress(chunk * plan.len() + k + 1, chunks * plan.len())?;
         }
@@ -133,7 +141,7 @@ pub fn sample<E: Element>(
         pass.tap("latents", &x);
         let decoded = diffusion.vae.decode(pass, &x)?.0;
         // [-1, 1] inside, [0, 1] at the door.
-        images.pixels.extend(decoded.data().iter().map(|v| (v.to_f64() * 0.5 + 0.5).clamp(0.0, 1.0) as f32));
+        images.pixels.extend(decoded.to_f64().into_iter().map(|v| (v * 0.5 + 0.5).clamp(0.0, 1.0) as f32));
     }
     Ok(images)
 }
@@ -194,11 +202,12 @@ impl<'a, E: Element> Guided<'a, E> {
         Ok(Guided { unet, calls, scale })
     }
 
-    fn predict(&self, pass: &Pass<'_, E>, x: &Tensor<E>, step: &Step) -> Result<Tensor<E>> {
+    /// What the UNet predicts for `x` `[B, ..]`; with a scale of guidance `[2B, ..]`, the unconditional half first.
+    fn predict(&self, pass: &Pass<'_, E>, x: &Tensor<E>, step: &Step) -> Result<(Tensor<E>, Option<f64>)> {
         let times = vec![step.timestep; 2 * x.shape()[0]];
         let one = &times[x.shape()[0]..];
         let both = match &self.calls {
-            Calls::Condition(cache) => return self.unet.forward_cached(pass, x, one, cache),
+            Calls::Condition(cache) => return Ok((self.unet.forward_cached(pass, x, one, cache)?, None)),
             Calls::Both(cache) => self.unet.forward_cached(pass, &stack(pass, x, x)?, &times, cache)?,
             Calls::Apart(none, condition) => {
                 let u = self.unet.forward_cached(pass, x, one, none)?;
@@ -206,9 +215,7 @@ impl<'a, E: Element> Guided<'a, E> {
                 stack(pass, &u, &c)?
             }
         };
-        let mut guided = pass.uninit(x.shape())?;
-        diffusion::guide(pass.cx, both.view(), self.scale, guided.view_mut())?;
-        Ok(guided)
+        Ok((both, Some(self.scale)))
     }
 }
 

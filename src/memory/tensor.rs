@@ -265,6 +265,15 @@ impl<'a, E> View<'a, E> {
         View { first, place, shape, elements: PhantomData }
     }
 
+    /// Views memory that somebody else owns.
+    ///
+    /// # Safety
+    /// Unless the shape is empty, `first` is the address, in this place, of so many initialised elements, aligned, that nobody writes in `'a` (on a device:
+    /// before the work that reads them).
+    pub(crate) unsafe fn foreign(first: *const E, place: Place, shape: Shape) -> Self {
+        View { first: NonNull::new(first.cast_mut()), place, shape, elements: PhantomData }
+    }
+
     /// Sizes.
     pub fn shape(&self) -> Shape {
         self.shape
@@ -349,6 +358,14 @@ impl<'a, E> ViewMut<'a, E> {
         let place = place_of(data.len(), shape);
         let first = (place == Place::Host).then(|| NonNull::from(data).cast());
         ViewMut { first, place, shape, elements: PhantomData }
+    }
+
+    /// Views memory that somebody else owns, to be written.
+    ///
+    /// # Safety
+    /// As [`View::foreign`], and nobody else reads or writes it.
+    pub(crate) unsafe fn foreign(first: *mut E, place: Place, shape: Shape) -> Self {
+        ViewMut { first: NonNull::new(first), place, shape, elements: PhantomData }
     }
 
     /// Sizes.

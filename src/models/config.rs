@@ -67,6 +67,9 @@ pub struct Switches {
     pub skip_zero_losses: bool,
     /// The guidance's unconditional half also sees the previous image (spec 4.7).
     pub uncond_sees_image: bool,
+    /// Text sees only its own document where several are packed into a row; positions go on counting. Default false, as the official code.
+    #[serde(default)]
+    pub doc_attention_mask: bool,
 }
 
 impl Default for Switches {
@@ -78,6 +81,7 @@ impl Default for Switches {
             csr_use_mmfs: true,
             skip_zero_losses: true,
             uncond_sees_image: true,
+            doc_attention_mask: false,
         }
     }
 }
@@ -139,6 +143,9 @@ pub struct TokenizerConfig {
     pub encoder: EncoderConfig,
     /// The resampler.
     pub qformer: QFormerConfig,
+    /// Probability that the resampler drops a hidden number (embeddings, outputs of dense layers) or an attention probability in training.
+    #[serde(default = "bert_dropout")]
+    pub qformer_dropout: f64,
     /// Mean of each colour that the encoder expects.
     pub mean: [f64; 3],
     /// Standard deviation of each colour that the encoder expects.
@@ -156,6 +163,10 @@ pub struct TokenizerConfig {
 
 fn whole() -> f64 {
     1.0
+}
+
+fn bert_dropout() -> f64 {
+    0.1
 }
 
 fn small_projection() -> f64 {

@@ -459,7 +459,7 @@ impl Llama {
         crate::ops::check("llama::decode", total <= cache.capacity, || {
             format!("{total} tokens, but the cache holds {}", cache.capacity)
         })?;
-        let mask = Mask { causal: Some(past), keys: Some(keys.into()) };
+        let mask = Mask { causal: Some(past), ..Mask::keys(keys) };
         let mut h = x.clone();
         let mut cross_index = 0;
         for (layer, (key_cache, value_cache)) in self.layers.iter().zip(&mut cache.layers) {

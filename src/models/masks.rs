@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
+use crate::blocks::Pass;
+use crate::dtype::Element;
 use crate::error::Result;
+use crate::memory::Tensor;
+use crate::ops::add;
 use crate::ops::resample::Resize;
 
 /// Masks of I square pictures, 0 or 1 per pixel.
@@ -59,6 +63,26 @@ impl Masks {
     pub fn binary(&self, side: usize) -> Vec<f32> {
         self.resized(side).into_iter().map(|x| f32::from(x > 0.0)).collect()
     }
+}
+
+/// Maps `[I, S, E]`, levels of these sizes one after the other, without the cells outside of the regions; and 0 or 1 per cell, `[I, S]`.
+///
+/// # Errors
+/// [`crate::Error::Shape`].
+pub(crate) fn mask_maps<E: Element>(
+    pass: &Pass<'_, E>,
+    masks: &Masks,
+    features: &Tensor<E>,
+    levels: &[(usize, usize)],
+) -> Result<(Tensor<E>, Vec<f32>)> {
+    let parts: Vec<(usize, Vec<f32>)> = levels.iter().map(|&(h, w)| (h * w, masks.binary(h))).collect();
+    let of = |i: usize| parts.iter().flat_map(move |(cells, part)| &part[i * cells..(i + 1) * cells]);
+    let keep: Vec<f32> = (0..masks.images).flat_map(of).copied().collect();
+    let shape = features.shape();
+    let flat = [shape.rows(), shape[2]];
+    let mut masked = pass.uninit(shape)?;
+    add::mask_rows(pass.cx, &keep, features.view().reshape(flat), masked.view_mut().reshape(flat))?;
+    Ok((masked, keep))
 }
 
 /// The part of each image that a binary mask `[I, n]` leaves: its sums per image.

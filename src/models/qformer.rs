@@ -7,7 +7,8 @@
 //!        h = LN(h + fc2(gelu(fc1(h))))
 //! ```
 //! Post-norm BERT, eps 1e-12. With qk-norm, a layer norm over the head size is applied to queries and keys after the projection. Queries have
-//! batch size 1 until the first cross-attention, so layer 0's self-attention is shared by all images.
+//! batch size 1 until the first cross-attention, so layer 0's self-attention is shared by all images. In training some of `LN(queries)`, of what `dense`
+//! and `fc2` put out and of the attention probabilities is dropped ([`QFormer::forward_dropped`]).
 
 use crate::blocks::attention::{Heads, HeadsSaved, Mask};
 use crate::blocks::mlp::{Mlp, MlpSaved};
@@ -17,6 +18,7 @@ use crate::error::Result;
 use crate::memory::Tensor;
 use crate::ops::activation::Activation;
 use crate::ops::copy;
+use crate::ops::dropout::{self, Dropout};
 use crate::params::{Grads, Init, ParamId, Registry};
 
 /// Sizes of a Q-Former.
@@ -54,6 +56,46 @@ fn normal_linear(reg: &mut Registry, path: &str, input: usize, output: usize, st
     Linear::with_init(reg, path, input, output, Init::Normal { std }, Some(Init::ZEROS))
 }
 
+/// Dropout of one Q-Former in one step: seed, rate, and the name that its random numbers begin with.
+#[derive(Clone, Copy)]
+struct Drops<'a> {
+    seed: u64,
+    rate: f64,
+    name: &'a str,
+}
+
+impl Drops<'_> {
+    /// The dropout of a tensor.
+    fn of(this: Option<Self>, tensor: &str) -> Result<Option<Dropout>> {
+        match this {
+            Some(Drops { seed, rate, name }) => Dropout::new(seed, &format!("{name}.{tensor}"), rate),
+            None => Ok(None),
+        }
+    }
+}
+
+/// `residual + dropout(y)` for the `y` of a layer, which adds the residual itself where nothing is dropped.
+fn add_dropped<E: Element, S>(
+    pass: &Pass<'_, E>,
+    residual: &Tensor<E>,
+    dropout: &Option<Dropout>,
+    layer: impl FnOnce(Option<&Tensor<E>>) -> Result<(Tensor<E>, S)>,
+) -> Result<(Tensor<E>, S)> {
+    let Some(dropout) = dropout else { return layer(Some(residual)) };
+    let (y, saved) = layer(None)?;
+    let mut sum = pass.uninit(y.shape())?;
+    dropout::forward(pass.cx, y.view(), Some(residual.view()), sum.view_mut(), dropout)?;
+    Ok((sum, saved))
+}
+
+/// Numbers with some of them dropped; also the gradient before from that behind.
+fn drop_some<E: Element>(pass: &Pass<'_, E>, x: &Tensor<E>, dropout: &Option<Dropout>) -> Result<Tensor<E>> {
+    let Some(dropout) = dropout else { return Ok(x.clone()) };
+    let mut y = pass.uninit(x.shape())?;
+    dropout::forward(pass.cx, x.view(), None, y.view_mut(), dropout)?;
+    Ok(y)
+}
+
 /// An attention block with post-norm: `LN(x + dense(attention(x, memory)))`.
 #[derive(Clone, Debug)]
 struct Attention {
@@ -73,6 +115,7 @@ struct AttentionSaved<E: Element> {
     qk_norm: Option<(LayerNormSaved<E>, LayerNormSaved<E>)>,
     heads: HeadsSaved<E>,
     dense: LinearSaved<E>,
+    dropout: Option<Dropout>,
     norm: LayerNormSaved<E>,
 }
 
@@ -99,6 +142,7 @@ impl Attention {
         x: &Tensor<E>,
         memory: &Tensor<E>,
         mask: Mask,
+        [probabilities, dropout]: [Option<Dropout>; 2],
     ) -> Result<(Tensor<E>, AttentionSaved<E>)> {
         let (mut q, query) = self.query.forward(pass, x)?;
         let (mut k, key) = self.key.forward(pass, memory)?;
@@ -110,10 +154,11 @@ impl Attention {
             (q, k) = (q_new, k_new);
             qk_norm = Some((q_saved, k_saved));
         }
-        let (attended, heads) = self.heads.forward(pass, q, k, v, mask)?;
-        let (sum, dense) = self.dense.forward_add(pass, &attended, Some(x))?;
+        let (attended, heads) = self.heads.forward_dropped(pass, q, k, v, mask, probabilities)?;
+        let (sum, dense) =
+            add_dropped(pass, x, &dropout, |residual| self.dense.forward_add(pass, &attended, residual))?;
         let (y, norm) = self.norm.forward(pass, &sum)?;
-        Ok((y, AttentionSaved { query, key, value, qk_norm, heads, dense, norm }))
+        Ok((y, AttentionSaved { query, key, value, qk_norm, heads, dense, dropout, norm }))
     }
 
     /// Gradients of `x` and of `memory`.
@@ -125,7 +170,9 @@ impl Attention {
         dy: &Tensor<E>,
     ) -> Result<(Tensor<E>, Tensor<E>)> {
         let mut d_sum = self.norm.backward(pass, grads, saved.norm, dy)?;
-        let d_attended = self.dense.backward(pass, grads, saved.dense, &d_sum)?;
+        let d_dense = drop_some(pass, &d_sum, &saved.dropout)?;
+        let d_attended = self.dense.backward(pass, grads, saved.dense, &d_dense)?;
+        drop(d_dense);
         let (mut dq, mut dk, dv) = self.heads.backward(pass, saved.heads, &d_attended)?;
         if let (Some((q_norm, k_norm)), Some((q_saved, k_saved))) = (&self.qk_norm, saved.qk_norm) {
             dq = q_norm.backward(pass, grads, q_saved, &dq)?;
@@ -151,6 +198,7 @@ struct LayerSaved<E: Element> {
     attention: AttentionSaved<E>,
     cross: Option<AttentionSaved<E>>,
     mlp: MlpSaved<E>,
+    mlp_dropout: Option<Dropout>,
     norm: LayerNormSaved<E>,
     /// Whether the cross-attention of this layer turned one shared query batch into one per image.
     spread: bool,
@@ -168,6 +216,7 @@ pub struct QFormer {
 #[must_use]
 pub struct QFormerSaved<E: Element> {
     layernorm: LayerNormSaved<E>,
+    dropout: Option<Dropout>,
     layers: Vec<LayerSaved<E>>,
 }
 
@@ -222,14 +271,35 @@ impl QFormer {
         tokens: &Tensor<E>,
         mask: Mask,
     ) -> Result<(Tensor<E>, QFormerSaved<E>)> {
+        self.forward_dropped(pass, name, tokens, mask, None)
+    }
+
+    /// As [`QFormer::forward`] with dropout of (seed, rate), as in training: of the query embeddings, of what dense layers put out, and of attention
+    /// probabilities. Before the first cross-attention all images share one mask, as they share the queries.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`]; [`crate::Error::Domain`] for a rate outside of `[0, 1)`.
+    pub fn forward_dropped<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        name: &str,
+        tokens: &Tensor<E>,
+        mask: Mask,
+        dropout: Option<(u64, f64)>,
+    ) -> Result<(Tensor<E>, QFormerSaved<E>)> {
+        let drops = dropout.map(|(seed, rate)| Drops { seed, rate, name });
         let images = tokens.shape()[0];
         pass.tap(format!("{name}.encoder_hidden_states"), tokens);
         let queries = pass.broadcast(pass.param(self.queries), 1)?;
         let (mut h, layernorm) = self.layernorm.forward(pass, &queries)?;
         pass.tap(format!("{name}.layernorm"), &h);
+        let dropout = Drops::of(drops, "embedding")?;
+        h = drop_some(pass, &h, &dropout)?;
         let mut layers = Vec::with_capacity(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {
-            let (y, attention) = layer.attention.forward(pass, &h, &h, Mask::default())?;
+            let of = |tensor: &str| Drops::of(drops, &format!("layer.{i}.{tensor}"));
+            let dropped = [of("attention.probabilities")?, of("attention")?];
+            let (y, attention) = layer.attention.forward(pass, &h, &h, Mask::default(), dropped)?;
             h = y;
             let (mut cross, mut spread) = (None, false);
             if let Some(block) = &layer.cross {
@@ -237,18 +307,20 @@ impl QFormer {
                     h = pass.broadcast(h.view(), images)?;
                     spread = true;
                 }
-                let (y, saved) = block.forward(pass, &h, tokens, mask.clone())?;
+                let dropped = [of("crossattention.probabilities")?, of("crossattention")?];
+                let (y, saved) = block.forward(pass, &h, tokens, mask.clone(), dropped)?;
                 h = y;
                 cross = Some(saved);
             }
-            let (sum, mlp) = layer.mlp.forward(pass, &h, Some(&h))?;
+            let mlp_dropout = of("mlp")?;
+            let (sum, mlp) = add_dropped(pass, &h, &mlp_dropout, |residual| layer.mlp.forward(pass, &h, residual))?;
             let (y, norm) = layer.norm.forward(pass, &sum)?;
             h = y;
             pass.tap(format!("{name}.layer.{i}"), &h);
-            layers.push(LayerSaved { attention, cross, mlp, norm, spread });
+            layers.push(LayerSaved { attention, cross, mlp, mlp_dropout, norm, spread });
         }
         pass.tap(format!("{name}.output"), &h);
-        Ok((h, QFormerSaved { layernorm, layers }))
+        Ok((h, QFormerSaved { layernorm, dropout, layers }))
     }
 
     /// Parameter gradients (the queries' included) and the gradient of `tokens`.
@@ -265,7 +337,9 @@ impl QFormer {
         let (mut dh, mut d_tokens) = (dy.clone(), None);
         for (layer, saved) in self.layers.iter().zip(saved.layers).rev() {
             let d_sum = layer.norm.backward(pass, grads, saved.norm, &dh)?;
-            let dx = layer.mlp.backward(pass, grads, saved.mlp, &d_sum)?;
+            let d_mlp = drop_some(pass, &d_sum, &saved.mlp_dropout)?;
+            let dx = layer.mlp.backward(pass, grads, saved.mlp, &d_mlp)?;
+            drop(d_mlp);
             dh = pass.add(&dx, &d_sum)?;
             if let (Some(block), Some(saved)) = (&layer.cross, saved.cross) {
                 let (dx, d_memory) = block.backward(pass, grads, saved, &dh)?;
@@ -280,6 +354,7 @@ impl QFormer {
             let (dx, d_self) = layer.attention.backward(pass, grads, saved.attention, &dh)?;
             dh = pass.add(&dx, &d_self)?;
         }
+        let dh = drop_some(pass, &dh, &saved.dropout)?;
         let d_queries = self.layernorm.backward(pass, grads, saved.layernorm, &dh)?;
         if let Some(gradient) = grads.get(self.queries) {
             crate::ops::reduce::sum_rows(pass.cx, d_queries.view().reshape([1, d_queries.len()]), {

@@ -228,7 +228,13 @@ impl VisualTokenizer {
             q = joined;
             pooling = Some(saved);
         }
-        let (vis, qformer) = self.qformer.forward(pass, "visual.qformer", &q, Mask::default())?;
+        let (vis, qformer) = self.qformer.forward_dropped(
+            pass,
+            "visual.qformer",
+            &q,
+            Mask::default(),
+            drop_seed.map(|seed| (seed, self.config.qformer_dropout)),
+        )?;
         let (vis_embed, proj_t) = self.proj_t.forward(pass, &vis)?;
         for name in ["visual.vis_embed", "visual.out.vis_embed"] {
             pass.tap(name, &vis_embed);

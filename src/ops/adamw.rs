@@ -10,6 +10,7 @@ use super::check;
 use crate::device::Context;
 use crate::dtype::Element;
 use crate::error::Result;
+use crate::memory::{View, ViewMut};
 
 const OP: &str = "adamw";
 
@@ -47,26 +48,23 @@ pub struct AdamW {
 #[allow(clippy::too_many_arguments)]
 pub fn step<E: Element>(
     cx: &Context,
-    params: &mut [E],
-    master: Option<&mut [E::Acc]>,
-    grads: &[E::Acc],
-    m: &mut [E::Acc],
-    v: &mut [E::Acc],
+    params: ViewMut<'_, E>,
+    master: Option<ViewMut<'_, E::Acc>>,
+    grads: View<'_, E::Acc>,
+    m: ViewMut<'_, E::Acc>,
+    v: ViewMut<'_, E::Acc>,
     groups: &[Group],
     hyper: &AdamW,
     step: u64,
     grad_scale: f64,
 ) -> Result<()> {
-    if cx.is_planning() {
-        return Ok(());
-    }
-    let n = params.len();
+    let n = params.shape().len();
     check(OP, step > 0, || "steps count from 1".into())?;
     check(OP, master.is_some() || E::DTYPE == <E::Acc as Element>::DTYPE, || {
         format!("parameters in {} need a master copy in {}", E::DTYPE, <E::Acc as Element>::DTYPE)
     })?;
-    let lengths =
-        [("master", master.as_ref().map_or(n, |x| x.len())), ("grads", grads.len()), ("m", m.len()), ("v", v.len())];
+    let kept = master.as_ref().map_or(n, |x| x.shape().len());
+    let lengths = [("master", kept), ("grads", grads.shape().len()), ("m", m.shape().len()), ("v", v.shape().len())];
     for (what, found) in lengths {
         check(OP, found == n, || format!("`{what}` has {found} elements, `params` {n}"))?;
     }
@@ -84,6 +82,12 @@ pub fn step<E: Element>(
             }
         }
     }
-    crate::host::adamw::step(cx.pool(), params, master, grads, m, v, groups, hyper, step, grad_scale);
+    if cx.is_cuda() {
+        return crate::cuda::adamw::step(cx, params, master, grads, m, v, groups, hyper, step, grad_scale);
+    }
+    if !cx.is_planning() {
+        let (params, master, m, v) = (params.data(), master.map(ViewMut::data), m.data(), v.data());
+        crate::host::adamw::step(cx.pool(), params, master, grads.data(), m, v, groups, hyper, step, grad_scale);
+    }
     Ok(())
 }

@@ -10,13 +10,21 @@
 //!   which is how the backward knows it. There p = 1/S, and the score gradient is what `torch.max(scores + mask, finfo.min)` passes on: half of ds
 //!   where one of the two masks applies (the arguments of the maximum are equal), none where both do (the sum is -infinity).
 //!
-//! With no keys at all (S = 0) the output is 0. Variants and measured speeds: [`crate::host::attention`].
+//! With no keys at all (S = 0) the output is 0.
+//!
+//! **Documents.** With `first` a query sees no key before its own first one: rows of several documents. Such keys count as behind the causal line.
+//!
+//! **Dropout** multiplies the probabilities, after their softmax, by keep / (1 - rate); rows of its mask are (b, n, t), columns s. The lse is that of all
+//! keys.
+//!
+//! Variants and measured speeds: [`crate::host::attention`].
 
 use crate::device::Context;
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::host::attention as host;
 use crate::memory::{Shape, View, ViewMut};
+use crate::ops::dropout::Dropout;
 use crate::ops::{check, check_shape};
 
 /// The options of an attention.
@@ -34,6 +42,18 @@ pub struct Attention<'a> {
     pub keys: Option<&'a [u8]>,
     /// Use only the first so many of the keys in k and v, whose second axis is then a capacity.
     pub key_count: Option<usize>,
+    /// `[B,T]`: the first key that each query sees.
+    pub first: Option<&'a [u32]>,
+    /// Drops probabilities.
+    pub dropout: Option<Dropout>,
+}
+
+impl Attention<'_> {
+    /// Every query sees every key; `heads` query heads and as many key heads.
+    pub fn full(heads: usize, scale: f64) -> Self {
+        let (causal, keys, key_count, first, dropout) = (None, None, None, None, None);
+        Attention { heads, kv_heads: heads, scale, causal, keys, key_count, first, dropout }
+    }
 }
 
 fn problem<'a>(
@@ -60,6 +80,11 @@ fn problem<'a>(
             format!("the key mask has {} entries, expected {} = {} x {s}", keys.len(), q[0] * s, q[0])
         })?;
     }
+    if let Some(first) = spec.first {
+        check(op, first.len() == q[0] * q[1], || {
+            format!("`first` has {} entries, expected {} = {} x {}", first.len(), q[0] * q[1], q[0], q[1])
+        })?;
+    }
     Ok(host::Problem {
         batch: q[0],
         t: q[1],
@@ -71,6 +96,8 @@ fn problem<'a>(
         scale: spec.scale,
         causal: spec.causal,
         keys: spec.keys,
+        first: spec.first,
+        dropout: spec.dropout,
     })
 }
 

@@ -36,7 +36,13 @@ pub fn forward<E: Element>(
     if let Some(bias) = &bias {
         check_shape(OP, "bias", bias.shape(), [g.c])?;
     }
-    if cx.is_planning() || y.shape().is_empty() {
+    if y.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::conv2d_depthwise::forward(cx, &g, x, w, bias, y, false);
+    }
+    if cx.is_planning() {
         return Ok(());
     }
     host::forward(cx, &g, x.data(), w.data(), bias.map(|b| b.data()), y.data());
@@ -49,7 +55,13 @@ pub fn forward<E: Element>(
 /// As [`forward`].
 pub fn backward_input<E: Element>(cx: &Context, dy: View<'_, E>, w: View<'_, E>, dx: ViewMut<'_, E>) -> Result<()> {
     let g = geometry("conv2d_depthwise backward_input", dy.shape(), w.shape(), dx.shape())?;
-    if cx.is_planning() || dx.shape().is_empty() {
+    if dx.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::conv2d_depthwise::forward(cx, &g, dy, w, None, dx, true);
+    }
+    if cx.is_planning() {
         return Ok(());
     }
     host::backward_input(cx, &g, dy.data(), w.data(), dx.data());
@@ -67,7 +79,13 @@ pub fn backward_weight<E: Element>(
     dw: ViewMut<'_, E::Acc>,
 ) -> Result<()> {
     let g = geometry("conv2d_depthwise backward_weight", x.shape(), dw.shape(), dy.shape())?;
-    if cx.is_planning() || dy.shape().is_empty() {
+    if dy.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::conv2d_depthwise::backward_weight(cx, &g, dy, x, dw);
+    }
+    if cx.is_planning() {
         return Ok(());
     }
     host::backward_weight(cx, &g, dy.data(), x.data(), dw.data());

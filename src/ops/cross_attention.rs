@@ -26,14 +26,7 @@ pub struct CrossAttention {
 
 impl CrossAttention {
     fn general(&self) -> Attention<'static> {
-        Attention {
-            heads: self.heads,
-            kv_heads: self.heads,
-            scale: self.scale,
-            causal: None,
-            keys: None,
-            key_count: None,
-        }
+        Attention::full(self.heads, self.scale)
     }
 }
 

@@ -184,6 +184,12 @@ pub fn mmfs_forward<E: Element>(
     let op = "deform_attention::mmfs_forward";
     let sizes = mmfs_sizes(op, &inputs, spec)?;
     check_shape(op, "out", out.shape(), [sizes.batch, sizes.queries, inputs.value.shape().last()])?;
+    if out.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::deform_attention::mmfs_forward(cx, &inputs, out, spec, sizes);
+    }
     if cx.is_planning() {
         return Ok(());
     }
@@ -212,6 +218,9 @@ pub fn mmfs_backward<E: Element>(
     check_shape(op, "gradients.logit_table", gradients.logit_table.shape(), inputs.logit_table.shape())?;
     if let Some(ignore) = &gradients.ignore_token {
         check_shape(op, "gradients.ignore_token", ignore.shape(), inputs.ignore_token.shape())?;
+    }
+    if cx.is_cuda() {
+        return crate::cuda::deform_attention::mmfs_backward(cx, &inputs, d_out, gradients, spec, sizes);
     }
     if cx.is_planning() {
         return Ok(());
@@ -267,6 +276,12 @@ pub fn sample_forward<E: Element>(
     let op = "deform_attention::sample_forward";
     let sizes = sample_sizes(op, value, location, weight, spec)?;
     check_shape(op, "out", out.shape(), [sizes.batch, sizes.queries, value.shape().last()])?;
+    if out.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::deform_attention::sample_forward(cx, value, location, weight, out, spec, sizes);
+    }
     if cx.is_planning() {
         return Ok(());
     }
@@ -297,6 +312,11 @@ pub fn sample_backward<E: Element>(
     check_shape(op, "d_value", d_value.shape(), value.shape())?;
     check_shape(op, "d_location", d_location.shape(), location.shape())?;
     check_shape(op, "d_weight", d_weight.shape(), weight.shape())?;
+    if cx.is_cuda() {
+        return crate::cuda::deform_attention::sample_backward(
+            cx, value, location, weight, d_out, d_value, d_location, d_weight, spec, sizes,
+        );
+    }
     if cx.is_planning() {
         return Ok(());
     }
@@ -327,6 +347,12 @@ pub fn locate_forward<E: Element>(
     check_shape(op, "logits", logits.shape(), logits.shape().with_last(per_query))?;
     check_shape(op, "offsets", offsets.shape(), logits.shape().with_last(per_query * 2))?;
     check(op, reference.len() == 2 * logits.shape()[1], || format!("{} reference numbers", reference.len()))?;
+    if logits.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::deform_attention::locate_forward(cx, offsets, logits, reference, location, weight, spec);
+    }
     if cx.is_planning() {
         return Ok(());
     }
@@ -351,6 +377,14 @@ pub fn locate_backward<E: Element>(
     check_shape(op, "d_weight", d_weight.shape(), weight.shape())?;
     check_shape(op, "d_logits", d_logits.shape(), weight.shape())?;
     check_shape(op, "d_offsets", d_offsets.shape(), d_location.shape())?;
+    if weight.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::deform_attention::locate_backward(
+            cx, weight, d_location, d_weight, d_offsets, d_logits, spec,
+        );
+    }
     if cx.is_planning() {
         return Ok(());
     }

@@ -19,6 +19,7 @@ use super::{check, check_shape};
 use crate::device::Context;
 use crate::dtype::{Element, Real};
 use crate::error::{Error, Result};
+use crate::host::diffusion as host;
 use crate::memory::{View, ViewMut};
 
 /// What the UNet predicts.
@@ -239,17 +240,17 @@ fn mix<E: Element>(
     })?;
     let last = schedule.len();
     check(op, timesteps.iter().all(|t| *t < last), || format!("timesteps {timesteps:?} must be below {last}"))?;
-    if cx.is_planning() || z.shape().is_empty() {
+    if z.shape().is_empty() {
         return Ok(());
     }
-    let per_image = z.shape().len() / timesteps.len();
-    let rows = out.data().chunks_exact_mut(per_image).zip(z.data().chunks_exact(per_image));
-    for (((out, z), noise), &t) in rows.zip(noise.data().chunks_exact(per_image)).zip(timesteps) {
-        let bar = E::Acc::of(f64::from(schedule.alphas_cumprod[t]));
-        let (fz, fn_) = factors(bar.sqrt(), (E::Acc::ONE - bar).sqrt());
-        for ((out, z), noise) in out.iter_mut().zip(z).zip(noise) {
-            *out = E::from_acc(fz * z.to_acc() + fn_ * noise.to_acc());
-        }
+    let of = |t: &usize| E::Acc::of(f64::from(schedule.alphas_cumprod[*t]));
+    let factors: Vec<_> = timesteps.iter().map(of).map(|bar| factors(bar.sqrt(), (E::Acc::ONE - bar).sqrt())).collect();
+    if cx.is_cuda() {
+        let factors: Vec<_> = factors.iter().map(|(a, b)| (a.as_f64(), b.as_f64())).collect();
+        return crate::cuda::diffusion::mix(cx, z, noise, &factors, out);
+    }
+    if !cx.is_planning() {
+        host::mix(z.data(), noise.data(), &factors, out.data());
     }
     Ok(())
 }
@@ -262,19 +263,21 @@ fn mix<E: Element>(
 pub fn guide<E: Element>(cx: &Context, prediction: View<'_, E>, scale: f64, guided: ViewMut<'_, E>) -> Result<()> {
     let shape = guided.shape();
     check_shape("diffusion::guide", "prediction", prediction.shape(), shape.with_first(2 * shape[0]))?;
-    if cx.is_planning() {
+    if shape.is_empty() {
         return Ok(());
     }
-    let (u, c) = prediction.data().split_at(shape.len());
-    let scale = E::Acc::of(scale);
-    for ((out, u), c) in guided.data().iter_mut().zip(u).zip(c) {
-        *out = E::from_acc(u.to_acc() + scale * (c.to_acc() - u.to_acc()));
+    if cx.is_cuda() {
+        return crate::cuda::diffusion::guide(cx, prediction, scale, guided);
+    }
+    if !cx.is_planning() {
+        host::guide(prediction.data(), scale, guided.data());
     }
     Ok(())
 }
 
 /// One sampler step in place: `x` and `x0` `[B, ..]` become the next latents and this step's estimate of the picture. `x0` holds the estimate of
-/// the step before (used by DPM-Solver++ only); `noise` is read only by steps that add noise.
+/// the step before (used by DPM-Solver++ only); `noise` is read only by steps that add noise. With a `guidance` scale `prediction` is `[2B, ..]`, as for
+/// [`guide`], which this does on the way.
 ///
 /// # Errors
 /// [`Error::Shape`]; [`Error::Domain`] if the step needs noise and gets none.
@@ -282,35 +285,27 @@ pub fn step_forward<E: Element>(
     cx: &Context,
     step: &Step,
     prediction: View<'_, E>,
+    guidance: Option<f64>,
     noise: Option<View<'_, E>>,
     x: ViewMut<'_, E>,
     x0: ViewMut<'_, E>,
 ) -> Result<()> {
     let op = "diffusion::step_forward";
-    check_shape(op, "prediction", prediction.shape(), x.shape())?;
+    let predictions = if guidance.is_some() { 2 } else { 1 };
+    check_shape(op, "prediction", prediction.shape(), x.shape().with_first(predictions * x.shape()[0]))?;
     check_shape(op, "x0", x0.shape(), x.shape())?;
     check(op, step.noise == 0.0 || noise.is_some(), || "this sampler adds noise, but none is given".into())?;
     if let Some(noise) = noise {
         check_shape(op, "noise", noise.shape(), x.shape())?;
     }
-    if cx.is_planning() {
+    if x.shape().is_empty() {
         return Ok(());
     }
-    let of = |v: f64| E::Acc::of(v);
-    let (from_x, from_p) = (of(step.from_x), of(step.from_prediction));
-    let (fx, f0, fb, fn_) = (of(step.x_factor), of(step.x0_factor), of(step.previous), of(step.noise));
-    let noise = noise.map(|n| n.data());
-    for (i, ((x, x0), p)) in x.data().iter_mut().zip(x0.data()).zip(prediction.data()).enumerate() {
-        let estimate = from_x * x.to_acc() + from_p * p.to_acc();
-        let mut next = f0 * estimate + fx * x.to_acc();
-        if step.previous != 0.0 {
-            next += fb * x0.to_acc();
-        }
-        if let (true, Some(noise)) = (step.noise != 0.0, noise) {
-            next += fn_ * noise[i].to_acc();
-        }
-        *x = E::from_acc(next);
-        *x0 = E::from_acc(estimate);
+    if cx.is_cuda() {
+        return crate::cuda::diffusion::step(cx, step, prediction, guidance, noise, x, x0);
+    }
+    if !cx.is_planning() {
+        host::step(step, prediction.data(), guidance, noise.map(|n| n.data()), x.data(), x0.data());
     }
     Ok(())
 }

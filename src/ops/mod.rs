@@ -23,6 +23,7 @@ pub mod cross_attention;
 pub mod cross_entropy;
 pub mod deform_attention;
 pub mod diffusion;
+pub mod dropout;
 pub mod embedding;
 pub mod fold;
 pub mod gemm;

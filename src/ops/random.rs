@@ -45,7 +45,8 @@ impl Stream {
         (self.key, self.tensor)
     }
 
-    fn words(&self, element: u64) -> [u32; 4] {
+    /// The four random words of counter `element`.
+    pub(crate) fn words(&self, element: u64) -> [u32; 4] {
         philox([element as u32, (element >> 32) as u32, self.tensor[0], self.tensor[1]], self.key)
     }
 

@@ -96,7 +96,13 @@ fn check_maps<E, F>(op: &'static str, x: View<'_, E>, y: &ViewMut<'_, F>) -> Res
 /// [`crate::Error::Domain`] if B or C differ or a rank is not 4.
 pub fn resize<E: Element>(cx: &Context, x: View<'_, E>, y: ViewMut<'_, E>, how: Resize) -> Result<()> {
     check_maps("resample::resize", x, &y)?;
-    if !cx.is_planning() && !y.shape().is_empty() {
+    if y.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::resample::resize(cx, x, y, how);
+    }
+    if !cx.is_planning() {
         let shape = y.shape();
         host::resize(cx, x.data(), x.shape(), y.data(), shape, how);
     }
@@ -109,7 +115,13 @@ pub fn resize<E: Element>(cx: &Context, x: View<'_, E>, y: ViewMut<'_, E>, how: 
 /// [`crate::Error::Domain`] if B or C differ or a rank is not 4.
 pub fn resize_backward<E: Element>(cx: &Context, dy: View<'_, E>, dx: ViewMut<'_, E>, how: Resize) -> Result<()> {
     check_maps("resample::resize_backward", dy, &dx)?;
-    if !cx.is_planning() && !dx.shape().is_empty() {
+    if dx.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::resample::resize_backward(cx, dy, dx, how);
+    }
+    if !cx.is_planning() {
         let shape = dx.shape();
         host::resize_backward(cx, dy.data(), dy.shape(), dx.data(), shape, how);
     }
@@ -124,7 +136,13 @@ pub fn nearest_x2<E: Element>(cx: &Context, x: View<'_, E>, y: ViewMut<'_, E>) -
     check_maps("resample::nearest_x2", x, &y)?;
     let s = x.shape();
     check_shape("resample::nearest_x2", "y", y.shape(), [s[0], 2 * s[1], 2 * s[2], s[3]])?;
-    if !cx.is_planning() && !s.is_empty() {
+    if s.is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::resample::nearest_x2(cx, x, y);
+    }
+    if !cx.is_planning() {
         host::nearest_x2(cx, x.data(), s, y.data());
     }
     Ok(())
@@ -138,7 +156,13 @@ pub fn nearest_x2_backward<E: Element>(cx: &Context, dy: View<'_, E>, dx: ViewMu
     check_maps("resample::nearest_x2_backward", dy, &dx)?;
     let s = dx.shape();
     check_shape("resample::nearest_x2_backward", "dy", dy.shape(), [s[0], 2 * s[1], 2 * s[2], s[3]])?;
-    if !cx.is_planning() && !s.is_empty() {
+    if s.is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::resample::nearest_x2_backward(cx, dy, dx);
+    }
+    if !cx.is_planning() {
         host::nearest_x2_backward(cx, dy.data(), s, dx.data());
     }
     Ok(())
@@ -157,7 +181,13 @@ pub fn max_pool<E: Element>(cx: &Context, x: View<'_, E>, y: ViewMut<'_, E>) -> 
     check_maps("resample::max_pool", x, &y)?;
     let s = x.shape();
     check_shape("resample::max_pool", "y", y.shape(), [s[0], max_pool_size(s[1]), max_pool_size(s[2]), s[3]])?;
-    if !cx.is_planning() && !s.is_empty() {
+    if s.is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::resample::max_pool(cx, x, y);
+    }
+    if !cx.is_planning() {
         host::max_pool(x.data(), s, y.data());
     }
     Ok(())
@@ -172,7 +202,13 @@ pub fn max_pool_backward<E: Element>(cx: &Context, x: View<'_, E>, dy: View<'_, 
     check_maps(op, dy, &dx)?;
     check_shape(op, "dx", dx.shape(), s)?;
     check_shape(op, "dy", dy.shape(), [s[0], max_pool_size(s[1]), max_pool_size(s[2]), s[3]])?;
-    if !cx.is_planning() && !s.is_empty() {
+    if s.is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::resample::max_pool_backward(cx, x, dy, dx);
+    }
+    if !cx.is_planning() {
         host::max_pool_backward(x.data(), s, dy.data(), dx.data());
     }
     Ok(())

@@ -209,6 +209,6 @@ pub fn draws(fixture: &Fixture, config: &DeemConfig, images: usize, scope: &str)
         csr: if scope == "draw" { part("sniffer")? } else { DiffusionDraws::default() },
         nip: part("image")?,
         uncond: get("rand_like", &[images, 1, 1])?.f32(),
-        drop_path: None,
+        drop_seed: None,
     })
 }

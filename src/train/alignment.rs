@@ -70,8 +70,8 @@ impl<E: Element> Stage<E> {
         let redrawn = weights.csr != 0.0;
         let draws = if redrawn { self.draws(cx, images, seed, number)? } else { Draws::default() };
         let pass = Pass::new(cx, &self.params);
-        let drop_path = Some(step_seed(seed, number));
-        let (tokens, saved) = model.tokenizer.forward(&pass, &batch.images, images, None, redrawn, drop_path)?;
+        let drop_seed = Some(step_seed(seed, number));
+        let (tokens, saved) = model.tokenizer.forward(&pass, &batch.images, images, None, redrawn, drop_seed)?;
         let mut d = VisualTokensGradient { maps: vec![None; tokens.maps.len()], vis_embed: None, dif_embed: None };
         let mut csr = 0.0;
         if let (Some(diffusion), Some(context)) = (&model.diffusion, &tokens.dif_embed) {
@@ -87,7 +87,7 @@ impl<E: Element> Stage<E> {
             csr = loss;
         }
         drop(tokens.maps);
-        let (found, d_vis) = align(&pass, model, tokens.vis_embed, &words, weights.txt, drop_path)?;
+        let (found, d_vis) = align(&pass, model, tokens.vis_embed, &words, weights.txt, drop_seed)?;
         d.vis_embed = Some(d_vis);
         model.tokenizer.backward(&pass, &mut self.grads, saved, d)?;
         let Found { contrast, distance, named } = found;

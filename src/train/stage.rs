@@ -159,7 +159,7 @@ impl<E: Element> Stage<E> {
     /// The random numbers of a step.
     pub(super) fn draws(&self, cx: &Context, images: usize, seed: u64, number: u64) -> Result<Draws> {
         let Some(config) = self.model.config.diffusion.as_ref().filter(|_| images > 0) else {
-            return Ok(Draws { drop_path: Some(step_seed(seed, number)), ..Draws::default() });
+            return Ok(Draws { drop_seed: Some(step_seed(seed, number)), ..Draws::default() });
         };
         let seed = step_seed(seed, number);
         let side = latent_side(&self.model.config)?;
@@ -186,7 +186,7 @@ impl<E: Element> Stage<E> {
             csr: part("csr", self.weights.csr != 0.0)?,
             nip: part("nip", self.weights.img != 0.0)?,
             uncond: (0..images as u64).map(|i| uncond.uniform(i) as f32).collect(),
-            drop_path: Some(seed),
+            drop_seed: Some(seed),
         })
     }
 

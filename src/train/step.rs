@@ -3,7 +3,7 @@
 use crate::device::Context;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
-use crate::memory::View;
+use crate::memory::{View, ViewMut};
 use crate::ops::adamw::{self, AdamW, Group};
 use crate::ops::reduce;
 use crate::params::{Grads, Params};
@@ -62,13 +62,14 @@ impl<E: Element> Optimizer<E> {
             .map(|g| Group { start: g.start, len: g.len, lr: g.lr * rate, weight_decay: g.weight_decay })
             .collect();
         self.step += 1;
+        let len = self.m.len();
         adamw::step(
             cx,
-            params.trainable_mut(),
-            self.master.as_deref_mut(),
-            grads.flat(),
-            &mut self.m,
-            &mut self.v,
+            ViewMut::new(params.trainable_mut(), [len]),
+            self.master.as_deref_mut().map(|master| ViewMut::new(master, [len])),
+            View::new(grads.flat(), [len]),
+            ViewMut::new(&mut self.m, [len]),
+            ViewMut::new(&mut self.v, [len]),
             &scaled,
             &self.hyper,
             self.step,

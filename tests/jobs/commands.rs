@@ -203,3 +203,18 @@ fn a_full_disk_is_told() {
     let err = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(1) && err.contains("standard output"), "{err}");
 }
+
+#[test]
+fn bench_times_ops_and_draws_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = succeed(folder.path(), &["bench", "--filter", "rope", "--roofline", "roof.svg", "--json", "times.json"]);
+    assert!(said.out.contains("GB/s") && said.out.contains("rope") && !said.out.contains("gemm"), "{}", said.out);
+    let json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.path().join("times.json")).unwrap()).unwrap();
+    assert!(json["ops"][0]["median_us"].as_f64().unwrap() > 0.0 && json["ceilings"]["gflops"].as_f64().unwrap() > 0.0);
+    let svg = std::fs::read_to_string(folder.path().join("roof.svg")).unwrap();
+    assert!(svg.starts_with("<svg") && svg.contains("rope [2, 256, 4096]"));
+    let ended = run(folder.path(), &["bench", "--filter", "no such op"]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.err.contains("no op's name contains `no such op`") && ended.err.contains("rope"), "{}", ended.err);
+}

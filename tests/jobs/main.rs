@@ -6,6 +6,8 @@ mod support;
 mod tiny;
 
 #[cfg(feature = "cli")]
+mod capi;
+#[cfg(feature = "cli")]
 mod commands;
 mod generation;
 mod parity;

@@ -96,7 +96,7 @@ impl Fixture {
                 let noise = wide(&options.step_noise.as_ref().unwrap()[at..at + one]);
                 let noise = self.cx.tensor([1, 8, 8, 4], &noise).unwrap();
                 let (px, p0) = (x.view_mut(), x0.view_mut());
-                step_forward(&self.cx, step, guided.view(), Some(noise.view()), px, p0).unwrap();
+                step_forward(&self.cx, step, guided.view(), None, Some(noise.view()), px, p0).unwrap();
             }
             let image = diffusion.vae.decode(&pass, &x).unwrap().0;
             pixels.extend(image.data().iter().map(|v| (v * 0.5 + 0.5).clamp(0.0, 1.0) as f32));
@@ -234,7 +234,7 @@ fn trajectory(prediction: Prediction, plan: &[Step], start: f64, x0: impl Fn(f64
         let (p, none) = ([p], [0.0]);
         let (p, none) = (View::new(&p, [1]), View::new(&none, [1]));
         let (now, past) = (ViewMut::new(&mut x, [1]), ViewMut::new(&mut before, [1]));
-        step_forward(&cx, step, p, Some(none), now, past).unwrap();
+        step_forward(&cx, step, p, None, Some(none), now, past).unwrap();
         all.push(x[0]);
     }
     all

@@ -68,7 +68,8 @@ fn steps<E: Element>() {
                 let mut x0 = case.cx.zeros(x.shape()).unwrap();
                 let (output, noise) = (case.input(&name("model_output")), case.input(&name("noise")));
                 let noise = Some(noise.view());
-                diffusion::step_forward(&case.cx, &step, output.view(), noise, x.view_mut(), x0.view_mut()).unwrap();
+                diffusion::step_forward(&case.cx, &step, output.view(), None, noise, x.view_mut(), x0.view_mut())
+                    .unwrap();
                 case.check(&name("x0"), &x0);
                 case.check(&name("prev"), &x);
             }

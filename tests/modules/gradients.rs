@@ -6,12 +6,14 @@
 
 use deem::Context;
 use deem::blocks::Pass;
+use deem::blocks::attention::Mask;
 use deem::blocks::mmfs::Sight;
 use deem::memory::Tensor;
 use deem::models::clip_vit::{ClipVit, ClipVitConfig};
 use deem::models::convnext::{ConvNext, ConvNextConfig};
 use deem::models::encoder::FeaturesGradient;
 use deem::models::llama::{Llama, Positions};
+use deem::models::qformer::{QFormer, QFormerConfig};
 use deem::models::unet::{Unet, UnetConfig};
 use deem::models::vae::{Vae, VaeConfig};
 use deem::ops::random::Stream;
@@ -169,6 +171,39 @@ fn unet(places: bool, tokens: usize) {
         if let Some(grads) = grads {
             assert!(model.backward(pass, grads, saved, &cotangent, false).unwrap().sample.is_none());
         }
+        dot(&y, &cotangent)
+    });
+}
+
+/// Embeddings, dense layers and probabilities dropped; the first layer's self-attention is one for both images.
+#[test]
+fn qformer_with_dropout() {
+    let config = QFormerConfig {
+        num_queries: 5,
+        hidden_size: 12,
+        num_attention_heads: 3,
+        intermediate_size: 20,
+        num_hidden_layers: 3,
+        cross_attention_frequency: 2,
+        encoder_hidden_size: 10,
+        qk_normalization: true,
+        initializer_range: 0.2,
+    };
+    let build = |reg: &mut Registry| QFormer::new(reg, "q", &config);
+    check(build, |model, pass, grads| {
+        let tokens = tensor(pass.cx, "tokens", [2, 7, 10]);
+        let cotangent = tensor(pass.cx, "cotangent", [2, 5, 12]);
+        let run = |dropout| model.forward_dropped(pass, "q", &tokens, Mask::default(), dropout).unwrap();
+        let (y, saved) = run(Some((5, 0.3)));
+        if let Some(grads) = grads {
+            let d_tokens = model.backward(pass, grads, saved, &cotangent).unwrap();
+            assert_eq!(d_tokens.unwrap().shape(), tokens.shape());
+        }
+        let plain = model.forward(pass, "q", &tokens, Mask::default()).unwrap().0;
+        let (other, none) = (run(Some((6, 0.3))).0, run(Some((5, 0.0))).0);
+        let differs = |x: &Tensor<f64>| y.data().iter().zip(x.data()).any(|(a, b)| (a - b).abs() > 1e-3);
+        assert!(pass.cx.is_planning() || differs(&plain) && differs(&other));
+        assert!(none.data() == plain.data(), "a rate of 0 is no dropout");
         dot(&y, &cotangent)
     });
 }

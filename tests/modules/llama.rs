@@ -4,8 +4,8 @@ use deem::blocks::attention::Mask;
 use deem::blocks::mmfs::Sight;
 use deem::dtype::Element;
 use deem::memory::Tensor;
-use deem::models::llama::{Llama, Positions};
-use deem::params::Registry;
+use deem::models::llama::{Llama, LlamaConfig, Positions};
+use deem::params::{Params, Registry};
 
 use crate::deform::{llama_config, sight};
 use crate::fixtures::Case;
@@ -33,7 +33,7 @@ fn model_eval<E: Element>() {
     let embeds = case.input("in.embeds");
 
     // The prompt in one pass.
-    let positions = Positions { ids: ids.clone(), mask: Mask { causal: Some(0), keys: Some(keys.clone()) } };
+    let positions = Positions { ids: ids.clone(), mask: Mask { causal: Some(0), ..Mask::keys(keys.clone()) } };
     let (y, saved) = model.forward(&pass, &embeds, Some((&features, &prompt)), &positions).unwrap();
     for i in 0..2 {
         case.check_tap(&format!("out.hidden.{}", i + 1), &format!("llm.layer.{i}"));
@@ -63,7 +63,7 @@ fn model_eval<E: Element>() {
     // The step's gradient goes through the cache into the prompt: here by a pass over all ten tokens, whose last one is the step.
     let positions = Positions {
         ids: ids.chunks(9).zip(&next_ids).flat_map(|(row, next)| [row, &[*next]].concat()).collect(),
-        mask: Mask { causal: Some(0), keys: Some(all_keys.into()) },
+        mask: Mask { causal: Some(0), ..Mask::keys(all_keys) },
     };
     let images = extend(&images, 9 * 2, &|row| row[8 * 2..].to_vec());
     let all = append(&case, &embeds, &x);
@@ -78,4 +78,30 @@ fn model_eval<E: Element>() {
     let total = pass.add(&d_prompt, &case.tensor([2, 9, 80], &d_step)).unwrap();
     case.check_gradient("grad.in.embeds", &total);
     case.finish();
+}
+
+/// Documents that share a row but not their attention are what they are in rows of their own: rotary positions are relative.
+#[test]
+fn packed_documents_do_not_see_each_other() {
+    let config = LlamaConfig { cross_attention_frequency: 0, ..llama_config() };
+    let mut registry = Registry::new();
+    let model = Llama::new(&mut registry, "", &config, 48);
+    let params = Params::<f64>::new(registry, 3);
+    let cx = deem::Context::host(2);
+    let pass = deem::blocks::Pass::new(&cx, &params);
+    let (length, start, width) = (11, 4, config.hidden_size);
+    let stream = deem::ops::random::Stream::new(2, "words");
+    let words: Vec<f64> = (0..(length * width) as u64).map(|i| stream.normal(i)).collect();
+    let hidden = |from: usize, to: usize, mask: Mask| {
+        let x = cx.tensor([1, to - from, width], &words[from * width..to * width]).unwrap();
+        let positions = Positions { mask, ..Positions::counting(1, to - from) };
+        model.forward(&pass, &x, None, &positions).unwrap().0.to_f64()
+    };
+    let first: Vec<u32> = (0..length).map(|t| if t < start { 0 } else { start as u32 }).collect();
+    let packed = hidden(0, length, Mask { first: Some(first.into()), ..Mask::causal() });
+    let alone = [hidden(0, start, Mask::causal()), hidden(start, length, Mask::causal())].concat();
+    let open = hidden(0, length, Mask::causal());
+    let most = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(most(&packed, &alone) < 1e-12, "{}", most(&packed, &alone));
+    assert!(most(&open[start * width..], &alone[start * width..]) > 1e-2, "without the mask they see each other");
 }

@@ -4,7 +4,7 @@ use deem::ops::adamw::{self, AdamW, Group};
 use half::bf16;
 
 use crate::pointwise::*;
-use crate::support;
+use crate::support::{device, filled, get, put};
 
 const HYPER: AdamW = AdamW { beta1: 0.9, beta2: 0.995, eps: 1e-8 };
 
@@ -19,25 +19,24 @@ fn groups(n: usize) -> Vec<Group> {
 
 /// Outputs params, master, m, v after three steps.
 fn run<E: Element>(cx: &Context, n: usize) -> Outputs {
-    let mut params = support::round::<E>(&input("p", n));
-    let mut master = support::round::<E::Acc>(&input("p", n));
-    let (mut m, mut v) = (vec![E::Acc::default(); n], vec![E::Acc::default(); n]);
+    let mut params = put::<E>(cx, [n], &input("p", n));
+    let mut master = (E::DTYPE == DType::Bf16).then(|| put::<E::Acc>(cx, [n], &input("p", n)));
+    let (mut m, mut v) = (filled::<E::Acc>(cx, [n], 0.0), filled::<E::Acc>(cx, [n], 0.0));
     for step in 1..=3 {
-        let grads = support::round::<E::Acc>(&input(&format!("g{step}"), n));
-        let master = (E::DTYPE == DType::Bf16).then_some(&mut master[..]);
-        adamw::step(cx, &mut params, master, &grads, &mut m, &mut v, &groups(n), &HYPER, step, 0.5).unwrap();
+        let grads = put::<E::Acc>(cx, [n], &input(&format!("g{step}"), n));
+        let master = master.as_mut().map(|master| master.view_mut());
+        let (params, m, v) = (params.view_mut(), m.view_mut(), v.view_mut());
+        adamw::step(cx, params, master, grads.view(), m, v, &groups(n), &HYPER, step, 0.5).unwrap();
     }
-    if E::DTYPE != DType::Bf16 {
-        master = params.iter().map(|p| p.to_acc()).collect();
-    }
-    vec![wide(&params), wide(&master), wide(&m), wide(&v)]
+    let master = master.map_or_else(|| get(&params), |master| get(&master));
+    vec![get(&params), master, get(&m), get(&v)]
 }
 
 #[test]
 fn formulas_and_narrow_types() {
-    let cx = Context::host(2);
+    let (host, cx) = (Context::host(2), device());
     for n in [0, 1, 50, 100_001] {
-        let oracle = run::<f64>(&cx, n);
+        let oracle = run::<f64>(&host, n);
         let (mut p, mut m, mut v) = (input("p", n), vec![0.0; n], vec![0.0; n]);
         for k in 1..=3 {
             let g = input(&format!("g{k}"), n);
@@ -67,12 +66,15 @@ fn bits_and_errors() {
     let cx = Context::host(1);
     let (mut p, mut m, mut v, g) = ([0f32; 4], [0f32; 4], [0f32; 4], [0f32; 4]);
     let group = |start, len| Group { start, len, lr: 0.1, weight_decay: 0.0 };
-    let mut go =
-        |groups: &[Group], step| message(adamw::step(&cx, &mut p, None, &g, &mut m, &mut v, groups, &HYPER, step, 1.0));
+    let mut go = |groups: &[Group], step| {
+        let (p, m, v) = (vm(&mut p, [4]), vm(&mut m, [4]), vm(&mut v, [4]));
+        message(adamw::step(&cx, p, None, crate::pointwise::v(&g, [4]), m, v, groups, &HYPER, step, 1.0))
+    };
     assert_eq!(go(&[group(0, 4)], 0), "adamw: steps count from 1");
     assert_eq!(go(&[group(2, 3)], 1), "adamw: group 0 is 3 elements from 2 of 4");
     assert_eq!(go(&[group(0, 3), group(2, 2)], 1), "adamw: groups 0 and 1 overlap");
     let mut p = [bf16::ZERO; 4];
-    let error = message(adamw::step(&cx, &mut p, None, &g, &mut m, &mut v, &[], &HYPER, 1, 1.0));
+    let (p, m, v) = (vm(&mut p, [4]), vm(&mut m, [4]), vm(&mut v, [4]));
+    let error = message(adamw::step(&cx, p, None, crate::pointwise::v(&g, [4]), m, v, &[], &HYPER, 1, 1.0));
     assert_eq!(error, "adamw: parameters in bf16 need a master copy in f32");
 }

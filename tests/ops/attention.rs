@@ -5,6 +5,7 @@ use deem::dtype::{DType, Element, Real};
 use deem::host::simd;
 use deem::memory::{View, ViewMut};
 use deem::ops::attention::{self, Attention};
+use deem::ops::dropout::{self, Dropout};
 use half::bf16;
 
 use crate::pointwise::same_bits;
@@ -21,10 +22,12 @@ struct Case {
     d: usize,
     causal: Option<usize>,
     keys: Option<Vec<u8>>,
+    first: Option<Vec<u32>>,
+    dropout: Option<Dropout>,
 }
 
 fn case((b, t, s): (usize, usize, usize), (heads, kv_heads, d): (usize, usize, usize), causal: Option<usize>) -> Case {
-    Case { b, t, s, capacity: s, heads, kv_heads, d, causal, keys: None }
+    Case { b, t, s, capacity: s, heads, kv_heads, d, causal, keys: None, first: None, dropout: None }
 }
 
 impl Case {
@@ -32,6 +35,29 @@ impl Case {
     fn padded(mut self) -> Self {
         self.keys = Some((0..self.b * self.s).map(|i| u8::from(i >= self.s && i % 3 != 0)).collect());
         self
+    }
+
+    /// Rows of two documents, the second one from `start` on.
+    fn two_documents(mut self, start: usize) -> Self {
+        self.first = Some((0..self.b * self.t).map(|i| if i % self.t < start { 0 } else { start as u32 }).collect());
+        self
+    }
+
+    fn dropped(mut self, rate: f64) -> Self {
+        self.dropout = Dropout::new(11, "probabilities", rate).unwrap();
+        self
+    }
+
+    /// What the probability of (b, n, t) with key s is multiplied by: the dropout of a tensor of ones, whose own test holds it against its definition.
+    fn factors(&self) -> Vec<f64> {
+        let shape = [self.b * self.heads * self.t, self.s];
+        let ones = vec![1.0; shape[0] * shape[1]];
+        let mut factors = ones.clone();
+        if let Some(dropout) = &self.dropout {
+            let y = ViewMut::new(&mut factors, shape);
+            dropout::forward(&Context::host(1), View::new(&ones, shape), None, y, dropout).unwrap();
+        }
+        factors
     }
 
     fn with_capacity(mut self, capacity: usize) -> Self {
@@ -47,6 +73,8 @@ impl Case {
             causal: self.causal,
             keys: self.keys.as_deref(),
             key_count: (self.capacity != self.s).then_some(self.s),
+            first: self.first.as_deref(),
+            dropout: self.dropout,
         }
     }
 
@@ -64,6 +92,7 @@ impl Case {
     /// Output and the probabilities' logarithm of the sum, by definition, as the official code computes them.
     fn exact(&self, q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
         let mut out = vec![0.0; q.len()];
+        let factors = self.factors();
         let group = self.heads / self.kv_heads;
         for (b, t, n) in (0..self.b * self.t * self.heads)
             .map(|i| (i / self.heads / self.t, i / self.heads % self.t, i % self.heads))
@@ -74,14 +103,16 @@ impl Case {
                 .map(|s| {
                     let dot: f64 = (0..self.d).map(|c| q[at + c] * k[key(s) + c]).sum();
                     let later = self.causal.is_some_and(|o| s > t + o);
+                    let before = self.first.as_ref().is_some_and(|first| s < first[b * self.t + t] as usize);
                     let padded = self.keys.as_ref().is_some_and(|keys| keys[b * self.s + s] == 0);
-                    if later || padded { f64::MIN } else { dot * (self.d as f64).powf(-0.5) }
+                    if later || before || padded { f64::MIN } else { dot * (self.d as f64).powf(-0.5) }
                 })
                 .collect();
             let max = scores.iter().copied().fold(f64::MIN, f64::max);
             let total: f64 = scores.iter().map(|s| (s - max).exp()).sum();
             for (s, score) in scores.iter().enumerate() {
-                (0..self.d).for_each(|c| out[at + c] += (score - max).exp() / total * v[key(s) + c]);
+                let factor = factors[((b * self.heads + n) * self.t + t) * self.s + s];
+                (0..self.d).for_each(|c| out[at + c] += factor * (score - max).exp() / total * v[key(s) + c]);
             }
         }
         out
@@ -138,11 +169,11 @@ impl Case {
         // Scores are sums of d terms and errors in them grow by the exponential; a softmax is a mean, so S does not enter. The backward
         // subtracts terms of the size of its inputs.
         let roundoff = <E::Acc as Real>::ROUNDOFF * 16.0 * (self.d as f64 + 4.0).sqrt();
-        // Tensor cores take probabilities and score gradients in bf16: a sum of terms with such errors, uniform up to 2^-9 each, errs by 2^-9 / sqrt(3) of
-        // its size, of which 3.5 standard deviations are 2^-8.
-        let weights = if is_on_cuda() { 1.0 / 256.0 } else { 0.0 };
-        let storage = if E::DTYPE == DType::Bf16 { 1.0 / 256.0 + weights } else { 0.0 };
-        assert_close(&format!("{what} out"), &out, &self.exact(&wide[0], &wide[1], &wide[2]), roundoff + storage);
+        let storage = if E::DTYPE == DType::Bf16 { 1.0 / 256.0 } else { 0.0 };
+        // Tensor cores multiply probabilities and score gradients that were rounded to bf16: terms of random sign, each off by up to 2^-9 of itself,
+        // so their sum by a few times that of a term's share in it.
+        let factors = if is_on_cuda() { 2.0 * storage } else { storage };
+        assert_close(&format!("{what} out"), &out, &self.exact(&wide[0], &wide[1], &wide[2]), roundoff + factors);
         if E::DTYPE != DType::F64 {
             // The f64 instantiation is held against central differences below. It is given the outputs that were stored, rounded as they are.
             let exact_lse = self.forward(host, &wide[0], &wide[1], &wide[2]).1;
@@ -153,7 +184,7 @@ impl Case {
                 // Where gradients cancel (a single key) what is left is the rounding of their terms, which are of order 1.
                 let found: Vec<f64> = found.iter().map(|x| x.to_f64()).chain([1.0]).collect();
                 let exact: Vec<f64> = exact.iter().copied().chain([1.0]).collect();
-                assert_close(&format!("{what} {name}"), &found, &exact, keys * roundoff + storage);
+                assert_close(&format!("{what} {name}"), &found, &exact, keys * roundoff + factors);
             }
         }
     }
@@ -171,6 +202,11 @@ fn cases() -> Vec<Case> {
         case((2, 70, 20), (2, 2, 12), None).padded(),
         case((1, 130, 300), (2, 1, 40), Some(170)),
         case((2, 150, 270), (1, 1, 33), Some(3)).padded(),
+        case((2, 9, 9), (2, 1, 8), Some(0)).two_documents(4),
+        case((2, 5, 7), (2, 2, 6), None).dropped(0.3),
+        case((1, 1, 37), (2, 2, 16), None).dropped(0.4),
+        case((2, 150, 270), (1, 1, 33), Some(3)).padded().dropped(0.2),
+        case((1, 300, 300), (2, 1, 16), Some(0)).two_documents(140).dropped(0.1),
         // Head sizes of the tensor-core kernels.
         case((1, 130, 150), (4, 2, 64), Some(20)),
         case((2, 20, 70), (2, 1, 40), None).padded(),
@@ -209,7 +245,8 @@ fn order_of_blocks() {
 #[test]
 fn gradients_against_central_differences() {
     let cx = Context::host(1);
-    for case in &cases()[..5] {
+    let cases = cases();
+    for case in cases[..5].iter().chain(&cases[10..13]) {
         let inputs = case.inputs::<f64>();
         let gradients = case.backward(&cx, &inputs);
         check_gradients(&format!("{case:?}"), &inputs[..3], &inputs[3], &gradients, |x| {
@@ -288,7 +325,7 @@ fn shapes_that_do_not_fit_are_errors() {
     let (x, mut y, mut l) = (vec![0f32; 48], vec![0f32; 48], vec![0f32; 12]);
     let mut run = |heads: usize, kv_heads: usize, keys: Option<&[u8]>, key_count: Option<usize>| {
         let v = View::new(&x, [2, 6, 4]);
-        let spec = Attention { heads, kv_heads, scale: 1.0, causal: None, keys, key_count };
+        let spec = Attention { kv_heads, keys, key_count, ..Attention::full(heads, 1.0) };
         attention::forward(&cx, v, v, v, ViewMut::new(&mut y, [2, 6, 4]), ViewMut::new(&mut l, [2, 1, 6]), &spec)
     };
     assert!(run(1, 1, None, None).is_ok());
@@ -297,4 +334,9 @@ fn shapes_that_do_not_fit_are_errors() {
     assert!(run(0, 0, None, None).is_err());
     assert!(run(1, 1, Some(&[1; 5]), None).is_err());
     assert!(run(1, 1, None, Some(7)).is_err());
+    let spec = Attention { first: Some(&[0; 5]), ..Attention::full(1, 1.0) };
+    let v = View::new(&x, [2, 6, 4]);
+    let (y, l) = (ViewMut::new(&mut y, [2, 6, 4]), ViewMut::new(&mut l, [2, 1, 6]));
+    let error = attention::forward(&cx, v, v, v, y, l, &spec).unwrap_err().to_string();
+    assert!(error.contains("`first` has 5 entries, expected 12"), "{error}");
 }

@@ -3,11 +3,11 @@
 use deem::Context;
 use deem::dtype::{DType, Element, Real};
 use deem::host::simd;
-use deem::memory::{View, ViewMut};
+use deem::memory::{Shape, View, ViewMut};
 use deem::ops::conv2d_depthwise;
 use half::bf16;
 
-use crate::support::{assert_close, check_gradients, normals, round};
+use crate::support::{assert_close, check_gradients, device, filled, normals, round, unset};
 
 /// B, H, W, C, Kh, Kw.
 #[derive(Clone, Copy, Debug)]
@@ -51,23 +51,27 @@ impl Case {
     }
 
     fn forward<E: Element>(&self, cx: &Context, x: &[E], w: &[E], bias: Option<&[E]>) -> Vec<E> {
-        let ((s, sw), mut y) = (self.shapes(), vec![E::from_f64(f64::NAN); x.len()]);
-        let bias = bias.map(|b| View::new(b, [b.len()]));
-        conv2d_depthwise::forward(cx, View::new(x, s), View::new(w, sw), bias, ViewMut::new(&mut y, s)).unwrap();
-        y
+        let ((s, sw), tensor) = (self.shapes(), |shape: Shape, data: &[E]| cx.tensor(shape, data).unwrap());
+        let (x, w) = (tensor(s.into(), x), tensor(sw.into(), w));
+        let (bias, mut y) = (bias.map(|b| tensor([b.len()].into(), b)), unset::<E>(cx, s));
+        let bias = bias.as_ref().map(|b| b.view());
+        conv2d_depthwise::forward(cx, x.view(), w.view(), bias, y.view_mut()).unwrap();
+        y.to_vec().unwrap()
     }
 
     fn input<E: Element>(&self, cx: &Context, dy: &[E], w: &[E]) -> Vec<E> {
-        let ((s, sw), mut dx) = (self.shapes(), vec![E::from_f64(f64::NAN); dy.len()]);
-        conv2d_depthwise::backward_input(cx, View::new(dy, s), View::new(w, sw), ViewMut::new(&mut dx, s)).unwrap();
-        dx
+        let (s, sw) = self.shapes();
+        let (dy, w, mut dx) = (cx.tensor(s, dy).unwrap(), cx.tensor(sw, w).unwrap(), unset::<E>(cx, s));
+        conv2d_depthwise::backward_input(cx, dy.view(), w.view(), dx.view_mut()).unwrap();
+        dx.to_vec().unwrap()
     }
 
     /// Starts from 1, to see that gradients are added.
     fn weight<E: Element>(&self, cx: &Context, dy: &[E], x: &[E]) -> Vec<E::Acc> {
-        let ((s, sw), mut dw) = (self.shapes(), vec![E::Acc::ONE; self.lens().1]);
-        conv2d_depthwise::backward_weight(cx, View::new(dy, s), View::new(x, s), ViewMut::new(&mut dw, sw)).unwrap();
-        dw
+        let (s, sw) = self.shapes();
+        let (dy, x, mut dw) = (cx.tensor(s, dy).unwrap(), cx.tensor(s, x).unwrap(), filled::<E::Acc>(cx, sw, 1.0));
+        conv2d_depthwise::backward_weight(cx, dy.view(), x.view(), dw.view_mut()).unwrap();
+        dw.to_vec().unwrap()
     }
 
     fn check<E: Element>(&self, cx: &Context) {
@@ -96,9 +100,9 @@ impl Case {
 
 #[test]
 fn the_definition_in_every_type() {
-    let cx = Context::host(2);
+    let (host, cx) = (Context::host(2), device());
     for case in CASES {
-        case.check::<f64>(&cx);
+        case.check::<f64>(&host);
         case.check::<f32>(&cx);
         case.check::<bf16>(&cx);
     }

@@ -17,7 +17,7 @@ fn equals_attention() {
         let (sq, sk, sl) = ([b, t, n * d], [b, s, n * d], [b, n, t]);
         let (q, k, v) = (normals("q", b * t * n * d), normals("k", b * s * n * d), normals("v", b * s * n * d));
         let spec = CrossAttention { heads: n, scale: 0.3 };
-        let general = Attention { heads: n, kv_heads: n, scale: 0.3, causal: None, keys: None, key_count: None };
+        let general = Attention::full(n, 0.3);
         let (mut exact, mut lse) = (vec![f64::NAN; q.len()], vec![f64::NAN; b * n * t]);
         let (vo, vl) = (ViewMut::new(&mut exact, sq), ViewMut::new(&mut lse, sl));
         attention::forward(&host, View::new(&q, sq), View::new(&k, sk), View::new(&v, sk), vo, vl, &general).unwrap();

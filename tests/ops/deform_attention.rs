@@ -1,12 +1,13 @@
 //! Deformable attention against plain loops over its definition, and gradients against central differences.
 
 use deem::Context;
-use deem::dtype::{Element, Real};
+use deem::dtype::Element;
+use deem::memory::Tensor;
 use deem::ops::deform_attention::{self, Mmfs, MmfsGradients, MmfsInputs, Sample};
 use half::bf16;
 
 use crate::pointwise::*;
-use crate::support;
+use crate::support::{self, device, filled, get, put, unset};
 
 /// Where the queries look: no multiple of a pixel, so that no sample of the tests lies on an edge, where the derivative jumps.
 fn reference(queries: usize) -> Vec<f64> {
@@ -162,35 +163,21 @@ impl Case {
     /// Output and the six gradients.
     fn run<E: Element>(&self, cx: &Context, data: &[Vec<f64>]) -> Outputs {
         let shapes = self.shapes();
-        let shape = |i: usize| &shapes[i][..];
-        let x: Vec<Vec<E>> = data.iter().map(|x| support::round(x)).collect();
-        let inputs = MmfsInputs {
-            value: v(&x[0], shape(0)),
-            offsets: v(&x[1], shape(1)),
-            logits: v(&x[2], shape(2)),
-            offset_table: v(&x[3], shape(3)),
-            logit_table: v(&x[4], shape(4)),
-            ignore_token: v(&x[5], shape(5)),
-        };
-        let mut out = nan::<E>(x[6].len());
-        deform_attention::mmfs_forward(cx, inputs, vm(&mut out, shape(6)), &self.spec()).unwrap();
-        let [mut value, mut offsets, mut logits, mut offset_table, mut logit_table] =
-            [0, 1, 2, 3, 4].map(|i| nan::<E>(x[i].len()));
+        let x: Vec<Tensor<E>> = data.iter().zip(&shapes).map(|(x, shape)| put(cx, &shape[..], x)).collect();
+        let [value, offsets, logits, offset_table, logit_table, ignore_token, d_out] =
+            std::array::from_fn(|i| x[i].view());
+        let inputs = MmfsInputs { value, offsets, logits, offset_table, logit_table, ignore_token };
+        let mut out = unset::<E>(cx, &shapes[6][..]);
+        deform_attention::mmfs_forward(cx, inputs, out.view_mut(), &self.spec()).unwrap();
+        let mut d: [Tensor<E>; 5] = std::array::from_fn(|i| unset(cx, &shapes[i][..]));
         // A parameter: added to.
-        let mut token = vec![E::Acc::ONE; x[5].len()];
-        let gradients = MmfsGradients {
-            value: vm(&mut value, shape(0)),
-            offsets: vm(&mut offsets, shape(1)),
-            logits: vm(&mut logits, shape(2)),
-            offset_table: vm(&mut offset_table, shape(3)),
-            logit_table: vm(&mut logit_table, shape(4)),
-            ignore_token: Some(vm(&mut token, shape(5))),
-        };
-        deform_attention::mmfs_backward(cx, inputs, v(&x[6], shape(6)), gradients, &self.spec()).unwrap();
-        let token = token.iter().map(|x| x.as_f64() - 1.0).collect();
-        let [value, offsets, logits, offset_table, logit_table] =
-            [value, offsets, logits, offset_table, logit_table].map(|x| wide(&x));
-        vec![wide(&out), value, offsets, logits, offset_table, logit_table, token]
+        let mut token = filled::<E::Acc>(cx, &shapes[5][..], 1.0);
+        let [value, offsets, logits, offset_table, logit_table] = d.each_mut().map(|d| d.view_mut());
+        let ignore_token = Some(token.view_mut());
+        let gradients = MmfsGradients { value, offsets, logits, offset_table, logit_table, ignore_token };
+        deform_attention::mmfs_backward(cx, inputs, d_out, gradients, &self.spec()).unwrap();
+        let token = get(&token).iter().map(|x| x - 1.0).collect();
+        [get(&out)].into_iter().chain(d.iter().map(get)).chain([token]).collect()
     }
 }
 
@@ -220,7 +207,7 @@ fn cases() -> Vec<Case> {
 
 #[test]
 fn packed_pictures_change_nothing() {
-    let cx = Context::host(2);
+    let cx = device();
     for case in [&cases()[1], &cases()[7]] {
         let data = case.data();
         let whole = case.run::<f32>(&cx, &data);
@@ -248,10 +235,10 @@ fn packed_pictures_change_nothing() {
 
 #[test]
 fn mmfs_is_its_definition() {
-    let cx = Context::host(2);
+    let (host, cx) = (Context::host(2), device());
     for (i, case) in cases().iter().enumerate() {
         let data = case.data();
-        let oracle = case.run::<f64>(&cx, &data);
+        let oracle = case.run::<f64>(&host, &data);
         support::assert_close(&format!("case {i}"), &oracle[0], &case.exact(&data), 1e-13);
         // Positions are off by U times the side of the map (8) and a pixel apart values differ by their own size: 4 x 8 U. Sums of
         // I L P = 48 weighted samples, and their softmax: 64 U at most. Gradients pass through both.
@@ -385,15 +372,16 @@ impl Samples {
 
     /// Output and three gradients.
     fn run<E: Element>(&self, cx: &Context, data: &[Vec<f64>]) -> Outputs {
-        let x: Vec<Vec<E>> = data.iter().map(|x| support::round(x)).collect();
         let shapes = self.shapes();
-        let [value, location, weight, d_out] = [0, 1, 2, 3].map(|i| v(&x[i], shapes[i]));
-        let [mut dv, mut dl, mut dw, mut out] = [0, 1, 2, 3].map(|i| nan::<E>(x[i].len()));
+        let x: [Tensor<E>; 4] = std::array::from_fn(|i| put(cx, shapes[i], &data[i]));
+        let [value, location, weight, d_out] = x.each_ref().map(|x| x.view());
+        let mut y: [Tensor<E>; 4] = std::array::from_fn(|i| unset(cx, shapes[i]));
+        let [dv, dl, dw, out] = y.each_mut().map(|y| y.view_mut());
         let spec = self.spec();
-        deform_attention::sample_forward(cx, value, location, weight, vm(&mut out, shapes[3]), &spec).unwrap();
-        let (gv, gl, gw) = (vm(&mut dv, shapes[0]), vm(&mut dl, shapes[1]), vm(&mut dw, shapes[2]));
-        deform_attention::sample_backward(cx, value, location, weight, d_out, gv, gl, gw, &spec).unwrap();
-        vec![wide(&out), wide(&dv), wide(&dl), wide(&dw)]
+        deform_attention::sample_forward(cx, value, location, weight, out, &spec).unwrap();
+        deform_attention::sample_backward(cx, value, location, weight, d_out, dv, dl, dw, &spec).unwrap();
+        let [dv, dl, dw, out] = y.each_ref().map(get);
+        vec![out, dv, dl, dw]
     }
 }
 
@@ -407,10 +395,10 @@ fn samples() -> Vec<Samples> {
 
 #[test]
 fn sample_is_its_definition() {
-    let cx = Context::host(2);
+    let (host, cx) = (Context::host(2), device());
     for (i, case) in samples().iter().enumerate() {
         let data = case.data();
-        let oracle = case.run::<f64>(&cx, &data);
+        let oracle = case.run::<f64>(&host, &data);
         support::assert_close(&format!("sample {i}"), &oracle[0], &case.exact(&data), 1e-13);
         // As above: positions and 12 weighted samples.
         let narrow = [bound::<f32>(64.0), bound::<f32>(128.0)];
@@ -433,17 +421,19 @@ fn sample_gradients_against_central_differences() {
 
 /// Location, weight, and the gradients of offsets and logits.
 fn locate<E: Element>(cx: &Context, case: &Samples, data: &[Vec<f64>]) -> Outputs {
-    let x: Vec<Vec<E>> = data.iter().map(|x| support::round(x)).collect();
     let [_, sl, sw, _] = case.shapes();
-    let (mut location, mut weight, mut offsets, mut logits) =
-        (nan::<E>(x[0].len()), nan::<E>(x[1].len()), nan::<E>(x[0].len()), nan::<E>(x[1].len()));
+    let shapes = [sl, sw, sl, sw];
+    let x: [Tensor<E>; 4] = std::array::from_fn(|i| put(cx, shapes[i], &data[i]));
+    let mut y: [Tensor<E>; 4] = std::array::from_fn(|i| unset(cx, shapes[i]));
     let (spec, reference) = (case.spec(), reference(case.queries));
-    let (gl, gw) = (vm(&mut location, sl), vm(&mut weight, sw));
-    deform_attention::locate_forward(cx, v(&x[0], sl), v(&x[1], sw), &reference, gl, gw, &spec).unwrap();
-    let (dl, dw) = (v(&x[2], sl), v(&x[3], sw));
-    let (go, gg) = (vm(&mut offsets, sl), vm(&mut logits, sw));
-    deform_attention::locate_backward(cx, v(&weight, sw), dl, dw, go, gg, &spec).unwrap();
-    vec![wide(&location), wide(&weight), wide(&offsets), wide(&logits)]
+    let [offsets, logits, d_location, d_weight] = x.each_ref().map(|x| x.view());
+    let [location, weight, _, _] = y.each_mut().map(|y| y.view_mut());
+    deform_attention::locate_forward(cx, offsets, logits, &reference, location, weight, &spec).unwrap();
+    let kept = y[1].clone();
+    let [_, _, d_offsets, d_logits] = &mut y;
+    let (d_offsets, d_logits) = (d_offsets.view_mut(), d_logits.view_mut());
+    deform_attention::locate_backward(cx, kept.view(), d_location, d_weight, d_offsets, d_logits, &spec).unwrap();
+    y.iter().map(get).collect()
 }
 
 /// Offsets, logits, cotangents of location and weight.
@@ -455,10 +445,10 @@ fn locate_data(case: &Samples) -> Vec<Vec<f64>> {
 
 #[test]
 fn locate_is_its_definition() {
-    let cx = Context::host(2);
+    let (host, cx) = (Context::host(2), device());
     for (i, case) in samples().iter().enumerate() {
         let data = locate_data(case);
-        let oracle = locate::<f64>(&cx, case, &data);
+        let oracle = locate::<f64>(&host, case, &data);
         let (points, per_head, reference) = (case.points, LEVELS.len() * case.points, reference(case.queries));
         let location = |k: usize| {
             let (level, t) = (k / 2 / points % LEVELS.len(), k / 2 / per_head / case.heads % case.queries);
@@ -476,7 +466,7 @@ fn locate_is_its_definition() {
         compare(&format!("{i}, bf16"), &locate::<bf16>(&cx, case, &data), &oracle, &bounds);
         let cotangent = [&data[2][..], &data[3][..]].concat();
         support::check_gradients("locate", &data[..2], &cotangent, &oracle[2..], |x| {
-            let y = locate::<f64>(&cx, case, &[x[0].clone(), x[1].clone(), data[2].clone(), data[3].clone()]);
+            let y = locate::<f64>(&host, case, &[x[0].clone(), x[1].clone(), data[2].clone(), data[3].clone()]);
             y[..2].concat()
         });
     }

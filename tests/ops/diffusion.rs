@@ -6,7 +6,7 @@ use deem::ops::diffusion::{self, Prediction, Sampler, Schedule};
 use half::bf16;
 
 use crate::pointwise::*;
-use crate::support;
+use crate::support::{self, device, get, put, unset};
 
 fn schedule(prediction: Prediction) -> Schedule {
     Schedule::scaled_linear(1000, 0.00085, 0.012, prediction, 1)
@@ -79,21 +79,21 @@ fn golden_ddpm_coefficients() {
 
 /// Outputs of add_noise and target for three images.
 fn noising<E: Element>(cx: &Context, prediction: Prediction, data: &[Vec<f64>]) -> Outputs {
-    let (z, noise) = (support::round::<E>(&data[0]), support::round::<E>(&data[1]));
-    let shape = [3, z.len() / 3];
-    let (mut noisy, mut target) = (nan::<E>(z.len()), nan::<E>(z.len()));
+    let shape = [3, data[0].len() / 3];
+    let (z, noise) = (put::<E>(cx, shape, &data[0]), put::<E>(cx, shape, &data[1]));
+    let (mut noisy, mut target) = (unset::<E>(cx, shape), unset::<E>(cx, shape));
     let (s, t) = (schedule(prediction), [0, 500, 999]);
-    diffusion::add_noise(cx, &s, v(&z, shape), v(&noise, shape), &t, vm(&mut noisy, shape)).unwrap();
-    diffusion::target(cx, &s, v(&z, shape), v(&noise, shape), &t, vm(&mut target, shape)).unwrap();
-    vec![wide(&noisy), wide(&target)]
+    diffusion::add_noise(cx, &s, z.view(), noise.view(), &t, noisy.view_mut()).unwrap();
+    diffusion::target(cx, &s, z.view(), noise.view(), &t, target.view_mut()).unwrap();
+    vec![get(&noisy), get(&target)]
 }
 
 #[test]
 fn noise_and_target() {
-    let cx = Context::host(2);
+    let (host, cx) = (Context::host(2), device());
     let data = [input("z", 3 * 40), input("noise", 3 * 40)];
     for prediction in PREDICTIONS {
-        let oracle = noising::<f64>(&cx, prediction, &data);
+        let oracle = noising::<f64>(&host, prediction, &data);
         for (i, (noisy, target)) in oracle[0].iter().zip(&oracle[1]).enumerate() {
             let bar = f64::from(schedule(prediction).alpha_bar([0, 500, 999][i / 40]));
             let (a, s, z, n) = (bar.sqrt(), (1.0 - bar).sqrt(), data[0][i], data[1][i]);
@@ -108,45 +108,44 @@ fn noise_and_target() {
     }
 }
 
-fn guided<E: Element>(scale: f64, data: &[f64]) -> Outputs {
-    let both = support::round::<E>(data);
-    let mut out = nan::<E>(both.len() / 2);
-    let shape = [2, out.len() / 2];
-    diffusion::guide(&Context::host(1), v(&both, [4, shape[1]]), scale, vm(&mut out, shape)).unwrap();
-    vec![wide(&out)]
+fn guided<E: Element>(cx: &Context, scale: f64, data: &[f64]) -> Outputs {
+    let both = put::<E>(cx, [4, data.len() / 4], data);
+    let mut out = unset::<E>(cx, [2, data.len() / 4]);
+    diffusion::guide(cx, both.view(), scale, out.view_mut()).unwrap();
+    vec![get(&out)]
 }
 
 #[test]
 fn guidance() {
-    let data = input("prediction", 4 * 30);
+    let (host, cx, data) = (Context::host(1), device(), input("prediction", 4 * 30));
     for scale in [0.0, 1.0, 3.5] {
-        let oracle = guided::<f64>(scale, &data);
+        let oracle = guided::<f64>(&host, scale, &data);
         let exact: Vec<f64> = (0..60).map(|i| data[i] + scale * (data[60 + i] - data[i])).collect();
         support::assert_close("guided", &oracle[0], &exact, 1e-15);
-        compare("f32", &guided::<f32>(scale, &data), &oracle, &[bound::<f32>(8.0)]);
-        compare("bf16", &guided::<bf16>(scale, &data), &oracle, &[bound::<bf16>(8.0)]);
+        compare("f32", &guided::<f32>(&cx, scale, &data), &oracle, &[bound::<f32>(8.0)]);
+        compare("bf16", &guided::<bf16>(&cx, scale, &data), &oracle, &[bound::<bf16>(8.0)]);
     }
     // Scale 0 is the unconditional half.
-    assert_eq!(guided::<f32>(0.0, &data)[0], data[..60]);
+    assert_eq!(guided::<f32>(&cx, 0.0, &data)[0], data[..60]);
     let (both, mut out) = ([0f32; 6], [0f32; 4]);
     let error = message(diffusion::guide(&Context::host(1), v(&both, [3, 2]), 1.0, vm(&mut out, [2, 2])));
     assert!(error.contains("[4, 2]"), "{error}");
 }
 
-/// Latents and estimate after each step of a run with the predictions and noise of `data`: x, predictions, noise.
-fn sampled<E: Element>(plan: &[diffusion::Step], data: &[Vec<f64>]) -> Outputs {
-    let cx = Context::host(1);
-    let shape = [1, data[0].len()];
-    let mut x = support::round::<E>(&data[0]);
+/// Latents and estimate after each step of a run with the predictions and noise of `data`: x, predictions, noise. With `guidance` there are two
+/// predictions.
+fn sampled<E: Element>(cx: &Context, plan: &[diffusion::Step], guidance: Option<f64>, data: &[Vec<f64>]) -> Outputs {
+    let n = data[0].len();
+    let mut x = put::<E>(cx, [1, n], &data[0]);
     // Poison: the first step must not read an estimate of the step before.
-    let mut x0 = nan::<E>(x.len());
-    let (prediction, noise) = (support::round::<E>(&data[1]), support::round::<E>(&data[2]));
+    let mut x0 = unset::<E>(cx, [1, n]);
+    let (prediction, noise) = (put::<E>(cx, [data[1].len() / n, n], &data[1]), put::<E>(cx, [1, n], &data[2]));
     let mut all = Vec::new();
     for step in plan {
-        let noise = (step.noise != 0.0).then(|| v(&noise, shape));
-        diffusion::step_forward(&cx, step, v(&prediction, shape), noise, vm(&mut x, shape), vm(&mut x0, shape))
-            .unwrap();
-        all.extend([wide(&x), wide(&x0)]);
+        let noise = (step.noise != 0.0).then(|| noise.view());
+        let (now, past) = (x.view_mut(), x0.view_mut());
+        diffusion::step_forward(cx, step, prediction.view(), guidance, noise, now, past).unwrap();
+        all.extend([get(&x), get(&x0)]);
     }
     all
 }
@@ -195,7 +194,12 @@ fn by_definition(sampler: Sampler, prediction: Prediction, steps: usize, data: &
 
 #[test]
 fn samplers_are_their_definitions() {
+    let (host, cx) = (Context::host(1), device());
     let data = [input("x", 24), input("prediction", 24), input("noise", 24)];
+    // Two predictions whose guided one is that.
+    let half: Vec<f64> = input("half", 24);
+    let both: Vec<f64> = half.iter().copied().chain((0..24).map(|i| half[i] + (data[1][i] - half[i]) / 2.5)).collect();
+    let twice = [data[0].clone(), both, data[2].clone()];
     for prediction in PREDICTIONS {
         for sampler in [Sampler::Ddpm, Sampler::Ddim, Sampler::Dpmpp] {
             for steps in [1, 2, 5, 30] {
@@ -203,10 +207,15 @@ fn samplers_are_their_definitions() {
                 assert_eq!(plan.len(), steps);
                 let what = format!("{sampler:?} {prediction:?} {steps}");
                 let exact = by_definition(sampler, prediction, steps, &data);
-                let found = sampled::<f64>(&plan, &data);
+                let found = sampled::<f64>(&host, &plan, None, &data);
+                compare(&what, &sampled::<f64>(&host, &plan, Some(2.5), &twice), &exact, &[1e-10]);
                 compare(&what, &found, &exact, &[1e-10]);
                 // Roundings of every step, with factors 1 / sqrt(alpha_bar) (up to 14.6) of the estimate.
-                compare(&what, &sampled::<f32>(&plan, &data), &found, &[bound::<f32>(64.0 * steps as f64)]);
+                let bounds = [bound::<f32>(64.0 * steps as f64)];
+                compare(&what, &sampled::<f32>(&cx, &plan, None, &data), &found, &bounds);
+                // The second prediction is rounded before guidance multiplies its difference.
+                let guided = sampled::<f32>(&cx, &plan, Some(2.5), &twice);
+                compare(&what, &guided, &found, &[4.0 * bounds[0]]);
             }
         }
     }
@@ -217,8 +226,15 @@ fn a_step_that_needs_noise_says_so() {
     let (cx, p) = (Context::host(1), [0f32; 4]);
     let (mut x, mut x0) = ([0f32; 4], [0f32; 4]);
     let plan = schedule(Prediction::Epsilon).plan(Sampler::Ddpm, 2).unwrap();
-    let error =
-        message(diffusion::step_forward(&cx, &plan[0], v(&p, [1, 4]), None, vm(&mut x, [1, 4]), vm(&mut x0, [1, 4])));
+    let error = message(diffusion::step_forward(
+        &cx,
+        &plan[0],
+        v(&p, [1, 4]),
+        None,
+        None,
+        vm(&mut x, [1, 4]),
+        vm(&mut x0, [1, 4]),
+    ));
     assert!(error.contains("this sampler adds noise, but none is given"), "{error}");
     let s = schedule(Prediction::Epsilon);
     let mut y = [0f32; 4];

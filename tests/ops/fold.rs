@@ -30,7 +30,7 @@ fn run<E: Element>(cx: &Context, o: usize, c: usize, data: &[Vec<f64>]) -> Outpu
     };
     fold::backward(cx, layers, v(&d_weight, [o, c]), v(&d_bias, [o]), gradients).unwrap();
     let mut outputs = vec![wide(&f), wide(&g)];
-    outputs.extend(to.iter().map(|x| wide(x)));
+    outputs.extend(to.iter().map(wide));
     outputs
 }
 

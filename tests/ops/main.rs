@@ -15,6 +15,7 @@ mod cross_entropy;
 mod cuda;
 mod deform_attention;
 mod diffusion;
+mod dropout;
 mod embedding;
 mod fold;
 mod gemm;

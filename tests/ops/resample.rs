@@ -28,8 +28,8 @@ const SIZES: [([usize; 4], [usize; 2]); 7] = [
 /// Outputs y and dx of a resize.
 fn run<E: Element>(cx: &Context, from: [usize; 4], to: [usize; 2], how: Resize, data: &[Vec<f64>]) -> Outputs {
     let target = [from[0], to[0], to[1], from[3]];
-    let (x, dy) = (support::round::<E>(&data[0]), support::round::<E>(&data[1]));
-    let (mut y, mut dx) = (nan::<E>(dy.len()), nan::<E>(x.len()));
+    let (x, dy) = (on::<E>(cx, &data[0]), on::<E>(cx, &data[1]));
+    let (mut y, mut dx) = (nan_on::<E>(cx, dy.len()), nan_on::<E>(cx, x.len()));
     resample::resize(cx, v(&x, from), vm(&mut y, target), how).unwrap();
     resample::resize_backward(cx, v(&dy, target), vm(&mut dx, from), how).unwrap();
     vec![wide(&y), wide(&dx)]
@@ -64,12 +64,12 @@ fn along(x: &[f64], output: usize, how: Resize) -> Vec<f64> {
 
 #[test]
 fn resize_is_its_definition() {
-    let cx = Context::host(2);
+    let (host, cx) = (Context::host(2), support::device());
     for how in ways() {
         for (from, to) in SIZES {
             let what = format!("{how:?} {from:?} to {to:?}");
             let data = data(from, to);
-            let oracle = run::<f64>(&cx, from, to, how, &data);
+            let oracle = run::<f64>(&host, from, to, how, &data);
             // First along H, then along W.
             let [b, h, w, c] = from;
             let mut exact = vec![0.0; data[1].len()];
@@ -141,9 +141,8 @@ fn resize_bits() {
 
 fn nearest<E: Element>(cx: &Context, [b, h, w, c]: [usize; 4]) -> Outputs {
     let large = [b, 2 * h, 2 * w, c];
-    let (x, dy) =
-        (support::round::<E>(&input("x", b * h * w * c)), support::round::<E>(&input("dy", 4 * b * h * w * c)));
-    let (mut y, mut dx) = (nan::<E>(dy.len()), nan::<E>(x.len()));
+    let (x, dy) = (on::<E>(cx, &input("x", b * h * w * c)), on::<E>(cx, &input("dy", 4 * b * h * w * c)));
+    let (mut y, mut dx) = (nan_on::<E>(cx, dy.len()), nan_on::<E>(cx, x.len()));
     resample::nearest_x2(cx, v(&x, [b, h, w, c]), vm(&mut y, large)).unwrap();
     resample::nearest_x2_backward(cx, v(&dy, large), vm(&mut dx, [b, h, w, c])).unwrap();
     vec![wide(&y), wide(&dx)]
@@ -151,10 +150,10 @@ fn nearest<E: Element>(cx: &Context, [b, h, w, c]: [usize; 4]) -> Outputs {
 
 #[test]
 fn nearest_repeats_and_sums() {
-    let cx = Context::host(2);
+    let (host, cx) = (Context::host(2), support::device());
     for shape in [[1, 1, 1, 1], [2, 3, 5, 7], [1, 16, 16, 4], [0, 2, 2, 2]] {
         let [b, h, w, c] = shape;
-        let found = nearest::<f64>(&cx, shape);
+        let found = nearest::<f64>(&host, shape);
         let (x, dy) = (input("x", b * h * w * c), input("dy", 4 * b * h * w * c));
         let mut sums = vec![0.0; x.len()];
         for (k, (y, dy)) in found[0].iter().zip(&dy).enumerate() {
@@ -173,8 +172,8 @@ fn nearest_repeats_and_sums() {
 
 fn pool<E: Element>(cx: &Context, [b, h, w, c]: [usize; 4], x: &[f64], dy: &[f64]) -> Outputs {
     let small = [b, resample::max_pool_size(h), resample::max_pool_size(w), c];
-    let (x, dy) = (support::round::<E>(x), support::round::<E>(dy));
-    let (mut y, mut dx) = (nan::<E>(dy.len()), nan::<E>(x.len()));
+    let (x, dy) = (on::<E>(cx, x), on::<E>(cx, dy));
+    let (mut y, mut dx) = (nan_on::<E>(cx, dy.len()), nan_on::<E>(cx, x.len()));
     resample::max_pool(cx, v(&x, [b, h, w, c]), vm(&mut y, small)).unwrap();
     resample::max_pool_backward(cx, v(&x, [b, h, w, c]), v(&dy, small), vm(&mut dx, [b, h, w, c])).unwrap();
     vec![wide(&y), wide(&dx)]
@@ -182,7 +181,7 @@ fn pool<E: Element>(cx: &Context, [b, h, w, c]: [usize; 4], x: &[f64], dy: &[f64
 
 #[test]
 fn max_pool_takes_the_first_largest() {
-    let cx = Context::host(2);
+    let (host, cx) = (Context::host(2), support::device());
     for shape in [[1, 1, 1, 1], [1, 4, 4, 1], [2, 5, 7, 3], [1, 2, 9, 2]] {
         let [b, h, w, c] = shape;
         let (oh, ow) = (resample::max_pool_size(h), resample::max_pool_size(w));
@@ -205,7 +204,7 @@ fn max_pool_takes_the_first_largest() {
             *y = best;
             dx[at] += dy[k];
         }
-        let found = pool::<f64>(&cx, shape, &x, &dy);
+        let found = pool::<f64>(&host, shape, &x, &dy);
         assert_eq!(found[0], y, "{shape:?}");
         support::assert_close("dx", &found[1], &dx, 1e-15);
         assert_eq!(pool::<f32>(&cx, shape, &x, &dy)[0], y);

@@ -38,6 +38,7 @@ pub fn config() -> DeemConfig {
         switches: Switches::default(),
         ignore_noimage_datasets: Vec::new(),
         tokenizer: TokenizerConfig {
+            qformer_dropout: 0.1,
             projection_init: 1e-3,
             content_init: 1.0,
             image_size: 32,

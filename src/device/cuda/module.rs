@@ -122,7 +122,7 @@ impl Gpu {
         let mut ptx: Vec<_> = embedded.ptx.iter().filter(|(a, _)| self.capability.runs(a, true)).collect();
         ptx.sort_by_key(|(architecture, _)| std::cmp::Reverse(*architecture));
         for (architecture, text) in ptx {
-            let mine = self.from_folder(op, architecture)?;
+            let mine = self.in_folder(op, architecture)?;
             let text = mine.as_deref().unwrap_or(text);
             let exact = architecture.ends_with('a');
             let cubins = if mine.is_some() { &[] } else { embedded.cubins };
@@ -140,7 +140,7 @@ impl Gpu {
     }
 
     /// The text of `<op>.<architecture>.ptx` in the folder that `DEEM_CUDA_PTX` names, for working on a kernel without building the program again.
-    fn from_folder(&self, op: &str, architecture: &str) -> Result<Option<Vec<u8>>> {
+    fn in_folder(&self, op: &str, architecture: &str) -> Result<Option<Vec<u8>>> {
         let Some(folder) = std::env::var_os("DEEM_CUDA_PTX").filter(|folder| !folder.is_empty()) else {
             return Ok(None);
         };

@@ -180,7 +180,11 @@ impl Queue {
     /// Calls `copy` with a free part of a staging buffer for each part of `len` bytes; what it asks of the stream has that part until it is done.
     ///
     /// Small copies share a buffer one after the other, so that the host waits for the device only when both buffers are full.
-    fn staged(&self, len: usize, mut copy: impl FnMut(NonNull<u8>, std::ops::Range<usize>) -> Result<()>) -> Result<()> {
+    fn staged(
+        &self,
+        len: usize,
+        mut copy: impl FnMut(NonNull<u8>, std::ops::Range<usize>) -> Result<()>,
+    ) -> Result<()> {
         let mut buffers = self.staging.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         while buffers.len() < 2 {
             buffers.push(self.buffer()?);

@@ -4,6 +4,7 @@ use std::array::from_fn;
 
 use crate::dtype::Real;
 use crate::host::deform_attention::maps;
+use crate::host::parallel::fold_lanes;
 use crate::simd_fn;
 
 /// Numbers about the points of a block of queries, each field `[K]`; the points of a query are `[visible images, L, P]`.
@@ -137,14 +138,7 @@ fn reduce<A: Real>(x: &[A], first: A, f: impl Fn(A, A) -> A) -> A {
     for (lane, &x) in lanes.iter_mut().zip(rest) {
         *lane = f(*lane, x);
     }
-    let mut half = LANES / 2;
-    while half > 0 {
-        for l in 0..half {
-            lanes[l] = f(lanes[l], lanes[l + half]);
-        }
-        half /= 2;
-    }
-    lanes[0]
+    fold_lanes(lanes, f)
 }
 
 /// `sum of a b`, in lanes.

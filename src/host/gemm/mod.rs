@@ -12,7 +12,7 @@
 //! | `product` | everything else |
 //! | `reduction` | K of thousands and a small C (weight gradients): K is cut into slices by shape alone, summed in order |
 //!
-//! Measured with `cargo bench --bench linalg` on one core of an AVX-512 server whose clock moved between two states during the run
+//! Measured with `cargo bench --bench ops` on one core of an AVX-512 server whose clock moved between two states during the run
 //! (about 100 and 147 GFLOP/s of f32 multiply-adds; best of several runs, GFLOP/s):
 //!
 //! | Nt 1024^3 | Nt 8192x64x64 | Nt 2048x256x64 | Nt 64x64x16 | Nt 4x512x512 | Nn 2048x64x256 | Tn 64x64x8192 | Nt 1024^3 bf16 | Nt 512^3 f64 |

@@ -90,14 +90,29 @@ impl<'a, E: Element, O> Output<'a, E, O> {
 /// Numbers that go through [`finish`] side by side.
 const LANES: usize = 16;
 
-/// N numbers of a row from their sums on: `residual + scale * act(sum + bias + shift)`, and C's own.
+/// `act(sum + bias + shift)` for a part of a row, in place. Loops of their own: behind others in one body an activation would not be vectorised.
+#[inline(always)]
+fn activate<E: Element, O>(out: &Output<'_, E, O>, (row, column): (usize, usize), sums: &mut [E::Acc]) {
+    if let Some(bias) = out.bias {
+        sums.iter_mut().zip(&bias[column..]).for_each(|(x, bias)| *x += bias.to_acc());
+    }
+    if let Some((table, rows)) = out.shift {
+        let shift = &table[row / rows * out.n + column..];
+        sums.iter_mut().zip(shift).for_each(|(x, shift)| *x += shift.to_acc());
+    }
+    let kind = out.activation;
+    by_kind!(kind => for x in sums {
+        *x = kind.apply(*x);
+    })
+}
+
+/// N numbers of a row from their sums on: `residual + scale * (sum + bias + shift)`, and C's own.
 #[inline(always)]
 fn finish_part<E: Element, O: Element<Acc = E::Acc>, const N: usize>(
     out: &Output<'_, E, O>,
     (row, column): (usize, usize),
     sums: &[E::Acc],
     c: &mut [O],
-    apply: impl Fn(E::Acc) -> E::Acc,
 ) {
     let mut x: [E::Acc; N] = from_fn(|i| sums[i]);
     if let Some(bias) = out.bias {
@@ -108,7 +123,6 @@ fn finish_part<E: Element, O: Element<Acc = E::Acc>, const N: usize>(
         let shift = &table[row / rows * out.n + column..][..N];
         x = from_fn(|i| x[i] + shift[i].to_acc());
     }
-    x = x.map(&apply);
     if let Some(scale) = out.scale {
         let scale = &scale[column..column + N];
         x = from_fn(|i| x[i] * scale[i].to_acc());
@@ -124,34 +138,26 @@ fn finish_part<E: Element, O: Element<Acc = E::Acc>, const N: usize>(
     c.copy_from_slice(&rounded);
 }
 
-#[inline(always)]
-fn finish_rows<E: Element, O: Element<Acc = E::Acc>>(
-    out: &Output<'_, E, O>,
-    rows: Range<usize>,
-    cols: Range<usize>,
-    sums: &[E::Acc],
-    ld: usize,
-    apply: impl Fn(E::Acc) -> E::Acc,
-) {
-    let n = cols.len();
-    let whole = n / LANES * LANES;
-    for (row, sums) in rows.zip(sums.chunks(ld)) {
-        // SAFETY: `Sink::store` was promised these rows and columns.
-        let c = unsafe { std::slice::from_raw_parts_mut(out.c.add(row * out.n + cols.start), n) };
-        for (i, (sums, c)) in sums.chunks_exact(LANES).zip(c.chunks_exact_mut(LANES)).enumerate() {
-            finish_part::<E, O, LANES>(out, (row, cols.start + i * LANES), sums, c, &apply);
-        }
-        for i in whole..n {
-            finish_part::<E, O, 1>(out, (row, cols.start + i), &sums[i..], &mut c[i..=i], &apply);
-        }
-    }
-}
-
 simd_fn! {
     /// The epilogue over a block of sums.
-    fn finish<E: Element, O: Element<Acc = E::Acc>>(out: &Output<'_, E, O>, rows: Range<usize>, cols: Range<usize>, sums: &[E::Acc], ld: usize) {
-        let kind = out.activation;
-        by_kind!(kind => finish_rows(out, rows, cols, sums, ld, |x| kind.apply(x)))
+    fn finish<E: Element, O: Element<Acc = E::Acc>>(out: &Output<'_, E, O>, rows: Range<usize>, cols: Range<usize>, sums: &mut [E::Acc], ld: usize) {
+        let n = cols.len();
+        let whole = n / LANES * LANES;
+        let active = out.activation != Activation::None;
+        let rest = if active { Output { bias: None, shift: None, ..*out } } else { *out };
+        for (row, sums) in rows.zip(sums.chunks_mut(ld)) {
+            if active {
+                activate(out, (row, cols.start), &mut sums[..n]);
+            }
+            // SAFETY: `Sink::store` was promised these rows and columns.
+            let c = unsafe { std::slice::from_raw_parts_mut(out.c.add(row * out.n + cols.start), n) };
+            for (i, (sums, c)) in sums.chunks_exact(LANES).zip(c.chunks_exact_mut(LANES)).enumerate() {
+                finish_part::<E, O, LANES>(&rest, (row, cols.start + i * LANES), sums, c);
+            }
+            for i in whole..n {
+                finish_part::<E, O, 1>(&rest, (row, cols.start + i), &sums[i..], &mut c[i..=i]);
+            }
+        }
     }
 }
 
@@ -177,7 +183,7 @@ impl<E: Element, O: Element<Acc = E::Acc>> Sink<E::Acc> for Output<'_, E, O> {
             return;
         }
         // SAFETY: the caller's promise: the last row ends after its columns.
-        let sums = unsafe { std::slice::from_raw_parts(sums, (rows.len() - 1) * ld + cols.len()) };
+        let sums = unsafe { std::slice::from_raw_parts_mut(sums, (rows.len() - 1) * ld + cols.len()) };
         finish(self, rows, cols, sums, ld);
     }
 }

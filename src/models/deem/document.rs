@@ -55,8 +55,8 @@ pub struct Draws {
     pub nip: DiffusionDraws,
     /// `[I]`, uniform: below `uncond_prob` the picture is trained without its condition.
     pub uncond: Vec<f32>,
-    /// Seed of stochastic depth; none switches it off.
-    pub drop_path: Option<u64>,
+    /// Seed of stochastic depth and of the resampler's dropout; none switches both off.
+    pub drop_seed: Option<u64>,
 }
 
 /// Where the pictures of a batch are and who sees them.
@@ -72,6 +72,8 @@ pub struct Document {
     pub most: usize,
     /// `[B, L, most]`: which pictures each token sees.
     pub visible: Vec<u8>,
+    /// `[B, L]`: where in its row the document of each token begins; 0 before the first bos.
+    pub first: Vec<u32>,
 }
 
 impl Deem {
@@ -104,6 +106,7 @@ impl Deem {
         crate::ops::check(op, in_place, || "a <soi> stands in another row than its picture".into())?;
         let most = inputs.num_image_per_seq.iter().copied().max().unwrap_or(0);
         let mut visible = vec![0; inputs.rows * len * most];
+        let mut first = Vec::with_capacity(inputs.rows * len);
         for row in 0..inputs.rows {
             let ids = &inputs.text_ids[row * len..(row + 1) * len];
             let mut bos = None;
@@ -111,15 +114,16 @@ impl Deem {
                 if id == special.bos {
                     bos = Some(t);
                 }
+                first.push(bos.unwrap_or(0) as u32);
                 for (&at, &(r, j)) in soi.iter().zip(&slots) {
-                    let first = at - r.min(at / len) * len + 1;
-                    if r == row && bos.is_none_or(|bos| first > bos) && first <= t {
+                    let begins = at - r.min(at / len) * len + 1;
+                    if r == row && bos.is_none_or(|bos| begins > bos) && begins <= t {
                         visible[(row * len + t) * most + j] = 1;
                     }
                 }
             }
         }
-        Ok(Document { soi, placeholders, slots, most, visible })
+        Ok(Document { soi, placeholders, slots, most, visible, first })
     }
 
     /// Where the context of each picture lies, and which picture of the same document comes before it.

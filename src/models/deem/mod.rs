@@ -17,7 +17,6 @@ mod pictures;
 mod text;
 mod vision;
 
-use crate::blocks::attention::Mask;
 use crate::blocks::{Linear, Pass};
 use crate::dtype::Element;
 use crate::error::Result;
@@ -160,10 +159,10 @@ impl Deem {
         let (mut vision, mut seen, mut moments) = (None, None, None);
         if images > 0 && !inputs.pictures_unseen {
             let masks = inputs.image_masks.as_ref().map(|m| Masks::square(m.clone(), images)).transpose()?;
-            let drop_path = draws.drop_path.filter(|_| mode == Mode::Train);
+            let drop_seed = draws.drop_seed.filter(|_| mode == Mode::Train);
             let want = csr_wanted && self.diffusion.is_some();
             let (tokens, tokenizer) =
-                self.tokenizer.forward(pass, &inputs.images, images, masks.as_ref(), want, drop_path)?;
+                self.tokenizer.forward(pass, &inputs.images, images, masks.as_ref(), want, drop_seed)?;
             let VisualTokens { maps, vis_embed, dif_embed } = tokens;
             let (features, levels) = join_maps(pass, &maps)?;
             let shapes = maps.iter().map(|m| m.shape()).map(|s| [s[0], s[1], s[2], s[3]]).collect();
@@ -189,7 +188,10 @@ impl Deem {
         let x = self.embed(pass, &inputs.text_ids, rows, &document, seen.as_ref().map(|s| &s.vis_embed))?;
         let mut positions = Positions::counting(rows, len);
         if mode == Mode::Eval {
-            positions.mask = Mask { causal: Some(0), keys: Some(inputs.attention_mask.clone().into()) };
+            positions.mask.keys = Some(inputs.attention_mask.clone().into());
+        }
+        if switches.doc_attention_mask {
+            positions.mask.first = Some(document.first.clone().into());
         }
         let bank = match &seen {
             Some(s) if config.llm.cross_attention_frequency > 0 => {

@@ -10,7 +10,7 @@ use crate::memory::Tensor;
 use crate::models::image_decoder::{
     Diffusion, DiffusionGradient, DiffusionSaved, ImageDecoder, ImageDecoderSaved, tap_levels, tap_numbers,
 };
-use crate::models::masks::{Masks, counts};
+use crate::models::masks::{Masks, counts, mask_maps};
 use crate::models::mmfs::Conditioning;
 use crate::ops::diffusion::consistency_timestep;
 use crate::ops::{add, embedding};
@@ -97,19 +97,8 @@ impl Deem {
         let switches = &self.config.switches;
         let (mut features, mut keep, mut weight) = (features.clone(), None, None);
         if let Some(masks) = &masks {
-            let parts: Vec<Vec<f32>> = levels.iter().map(|(h, _)| masks.binary(*h)).collect();
-            let rows: Vec<f32> = (0..images)
-                .flat_map(|i| {
-                    parts.iter().zip(levels.iter()).flat_map(move |(p, (h, w))| &p[i * h * w..(i + 1) * h * w])
-                })
-                .copied()
-                .collect();
-            let s = features.shape();
-            let flat = [s.rows(), s[2]];
-            let mut masked = pass.uninit(s)?;
-            add::mask_rows(pass.cx, &rows, features.view().reshape(flat), masked.view_mut().reshape(flat))?;
-            features = masked;
-            keep = Some(rows);
+            let (masked, rows) = mask_maps(pass, masks, &features, levels)?;
+            (features, keep) = (masked, Some(rows));
             // Errors outside of the region do not count, and the rest is weighted as if it were everything.
             let (side, mut m) = (moments.shape()[1], masks.binary(moments.shape()[1]));
             let areas = counts(&m, images);

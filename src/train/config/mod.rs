@@ -483,6 +483,10 @@ fn check_model(model: &DeemConfig) -> Result<()> {
     let (kv, heads) = (llm.num_key_value_heads, llm.num_attention_heads);
     divides("llm.num_key_value_heads", kv, "llm.num_attention_heads", heads)?;
     divides("llm.mmfs_heads", llm.mmfs_heads, "tokenizer.embed_dim", embed)?;
+    if !(0.0..1.0).contains(&tokens.qformer_dropout) {
+        let text = format!("model.tokenizer.qformer_dropout = {}, expected 0 <= rate < 1", tokens.qformer_dropout);
+        return Err(Error::Config(text));
+    }
     if !tokens.image_size.is_multiple_of(32) {
         let text = format!("model.tokenizer.image_size = {}, expected a multiple of 32", tokens.image_size);
         return Err(Error::Config(text));

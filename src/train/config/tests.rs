@@ -140,6 +140,7 @@ fn contradictions_are_named() {
         ("model.diffusion.unet.sample_size=16", &["sample_size = 16", "8"]),
         ("model.diffusion.vae.norm_num_groups=5", &["norm_num_groups = 5 must divide"]),
         ("model.llm.num_attention_heads=3", &["must divide"]),
+        ("model.tokenizer.qformer_dropout=1", &["qformer_dropout = 1", "0 <= rate < 1"]),
         ("stages.vae.batch=0", &["stage `vae`"]),
         ("stages.language.parts.0.kind=captioning", &["stage `language`", "text_only"]),
         ("stages.1.name=language", &["two stages `language`"]),
