@@ -13,6 +13,7 @@
 #include "conv2d.h"
 #include "conv2d_depthwise.h"
 #include "copy.h"
+#include "cross_attention.h"
 #include "cross_entropy.h"
 #include "deform_attention.h"
 #include "diffusion.h"

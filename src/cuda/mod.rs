@@ -10,6 +10,7 @@ pub(crate) mod attention;
 pub(crate) mod conv2d;
 pub(crate) mod conv2d_depthwise;
 pub(crate) mod copy;
+pub(crate) mod cross_attention;
 pub(crate) mod cross_entropy;
 pub(crate) mod deform_attention;
 pub(crate) mod diffusion;

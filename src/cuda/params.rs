@@ -678,6 +678,45 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
+pub struct DeemCrossAttentionForward {
+    pub q: *const ::core::ffi::c_void,
+    pub k: *const ::core::ffi::c_void,
+    pub v: *const ::core::ffi::c_void,
+    pub out: *mut ::core::ffi::c_void,
+    pub lse: *mut ::core::ffi::c_void,
+    pub batch: i64,
+    pub t: i64,
+    pub s: i64,
+    pub heads: i32,
+    pub d: i32,
+    pub scale: f32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemCrossAttentionForward"][::core::mem::size_of::<DeemCrossAttentionForward>() - 80usize];
+    ["Alignment of DeemCrossAttentionForward"][::core::mem::align_of::<DeemCrossAttentionForward>() - 8usize];
+    ["Offset of field: DeemCrossAttentionForward::q"][::core::mem::offset_of!(DeemCrossAttentionForward, q) - 0usize];
+    ["Offset of field: DeemCrossAttentionForward::k"][::core::mem::offset_of!(DeemCrossAttentionForward, k) - 8usize];
+    ["Offset of field: DeemCrossAttentionForward::v"][::core::mem::offset_of!(DeemCrossAttentionForward, v) - 16usize];
+    ["Offset of field: DeemCrossAttentionForward::out"]
+        [::core::mem::offset_of!(DeemCrossAttentionForward, out) - 24usize];
+    ["Offset of field: DeemCrossAttentionForward::lse"]
+        [::core::mem::offset_of!(DeemCrossAttentionForward, lse) - 32usize];
+    ["Offset of field: DeemCrossAttentionForward::batch"]
+        [::core::mem::offset_of!(DeemCrossAttentionForward, batch) - 40usize];
+    ["Offset of field: DeemCrossAttentionForward::t"][::core::mem::offset_of!(DeemCrossAttentionForward, t) - 48usize];
+    ["Offset of field: DeemCrossAttentionForward::s"][::core::mem::offset_of!(DeemCrossAttentionForward, s) - 56usize];
+    ["Offset of field: DeemCrossAttentionForward::heads"]
+        [::core::mem::offset_of!(DeemCrossAttentionForward, heads) - 64usize];
+    ["Offset of field: DeemCrossAttentionForward::d"][::core::mem::offset_of!(DeemCrossAttentionForward, d) - 68usize];
+    ["Offset of field: DeemCrossAttentionForward::scale"]
+        [::core::mem::offset_of!(DeemCrossAttentionForward, scale) - 72usize];
+    ["Offset of field: DeemCrossAttentionForward::padding"]
+        [::core::mem::offset_of!(DeemCrossAttentionForward, padding) - 76usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
 pub struct DeemCrossEntropyForward {
     pub logits: *const ::core::ffi::c_void,
     pub targets: *const ::core::ffi::c_void,
