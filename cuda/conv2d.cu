@@ -261,7 +261,7 @@ template <class E, int COUNT, int STEP, int PIECE> struct PatchPieces {
     __device__ __forceinline__ void copy(uint32_t to) {
         const uint32_t bit = tap < 32 ? 1u << tap : 0;
 #pragma unroll
-        for (int n = 0; n < COUNT; ++n) copy_async_16(to + n * PIECE_STEP<ALONG>, from[n] + offset, inside[n] & bit ? 16 : 0);
+        for (int n = 0; n < COUNT; ++n) copy_async_16(to + n * PIECE_STEP<MMA_TILE, ALONG>, from[n] + offset, inside[n] & bit ? 16 : 0);
         advance();
     }
 
@@ -272,7 +272,7 @@ template <class E, int COUNT, int STEP, int PIECE> struct PatchPieces {
         advance();
     }
 };
-using MmaPatches = PatchPieces<Bf16, PIECES, 32, 8>;
+using MmaPatches = PatchPieces<Bf16, Mma<MMA_TILE>::PIECES, 32, 8>;
 using FfmaPatches = PatchPieces<F32, FFMA_PIECES, 64, 4>;
 
 /// Patches of a forward's input.
@@ -286,10 +286,10 @@ extern "C" __global__ void __launch_bounds__(MMA_THREADS, 1) conv2d_forward_mma_
     int64_t row0, col0;
     place_of_tile<MMA_TILE>(p.batch * p.oh * p.ow, p.o, row0, col0);
     MmaPatches a = patches_of<MmaPatches>(p, row0);
-    RowsAlong b(static_cast<const uint16_t *>(p.w), p.o, k, col0);
+    RowsAlong<MMA_TILE> b(static_cast<const uint16_t *>(p.w), p.o, k, col0);
     float sums[4][8][4] = {};
-    mma_tile<Bf16>(a, b, static_cast<int>(k / MMA_K), shared_address(shared), sums);
-    mma_store(reinterpret_cast<float *>(shared), sums, row0, col0, ForwardSink<Bf16>{p});
+    mma_tile<Bf16, MMA_TILE>(a, b, static_cast<int>(k / MMA_K), shared_address(shared), sums);
+    mma_store<MMA_TILE>(reinterpret_cast<float *>(shared), sums, row0, col0, ForwardSink<Bf16>{p});
 }
 
 extern "C" __global__ void __launch_bounds__(FFMA_THREADS, 1) conv2d_forward_tile_f32(const __grid_constant__ DeemConv2dForward p) {
@@ -355,7 +355,7 @@ template <class E, int COUNT, int STEP, int PIECE, int DEPTH> struct WeightPiece
     __device__ __forceinline__ void copy(uint32_t to) {
         const uint32_t bytes = exists && taps > 0 ? 16 : 0;
 #pragma unroll
-        for (int n = 0; n < COUNT; ++n) copy_async_16(to + n * PIECE_STEP<ALONG>, from + n * STEP * row, bytes);
+        for (int n = 0; n < COUNT; ++n) copy_async_16(to + n * PIECE_STEP<MMA_TILE, ALONG>, from + n * STEP * row, bytes);
         advance();
     }
 
@@ -394,10 +394,10 @@ template <class E, class A, class B, int TILE, int DEPTH, class F> __device__ __
 
 extern "C" __global__ void __launch_bounds__(MMA_THREADS, 1) conv2d_backward_input_mma_bf16(const __grid_constant__ DeemConv2dBackwardInput p) {
     extern __shared__ __align__(128) uint8_t shared[];
-    backward_input_phase<Bf16, MmaPatches, WeightPieces<Bf16, PIECES, 8, 8, MMA_K>, MMA_TILE, MMA_K>(p, [&](auto &a, auto &b, int steps, int64_t row0, int64_t col0, const auto &sink) {
+    backward_input_phase<Bf16, MmaPatches, WeightPieces<Bf16, Mma<MMA_TILE>::PIECES, 8, 8, MMA_K>, MMA_TILE, MMA_K>(p, [&](auto &a, auto &b, int steps, int64_t row0, int64_t col0, const auto &sink) {
         float sums[4][8][4] = {};
-        mma_tile<Bf16>(a, b, steps, shared_address(shared), sums);
-        mma_store(reinterpret_cast<float *>(shared), sums, row0, col0, sink);
+        mma_tile<Bf16, MMA_TILE>(a, b, steps, shared_address(shared), sums);
+        mma_store<MMA_TILE>(reinterpret_cast<float *>(shared), sums, row0, col0, sink);
     });
 }
 
@@ -461,7 +461,7 @@ template <class E, int COUNT, int STEP, int PIECE, int DEPTH> struct PixelPieces
     }
 
     __device__ __forceinline__ void copy(uint32_t to) {
-        each([&](int n, const Stored *from, bool inside) { copy_async_16(to + n * PIECE_STEP<ALONG>, from, inside ? 16 : 0); });
+        each([&](int n, const Stored *from, bool inside) { copy_async_16(to + n * PIECE_STEP<MMA_TILE, ALONG>, from, inside ? 16 : 0); });
     }
 
     __device__ __forceinline__ void fetch(float4 (&pieces)[COUNT]) {
@@ -502,10 +502,10 @@ template <class E, class A, class B, int TILE, int DEPTH, class F> __device__ __
 
 extern "C" __global__ void __launch_bounds__(MMA_THREADS, 1) conv2d_backward_weight_mma_bf16(const __grid_constant__ DeemConv2dBackwardWeight p) {
     extern __shared__ __align__(128) uint8_t shared[];
-    backward_weight_part<Bf16, RowsAcross, PixelPieces<Bf16, PIECES, 8, 8, MMA_K>, MMA_TILE, MMA_K>(p, [&](auto &a, auto &b, int steps, int64_t row0, int64_t col0, const auto &sink) {
+    backward_weight_part<Bf16, RowsAcross<MMA_TILE>, PixelPieces<Bf16, Mma<MMA_TILE>::PIECES, 8, 8, MMA_K>, MMA_TILE, MMA_K>(p, [&](auto &a, auto &b, int steps, int64_t row0, int64_t col0, const auto &sink) {
         float sums[4][8][4] = {};
-        mma_tile<Bf16>(a, b, steps, shared_address(shared), sums);
-        mma_store(reinterpret_cast<float *>(shared), sums, row0, col0, sink);
+        mma_tile<Bf16, MMA_TILE>(a, b, steps, shared_address(shared), sums);
+        mma_store<MMA_TILE>(reinterpret_cast<float *>(shared), sums, row0, col0, sink);
     });
 }
 

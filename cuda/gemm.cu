@@ -8,6 +8,7 @@
 // | gemm_forward_f32, _bf16 | everything | 64 x 64 x 16 | 256 | 0 |
 // | gemm_forward_tile_{nt,nn,tn}_f32 | bases 16-byte aligned; rows of A, B and C multiples of 4; K < 2^31 | 128 x 128 x 16 | 256 | 0 |
 // | gemm_forward_mma_{nt,nn,tn}_bf16 | bases 16-byte aligned; rows of A, B and C multiples of 8; K < 2^31 | 128 x 128 x 32 | 128 | 69632 |
+// | gemm_forward_small_{nt,nn,tn}_bf16 | the same; for products of few tiles, which would leave multiprocessors idle | 64 x 64 x 32 | 128 | 36864 |
 //
 // f32 stays f32: three tf32 products per product would be faster by the model, but the tensor cores round their sums toward zero, and over a
 // thousand terms that is worse than a plain loop.
@@ -123,29 +124,29 @@ extern "C" __global__ void __launch_bounds__(FFMA_THREADS, 1) gemm_forward_tile_
 
 // ---------------------------------------------------------------- tensor cores
 
-template <class E, class A, class B> __device__ __forceinline__ void gemm_mma(const DeemGemmForward &p) {
+template <class E, int TILE, class A, class B> __device__ __forceinline__ void gemm_mma(const DeemGemmForward &p) {
     extern __shared__ __align__(128) uint8_t shared[];
     int64_t row0, col0;
-    place_of_tile<MMA_TILE>(p.m, p.n, row0, col0);
+    place_of_tile<TILE>(p.m, p.n, row0, col0);
     const int tiles = static_cast<int>((p.k + MMA_K - 1) / MMA_K);
     for (int64_t z = blockIdx.y; z < p.batch; z += gridDim.y) {
         A a(static_cast<const uint16_t *>(p.a) + z * p.m * p.k, p.m, p.k, row0);
         B b(static_cast<const uint16_t *>(p.b) + z * p.n * p.k, p.n, p.k, col0);
-        float sums[4][8][4] = {};
-        mma_tile<E>(a, b, tiles, shared_address(shared), sums);
-        mma_store(reinterpret_cast<float *>(shared), sums, row0, col0, GemmSink<E>{p, z * p.m * p.n});
+        float sums[Mma<TILE>::FRAGMENTS][2 * Mma<TILE>::FRAGMENTS][4] = {};
+        mma_tile<E, TILE>(a, b, tiles, shared_address(shared), sums);
+        mma_store<TILE>(reinterpret_cast<float *>(shared), sums, row0, col0, GemmSink<E>{p, z * p.m * p.n});
         __syncthreads();
     }
 }
 
-extern "C" __global__ void __launch_bounds__(MMA_THREADS, 1) gemm_forward_mma_nt_bf16(const __grid_constant__ DeemGemmForward p) {
-    gemm_mma<Bf16, RowsAlong, RowsAlong>(p);
-}
-extern "C" __global__ void __launch_bounds__(MMA_THREADS, 1) gemm_forward_mma_nn_bf16(const __grid_constant__ DeemGemmForward p) {
-    gemm_mma<Bf16, RowsAlong, RowsAcross>(p);
-}
-extern "C" __global__ void __launch_bounds__(MMA_THREADS, 1) gemm_forward_mma_tn_bf16(const __grid_constant__ DeemGemmForward p) {
-    gemm_mma<Bf16, RowsAcross, RowsAcross>(p);
-}
+#define DEEM_MMA(NAME, TILE, A, B)                                                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(MMA_THREADS, 1) gemm_forward_##NAME##_bf16(const __grid_constant__ DeemGemmForward p) { gemm_mma<Bf16, TILE, A<TILE>, B<TILE>>(p); }
+DEEM_MMA(mma_nt, MMA_TILE, RowsAlong, RowsAlong)
+DEEM_MMA(mma_nn, MMA_TILE, RowsAlong, RowsAcross)
+DEEM_MMA(mma_tn, MMA_TILE, RowsAcross, RowsAcross)
+DEEM_MMA(small_nt, MMA_SMALL_TILE, RowsAlong, RowsAlong)
+DEEM_MMA(small_nn, MMA_SMALL_TILE, RowsAlong, RowsAcross)
+DEEM_MMA(small_tn, MMA_SMALL_TILE, RowsAcross, RowsAcross)
+#undef DEEM_MMA
 
 } // namespace deem

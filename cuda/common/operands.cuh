@@ -66,8 +66,9 @@ struct LinesAcross {
 };
 
 /// Rows of a matrix along k, as a source of `mma_tile`: this thread copies its piece of rows line0 + thread / 4 + 32 i.
-struct RowsAlong {
+template <int TILE> struct RowsAlong {
     static constexpr bool ALONG = true;
+    static constexpr int PIECES = Mma<TILE>::PIECES;
     const uint16_t *from[PIECES];
     int32_t gone[PIECES]; // 0, or so much that a row which does not exist never has numbers left
     int32_t left;
@@ -85,31 +86,33 @@ struct RowsAlong {
     __device__ __forceinline__ void copy(uint32_t to) {
 #pragma unroll
         for (int i = 0; i < PIECES; ++i) {
-            copy_async_16(to + i * PIECE_STEP<ALONG>, from[i], left > gone[i] ? 16 : 0);
+            copy_async_16(to + i * PIECE_STEP<TILE, ALONG>, from[i], left > gone[i] ? 16 : 0);
             from[i] += MMA_K;
         }
         left -= MMA_K;
     }
 };
 
-/// Rows k of a matrix `[K, lines]`: this thread copies its piece of rows thread / 16 + 8 i. Lines < 2^28.
-struct RowsAcross {
+/// Rows k of a matrix `[K, lines]`: this thread copies its piece of rows thread / (TILE / 8) + ACROSS_STEP i. Lines < 2^27.
+template <int TILE> struct RowsAcross {
     static constexpr bool ALONG = false;
+    static constexpr int PIECES = Mma<TILE>::PIECES, STEP = Mma<TILE>::ACROSS_STEP;
     const uint8_t *from;
-    uint32_t eight; // bytes of 8 rows
-    int32_t left;   // nothing, if the line does not exist
+    uint32_t jump; // bytes of STEP rows
+    int32_t left;  // nothing, if the line does not exist
 
     __device__ __forceinline__ RowsAcross(const uint16_t *data, int64_t lines, int64_t k, int64_t line0) {
-        const int64_t line = line0 + threadIdx.x % 16 * 8;
-        left = line < lines ? static_cast<int32_t>(k) - static_cast<int32_t>(threadIdx.x / 16) : 0;
-        eight = static_cast<uint32_t>(lines * 16);
-        from = reinterpret_cast<const uint8_t *>(opaque(data + threadIdx.x / 16 * lines + (line < lines ? line : 0)));
+        const int row = threadIdx.x / (TILE / 8);
+        const int64_t line = line0 + threadIdx.x % (TILE / 8) * 8;
+        left = line < lines ? static_cast<int32_t>(k) - row : 0;
+        jump = static_cast<uint32_t>(lines * (2 * STEP));
+        from = reinterpret_cast<const uint8_t *>(opaque(data + row * lines + (line < lines ? line : 0)));
     }
 
     __device__ __forceinline__ void copy(uint32_t to) {
 #pragma unroll
-        for (int i = 0; i < PIECES; ++i) copy_async_16(to + i * PIECE_STEP<ALONG>, from + static_cast<uint64_t>(eight) * i, left > i * 8 ? 16 : 0);
-        from += static_cast<uint64_t>(eight) * PIECES;
+        for (int i = 0; i < PIECES; ++i) copy_async_16(to + i * PIECE_STEP<TILE, ALONG>, from + static_cast<uint64_t>(jump) * i, left > i * STEP ? 16 : 0);
+        from += static_cast<uint64_t>(jump) * PIECES;
         left -= MMA_K;
     }
 };

@@ -4,7 +4,7 @@
 // |---|---|---|---|---|
 // | simt_tile | 64 x 64 x 16 | 256 | any, one element at a time | f32, in rising k |
 // | ffma_tile | 128 x 128 x 16 | 256 | f32, 16 bytes at a time, through registers | f32, in rising k |
-// | mma_tile | 128 x 128 x 32 | 128 | 16 bytes at a time, through asynchronous copies | bf16 operands, f32 sums |
+// | mma_tile | 128 x 128 x 32, or 64 x 64 x 32 | 128 | 16 bytes at a time, through asynchronous copies | bf16 operands, f32 sums |
 //
 // Where an operand lies is told by a source object: a matrix, or the patches of an image. Where a sum goes is told by a sink.
 #pragma once
@@ -184,25 +184,32 @@ template <class A, class B, class Sink> __device__ __forceinline__ void ffma_til
 
 // ---------------------------------------------------------------- tensor-core product
 
-constexpr int MMA_TILE = 128, MMA_K = 32, MMA_THREADS = 128, MMA_STAGES = 4;
-constexpr int ACROSS_ROW = MMA_TILE * 2 + 16, MMA_OPERAND_BYTES = MMA_K * ACROSS_ROW, MMA_STAGE_BYTES = 2 * MMA_OPERAND_BYTES;
-constexpr int MMA_SHARED_BYTES = MMA_STAGES * MMA_STAGE_BYTES;
+constexpr int MMA_TILE = 128, MMA_SMALL_TILE = 64, MMA_K = 32, MMA_THREADS = 128, MMA_STAGES = 4;
 
-// An operand's tile lies in shared memory as it does in global memory: along k, [128][32], or across, [32][128]. The eight rows of a matrix that `ldmatrix` reads
+/// Sizes of the tile of C of a block of four warps, two by two.
+template <int TILE> struct Mma {
+    static constexpr int WARP = TILE / 2, FRAGMENTS = WARP / 16; // rows and columns of a warp; of 16 each
+    static constexpr int PIECES = TILE / 32;                     // of 16 bytes that a thread copies of a tile of an operand
+    static constexpr int ACROSS_ROW = TILE * 2 + 16;             // bytes between rows of a tile across
+    static constexpr int ACROSS_STEP = 1024 / TILE;              // rows between a thread's pieces in it
+    static constexpr int OPERAND_BYTES = MMA_K * ACROSS_ROW, STAGE_BYTES = 2 * OPERAND_BYTES, SHARED_BYTES = MMA_STAGES * STAGE_BYTES;
+};
+
+// An operand's tile lies in shared memory as it does in global memory: along k, [TILE][32], or across, [32][TILE]. The eight rows of a matrix that `ldmatrix` reads
 // must lie in different banks: along k, the four 16-byte pieces of a row are permuted; across, rows are padded to an odd number of pieces.
 
-/// Of the tile along k: where this thread's first piece goes; the others are 32 rows apart.
-__device__ __forceinline__ int along_piece(int thread) { return thread / 4 * 64 + ((thread ^ thread >> 3) & 3) * 16; }
-/// Of the tile across: where this thread's first piece goes; the others are 8 rows apart.
-__device__ __forceinline__ int across_piece(int thread) { return thread / 16 * ACROSS_ROW + thread % 16 * 16; }
-constexpr int PIECES = 4;
+/// Where this thread's first piece goes in a tile: along, the others are 32 rows apart; across, ACROSS_STEP rows.
+template <int TILE, bool ALONG> __device__ __forceinline__ int first_piece(int thread) {
+    if (ALONG) return thread / 4 * 64 + ((thread ^ thread >> 3) & 3) * 16;
+    return thread / (TILE / 8) * Mma<TILE>::ACROSS_ROW + thread % (TILE / 8) * 16;
+}
 /// Bytes between a thread's pieces.
-template <bool ALONG> constexpr int PIECE_STEP = ALONG ? 2048 : 8 * ACROSS_ROW;
+template <int TILE, bool ALONG> constexpr int PIECE_STEP = ALONG ? 2048 : Mma<TILE>::ACROSS_STEP *Mma<TILE>::ACROSS_ROW;
 
-/// The fragments of a warp's 64 rows (A) or columns (B) of one tile, for one half of 16 along k.
+/// The fragments of a warp's rows (A) or columns (B) of one tile, for one half of 16 along k.
 ///
 /// ALONG: layout of the tile. FIRST: whether this is operand A. Addresses are relative to the tile; `offset` holds what does not fit an immediate.
-template <bool ALONG, bool FIRST> struct Fragments {
+template <int TILE, bool ALONG, bool FIRST> struct Fragments {
     uint32_t offset[ALONG ? 2 : 1];
 
     __device__ __forceinline__ explicit Fragments(int lane, int line0) {
@@ -213,69 +220,70 @@ template <bool ALONG, bool FIRST> struct Fragments {
             for (int half = 0; half < 2; ++half) offset[half] = line * 64 + (((half * 2 + piece) ^ (line >> 1)) & 3) * 16;
         } else {
             const int row = FIRST ? eight + high * 8 : low;
-            offset[0] = row * ACROSS_ROW + line0 * 2 + (FIRST ? second : high) * 16;
+            offset[0] = row * Mma<TILE>::ACROSS_ROW + line0 * 2 + (FIRST ? second : high) * 16;
         }
     }
 
-    __device__ __forceinline__ void load(uint32_t (&r)[4][4], uint32_t tile, int half) const {
+    __device__ __forceinline__ void load(uint32_t (&r)[Mma<TILE>::FRAGMENTS][4], uint32_t tile, int half) const {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
+        for (int i = 0; i < Mma<TILE>::FRAGMENTS; ++i) {
             if constexpr (ALONG) ldmatrix_x4(r[i], tile + offset[half] + i * 1024);
-            else ldmatrix_x4_transposed(r[i], tile + offset[0] + half * (16 * ACROSS_ROW) + i * 32);
+            else ldmatrix_x4_transposed(r[i], tile + offset[0] + half * (16 * Mma<TILE>::ACROSS_ROW) + i * 32);
         }
     }
 };
 
 /// sums[i][j] += rows 16i of A by columns 8j of B.
-template <class T>
-__device__ __forceinline__ void multiply(float (&sums)[4][8][4], const uint32_t (&a)[4][4], const uint32_t (&b)[4][4]) {
+template <class T, int N>
+__device__ __forceinline__ void multiply(float (&sums)[N][2 * N][4], const uint32_t (&a)[N][4], const uint32_t (&b)[N][4]) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
+    for (int i = 0; i < N; ++i)
 #pragma unroll
-        for (int j = 0; j < 8; ++j) {
+        for (int j = 0; j < 2 * N; ++j) {
             // To and fro, so that the last column's registers are read again at once.
-            const int jj = i & 1 ? 7 - j : j;
+            const int jj = i & 1 ? 2 * N - 1 - j : j;
             T::mma(sums[i][jj], a[i], b[jj / 2][jj % 2 * 2], b[jj / 2][jj % 2 * 2 + 1]);
         }
 }
 
-/// The sums of a warp's 64 x 64 part of a 128 x 128 tile of C over `tiles` steps of 32 along k.
+/// The sums of a warp's part of a tile of C over `tiles` steps of 32 along k.
 ///
-/// A source has `ALONG` and `copy(to)`, which begins the copies of this thread's four pieces of the next tile (to + i PIECE_STEP<ALONG>) and moves on;
-/// behind the end it writes zeros. `shared`: MMA_SHARED_BYTES.
-template <class T, class A, class B>
-__device__ __forceinline__ void mma_tile(A &a, B &b, int tiles, uint32_t shared, float (&sums)[4][8][4]) {
+/// A source has `ALONG` and `copy(to)`, which begins the copies of this thread's pieces of the next tile (to + i PIECE_STEP<TILE, ALONG>) and moves on;
+/// behind the end it writes zeros. `shared`: Mma<TILE>::SHARED_BYTES.
+template <class T, int TILE, class A, class B>
+__device__ __forceinline__ void mma_tile(A &a, B &b, int tiles, uint32_t shared, float (&sums)[Mma<TILE>::FRAGMENTS][2 * Mma<TILE>::FRAGMENTS][4]) {
+    using Shape = Mma<TILE>;
+    constexpr int N = Shape::FRAGMENTS;
     const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
-    const Fragments<A::ALONG, true> a_at(lane, warp / 2 * 64);
-    const Fragments<B::ALONG, false> b_at(lane, warp % 2 * 64);
-    const uint32_t a_to = A::ALONG ? along_piece(thread) : across_piece(thread);
-    const uint32_t b_to = MMA_OPERAND_BYTES + (B::ALONG ? along_piece(thread) : across_piece(thread));
+    const Fragments<TILE, A::ALONG, true> a_at(lane, warp / 2 * Shape::WARP);
+    const Fragments<TILE, B::ALONG, false> b_at(lane, warp % 2 * Shape::WARP);
+    const uint32_t a_to = first_piece<TILE, A::ALONG>(thread), b_to = Shape::OPERAND_BYTES + first_piece<TILE, B::ALONG>(thread);
     for (int stage = 0; stage < MMA_STAGES - 1; ++stage) {
-        a.copy(shared + stage * MMA_STAGE_BYTES + a_to);
-        b.copy(shared + stage * MMA_STAGE_BYTES + b_to);
+        a.copy(shared + stage * Shape::STAGE_BYTES + a_to);
+        b.copy(shared + stage * Shape::STAGE_BYTES + b_to);
         copy_commit();
     }
     copy_wait<MMA_STAGES - 2>();
     __syncthreads();
-    uint32_t a_now[4][4], b_now[4][4], a_next[4][4], b_next[4][4];
+    uint32_t a_now[N][4], b_now[N][4], a_next[N][4], b_next[N][4];
     a_at.load(a_now, shared, 0);
-    b_at.load(b_now, shared + MMA_OPERAND_BYTES, 0);
-    uint32_t read = shared, write = shared + (MMA_STAGES - 1) * MMA_STAGE_BYTES;
-    const uint32_t end = shared + MMA_SHARED_BYTES;
+    b_at.load(b_now, shared + Shape::OPERAND_BYTES, 0);
+    uint32_t read = shared, write = shared + (MMA_STAGES - 1) * Shape::STAGE_BYTES;
+    const uint32_t end = shared + Shape::SHARED_BYTES;
 #pragma unroll 1
     for (int tile = 0; tile < tiles; ++tile) {
         a_at.load(a_next, read, 1);
-        b_at.load(b_next, read + MMA_OPERAND_BYTES, 1);
+        b_at.load(b_next, read + Shape::OPERAND_BYTES, 1);
         a.copy(write + a_to);
         b.copy(write + b_to);
         copy_commit();
         write = read;
-        read = read + MMA_STAGE_BYTES == end ? shared : read + MMA_STAGE_BYTES;
+        read = read + Shape::STAGE_BYTES == end ? shared : read + Shape::STAGE_BYTES;
         multiply<T>(sums, a_now, b_now);
         copy_wait<MMA_STAGES - 2>();
         __syncthreads();
         a_at.load(a_now, read, 0);
-        b_at.load(b_now, read + MMA_OPERAND_BYTES, 0);
+        b_at.load(b_now, read + Shape::OPERAND_BYTES, 0);
         multiply<T>(sums, a_next, b_next);
     }
     copy_wait<0>();
@@ -283,24 +291,26 @@ __device__ __forceinline__ void mma_tile(A &a, B &b, int tiles, uint32_t shared,
 }
 
 /// Gives the sums of `mma_tile` to `sink(row, col, four neighbouring sums)`, in an order in which a warp's accesses to a row of C are whole sectors.
-template <class Sink> __device__ __forceinline__ void mma_store(float *shared, const float (&sums)[4][8][4], int64_t row0, int64_t col0, const Sink &sink) {
-    constexpr int LD = 72; // rows 8 banks apart: neither the writes nor the reads below conflict
+template <int TILE, class Sink>
+__device__ __forceinline__ void mma_store(float *shared, const float (&sums)[Mma<TILE>::FRAGMENTS][2 * Mma<TILE>::FRAGMENTS][4], int64_t row0, int64_t col0, const Sink &sink) {
+    constexpr int WARP = Mma<TILE>::WARP, N = Mma<TILE>::FRAGMENTS, HALVES = WARP / 32;
+    constexpr int LD = WARP + 8; // rows 8 banks apart: neither the writes nor the reads below conflict
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     float *slab = shared + warp * (16 * LD);
-    const int64_t row = row0 + warp / 2 * 64, col = col0 + warp % 2 * 64;
+    const int64_t row = row0 + warp / 2 * WARP, col = col0 + warp % 2 * WARP;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < N; ++i) {
         __syncwarp();
 #pragma unroll
-        for (int j = 0; j < 8; ++j) {
+        for (int j = 0; j < 2 * N; ++j) {
             float *to = slab + lane / 4 * LD + j * 8 + lane % 4 * 2;
             store_shared_8(shared_address(to), sums[i][j][0], sums[i][j][1]);
             store_shared_8(shared_address(to + 8 * LD), sums[i][j][2], sums[i][j][3]);
         }
         __syncwarp();
 #pragma unroll 1
-        for (int part = 0; part < 8; ++part) { // one copy of the sink's code
-            const int line = part / 2 * 4 + lane / 8, at = part % 2 * 32 + lane % 8 * 4;
+        for (int part = 0; part < 4 * HALVES; ++part) { // one copy of the sink's code
+            const int line = part / HALVES * 4 + lane / 8, at = part % HALVES * 32 + lane % 8 * 4;
             sink(row + i * 16 + line, col + at, *reinterpret_cast<const float4 *>(slab + line * LD + at));
         }
     }

@@ -1,16 +1,19 @@
-//! What the machine gives: the rates that times of ops are read against.
+//! What the machine gives: the rates that times of ops are read against. A processor is measured; a GPU's rates follow from its clocks.
 
 use std::time::Instant;
 
 use crate::device::Context;
+use crate::device::cuda::{Capability, Gpu};
+use crate::dtype::DType;
 use crate::host::simd::{self, Level};
 
-/// Measured ceilings of a device at this moment.
+/// Ceilings of a device.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub struct Ceilings {
-    /// Multiplications and additions of f32, fused where the instruction set can, in registers, on all threads: GFLOP/s.
+    /// GFLOP/s. Of a processor multiplications and additions of f32, fused where the instruction set can, in registers, on all threads; of a GPU the
+    /// same for f32, and its tensor cores' for bf16.
     pub gflops: f64,
-    /// Copying memory that no cache holds, reads and writes together: GB/s.
+    /// GB/s. Of a processor copying memory that no cache holds, reads and writes together; of a GPU what its memory moves.
     pub gbytes: f64,
 }
 
@@ -95,8 +98,31 @@ fn fastest(mut f: impl FnMut()) -> f64 {
 }
 
 impl Ceilings {
-    /// Measures them: about a second.
-    pub fn measure(cx: &Context) -> Self {
+    /// Of the context's device, for arithmetic in this storage type. A processor takes about a second to measure.
+    pub fn of(cx: &Context, dtype: DType) -> Self {
+        match cx.queue() {
+            Some(queue) => Self::by_clocks(queue.gpu(), dtype),
+            None => Self::measure(cx),
+        }
+    }
+
+    fn by_clocks(gpu: &Gpu, dtype: DType) -> Self {
+        let Capability { major, minor } = gpu.capability();
+        // Operations per multiprocessor and cycle (CUDA programming guide, arithmetic instructions; architecture white papers).
+        let per_cycle = match (dtype, major, minor) {
+            (DType::Bf16, 8, 0) => 2048.0,
+            (DType::Bf16, 8, _) => 1024.0,
+            (DType::Bf16, ..) => 4096.0,
+            (_, 8, 0) => 128.0,
+            _ => 256.0,
+        };
+        let clocks = gpu.clocks();
+        let cycles = f64::from(gpu.multiprocessors()) * f64::from(clocks.core_khz) * 1e3;
+        let gbytes = 2.0 * f64::from(clocks.memory_khz) * 1e3 * f64::from(clocks.bus_bits) / 8.0 * 1e-9;
+        Ceilings { gflops: per_cycle * cycles * 1e-9, gbytes }
+    }
+
+    fn measure(cx: &Context) -> Self {
         let threads = cx.pool().threads();
         let seconds = fastest(|| {
             cx.pool().run(threads, |_| {

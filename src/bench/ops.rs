@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::Ceilings;
 use super::cases::{Call, Case, cases};
 use crate::device::Context;
+use crate::device::cuda::Event;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 
@@ -66,10 +67,8 @@ impl OpTime {
 /// What `deem bench` prints.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct OpTimes {
-    /// Where it ran.
+    /// Where it ran: the host and its threads, or the GPU's name.
     pub device: String,
-    /// Threads of the host.
-    pub threads: usize,
     /// Storage type.
     pub dtype: DType,
     /// What the machine gives.
@@ -81,11 +80,7 @@ pub struct OpTimes {
 impl fmt::Display for OpTimes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Ceilings { gflops, gbytes } = self.ceilings;
-        writeln!(
-            f,
-            "{}, {} threads, {}; ceilings {gflops:.0} GFLOP/s (f32, in registers), {gbytes:.1} GB/s (copy)",
-            self.device, self.threads, self.dtype
-        )?;
+        writeln!(f, "{}, {}; ceilings {gflops:.0} GFLOP/s, {gbytes:.1} GB/s", self.device, self.dtype)?;
         writeln!(f, "{:32} {:44} {:>10} {:>9} {:>8} {:>7}  bound", "op", "shape", "us", "GFLOP/s", "GB/s", "%")?;
         for t in &self.ops {
             let rate = if t.flops > 0.0 { format!("{:.1}", t.gflops) } else { "-".into() };
@@ -97,6 +92,18 @@ impl fmt::Display for OpTimes {
         }
         Ok(())
     }
+}
+
+/// One call: by the clock of the host, or of the device where there is one.
+fn seconds_of(cx: &Context, call: &mut Call<'_>) -> Result<f64> {
+    let Some(queue) = cx.queue() else {
+        let start = Instant::now();
+        (call.run)()?;
+        return Ok(start.elapsed().as_secs_f64());
+    };
+    let start = Event::record(queue)?;
+    (call.run)()?;
+    Ok(Event::record(queue)?.milliseconds_since(&start)? * 1e-3)
 }
 
 /// Times the cases whose name contains `filter`; `told` hears each name before its turn.
@@ -113,7 +120,7 @@ pub fn ops<E: Element>(cx: &Context, filter: &str, mut told: impl FnMut(&str)) -
         let text = format!("no op's name contains `{filter}`; there are {}", names.join(", "));
         return Err(Error::Config(text));
     }
-    let ceilings = Ceilings::measure(cx);
+    let ceilings = Ceilings::of(cx, E::DTYPE);
     let mut ops = Vec::new();
     for Case { op, shape, make } in all {
         told(&format!("{op} {shape}"));
@@ -122,13 +129,14 @@ pub fn ops<E: Element>(cx: &Context, filter: &str, mut told: impl FnMut(&str)) -
         (call.run)()?;
         let (start, mut seconds) = (Instant::now(), Vec::new());
         while seconds.len() < LEAST || start.elapsed() < ENOUGH {
-            let one = Instant::now();
-            (call.run)()?;
-            seconds.push(one.elapsed().as_secs_f64());
+            seconds.push(seconds_of(cx, &mut call)?);
         }
         seconds.sort_by(f64::total_cmp);
         ops.push(OpTime::new(op, shape, &call, &seconds, &ceilings));
     }
-    let (device, threads) = (cx.device().to_string(), cx.pool().threads());
-    Ok(OpTimes { device, threads, dtype: E::DTYPE, ceilings, ops })
+    let device = match cx.queue() {
+        Some(queue) => format!("{}, {}", cx.device(), queue.gpu().name()),
+        None => format!("host, {} threads", cx.pool().threads()),
+    };
+    Ok(OpTimes { device, dtype: E::DTYPE, ceilings, ops })
 }

@@ -43,8 +43,7 @@ fn chart(times: &OpTimes, svg: &mut String) -> std::result::Result<(), Box<dyn s
 
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
-    let title =
-        format!("{}, {} threads, {}: {peak:.0} GFLOP/s, {bandwidth:.0} GB/s", times.device, times.threads, times.dtype);
+    let title = format!("{}, {}: {peak:.0} GFLOP/s, {bandwidth:.0} GB/s", times.device, times.dtype);
     let mut chart = ChartBuilder::on(&root)
         .margin(16)
         .caption(title, ("sans-serif", 20))

@@ -3,11 +3,11 @@
 use super::params::{
     DeemAddAxpy, DeemAddChannels, DeemAddDot, DeemAddForward, DeemAddGammaGradient, DeemAddMaskRows, DeemAddScale,
 };
-use super::{Slices, input, kernel, output, pointwise, reduce, small, summing};
+use super::{Op, Slices, input, kernel, output, pointwise, reduce, small, summing};
 use crate::device::Context;
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::memory::{View, ViewMut};
+use crate::memory::{Tensor, View, ViewMut};
 
 const OP: &str = "add";
 
@@ -94,12 +94,17 @@ pub(crate) fn mask_rows<E: Element>(cx: &Context, keep: &[f32], x: View<'_, E>, 
 
 /// Sum of a b, in f64.
 pub(crate) fn dot<E: Element>(cx: &Context, a: View<'_, E>, b: View<'_, E>) -> Result<f64> {
+    reduce::total(cx, OP, dot_partial(cx, OP, a, b)?.view())
+}
+
+/// Partial sums of a b, one per block, for the op that adds them up.
+pub(crate) fn dot_partial<E: Element>(cx: &Context, op: Op, a: View<'_, E>, b: View<'_, E>) -> Result<Tensor<f64>> {
     let n = a.shape().len();
-    let geometry = summing(OP, n)?;
+    let geometry = summing(op, n)?;
     let mut partial = cx.uninit::<f64>([geometry.blocks[0] as usize])?;
-    let (a, b) = (input(cx, OP, "a", a)?, input(cx, OP, "b", b)?);
-    let params = DeemAddDot { a, b, partial: output(cx, OP, "partial sums", &partial.view_mut())?, n: n as i64 };
+    let (a, b) = (input(cx, op, "a", a)?, input(cx, op, "b", b)?);
+    let params = DeemAddDot { a, b, partial: output(cx, op, "partial sums", &partial.view_mut())?, n: n as i64 };
     // SAFETY: the kernel's own struct; every block has a partial sum.
     unsafe { cx.launch(OP, kernel!(E, cx, OP, "add_dot"), geometry, &params)? };
-    reduce::total(cx, OP, partial.view())
+    Ok(partial)
 }

@@ -20,7 +20,7 @@ const PLAIN_ROWS: usize = 4;
 const PLAIN_THREADS: u32 = 128;
 
 /// Bytes between the rows of a tile in shared memory: an odd number of pieces of 16 (`Head::ROW` in `cuda/common/flash.cuh`).
-fn row_bytes(d: usize) -> usize {
+pub(super) fn row_bytes(d: usize) -> usize {
     d.div_ceil(16) * 32 + 16
 }
 

@@ -27,6 +27,8 @@ enum Variant {
     Tile,
     /// bf16 on tensor cores, in tiles of 128 x 128.
     Mma,
+    /// The same in tiles of 64 x 64, of which more run beside each other.
+    Small,
 }
 
 /// Whether all of these begin at multiples of 16 bytes (null among them).
@@ -34,8 +36,11 @@ pub(super) fn aligned(pointers: &[*const c_void]) -> bool {
     pointers.iter().all(|pointer| pointer.addr().is_multiple_of(16))
 }
 
-/// Kernels by sizes, storage type and alignment alone.
-fn pick_variant(dtype: DType, form: Form, (m, n, k): (usize, usize, usize), aligned: bool) -> Variant {
+/// Tiles of 128 x 128 from which on they fill a GPU: multiprocessors of an A100. A constant, so that nothing depends on the machine.
+const MANY_TILES: usize = 108;
+
+/// Kernels by sizes, storage type and alignment alone. All sum in the same order, so the bits are the same for any number of products at once.
+fn pick_variant(dtype: DType, form: Form, batch: usize, (m, n, k): (usize, usize, usize), aligned: bool) -> Variant {
     let rows = match form {
         Form::Nt => [k, k],
         Form::Nn => [k, n],
@@ -45,6 +50,7 @@ fn pick_variant(dtype: DType, form: Form, (m, n, k): (usize, usize, usize), alig
     let fits = k < 1 << 31 && m < 1 << 28 && n < 1 << 28;
     match dtype {
         DType::F32 if fits && whole(4) && (m > 64 || n > 64) => Variant::Tile,
+        DType::Bf16 if fits && whole(8) && batch * m.div_ceil(128) * n.div_ceil(128) < MANY_TILES => Variant::Small,
         DType::Bf16 if fits && whole(8) => Variant::Mma,
         _ => Variant::Plain,
     }
@@ -96,7 +102,8 @@ pub(crate) fn forward<E: Element, O: Element<Acc = E::Acc>>(
         c_is_f32: i32::from(O::DTYPE == DType::F32),
     };
     let pointers = [params.a, params.b, params.c.cast_const(), params.bias, params.scale, params.residual];
-    let (kernel, tile, threads, shared_bytes) = match pick_variant(E::DTYPE, form, (m, n, k), aligned(&pointers)) {
+    let (kernel, tile, threads, shared_bytes) = match pick_variant(E::DTYPE, form, batch, (m, n, k), aligned(&pointers))
+    {
         Variant::Plain => (plain, 64, 256, 0),
         Variant::Tile => {
             let kernel = match form {
@@ -114,6 +121,14 @@ pub(crate) fn forward<E: Element, O: Element<Acc = E::Acc>>(
             };
             (kernel, 128, 128, MMA_SHARED_BYTES)
         }
+        Variant::Small => {
+            let kernel = match form {
+                Form::Nt => "gemm_forward_small_nt_bf16",
+                Form::Nn => "gemm_forward_small_nn_bf16",
+                Form::Tn => "gemm_forward_small_tn_bf16",
+            };
+            (kernel, 64, 128, mma_shared_bytes(64))
+        }
     };
     let tiles = Geometry::linear(OP, m.div_ceil(tile) * n.div_ceil(tile), threads)?.with_shared_bytes(shared_bytes);
     // Beyond so many products a block makes several.
@@ -122,8 +137,12 @@ pub(crate) fn forward<E: Element, O: Element<Acc = E::Acc>>(
     unsafe { cx.launch(OP, kernel, geometry, &params) }
 }
 
-/// Shared memory of the tensor-core product (`MMA_SHARED_BYTES` in `cuda/common/tile.cuh`).
-pub(super) const MMA_SHARED_BYTES: u32 = 4 * 2 * 32 * (128 * 2 + 16);
+/// Shared memory of the tensor-core products (`Mma::SHARED_BYTES` in `cuda/common/tile.cuh`): four stages of 32 rows of two operands.
+const fn mma_shared_bytes(tile: u32) -> u32 {
+    4 * 2 * 32 * (tile * 2 + 16)
+}
+/// The same for the large tile.
+pub(super) const MMA_SHARED_BYTES: u32 = mma_shared_bytes(128);
 
 #[cfg(test)]
 mod tests {
@@ -131,14 +150,16 @@ mod tests {
 
     #[test]
     fn variants_by_sizes() {
-        let pick = |dtype, form, m, n, k| pick_variant(dtype, form, (m, n, k), true);
-        assert_eq!(pick(DType::Bf16, Form::Nt, 3, 4, 8), Variant::Mma);
+        let pick = |dtype, form, m, n, k| pick_variant(dtype, form, 1, (m, n, k), true);
+        assert_eq!(pick(DType::Bf16, Form::Nt, 3, 4, 8), Variant::Small);
+        assert_eq!(pick(DType::Bf16, Form::Nt, 2048, 1024, 8), Variant::Mma);
+        assert_eq!(pick_variant(DType::Bf16, Form::Nt, 108, (3, 4, 8), true), Variant::Mma);
         assert_eq!(pick(DType::Bf16, Form::Nt, 3, 8, 12), Variant::Plain);
         assert_eq!(pick(DType::Bf16, Form::Nn, 3, 12, 8), Variant::Plain);
-        assert_eq!(pick(DType::Bf16, Form::Tn, 8, 8, 3), Variant::Mma);
+        assert_eq!(pick(DType::Bf16, Form::Tn, 8, 8, 3), Variant::Small);
         assert_eq!(pick(DType::F32, Form::Tn, 68, 4, 3), Variant::Tile);
         assert_eq!(pick(DType::F32, Form::Nt, 64, 64, 64), Variant::Plain);
         assert_eq!(pick(DType::F32, Form::Nt, 128, 6, 64), Variant::Plain);
-        assert_eq!(pick_variant(DType::Bf16, Form::Nt, (8, 8, 8), false), Variant::Plain);
+        assert_eq!(pick_variant(DType::Bf16, Form::Nt, 1, (8, 8, 8), false), Variant::Plain);
     }
 }

@@ -678,6 +678,45 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
+pub struct DeemCrossAttentionForward {
+    pub q: *const ::core::ffi::c_void,
+    pub k: *const ::core::ffi::c_void,
+    pub v: *const ::core::ffi::c_void,
+    pub out: *mut ::core::ffi::c_void,
+    pub lse: *mut ::core::ffi::c_void,
+    pub batch: i64,
+    pub t: i64,
+    pub s: i64,
+    pub heads: i32,
+    pub d: i32,
+    pub scale: f32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemCrossAttentionForward"][::core::mem::size_of::<DeemCrossAttentionForward>() - 80usize];
+    ["Alignment of DeemCrossAttentionForward"][::core::mem::align_of::<DeemCrossAttentionForward>() - 8usize];
+    ["Offset of field: DeemCrossAttentionForward::q"][::core::mem::offset_of!(DeemCrossAttentionForward, q) - 0usize];
+    ["Offset of field: DeemCrossAttentionForward::k"][::core::mem::offset_of!(DeemCrossAttentionForward, k) - 8usize];
+    ["Offset of field: DeemCrossAttentionForward::v"][::core::mem::offset_of!(DeemCrossAttentionForward, v) - 16usize];
+    ["Offset of field: DeemCrossAttentionForward::out"]
+        [::core::mem::offset_of!(DeemCrossAttentionForward, out) - 24usize];
+    ["Offset of field: DeemCrossAttentionForward::lse"]
+        [::core::mem::offset_of!(DeemCrossAttentionForward, lse) - 32usize];
+    ["Offset of field: DeemCrossAttentionForward::batch"]
+        [::core::mem::offset_of!(DeemCrossAttentionForward, batch) - 40usize];
+    ["Offset of field: DeemCrossAttentionForward::t"][::core::mem::offset_of!(DeemCrossAttentionForward, t) - 48usize];
+    ["Offset of field: DeemCrossAttentionForward::s"][::core::mem::offset_of!(DeemCrossAttentionForward, s) - 56usize];
+    ["Offset of field: DeemCrossAttentionForward::heads"]
+        [::core::mem::offset_of!(DeemCrossAttentionForward, heads) - 64usize];
+    ["Offset of field: DeemCrossAttentionForward::d"][::core::mem::offset_of!(DeemCrossAttentionForward, d) - 68usize];
+    ["Offset of field: DeemCrossAttentionForward::scale"]
+        [::core::mem::offset_of!(DeemCrossAttentionForward, scale) - 72usize];
+    ["Offset of field: DeemCrossAttentionForward::padding"]
+        [::core::mem::offset_of!(DeemCrossAttentionForward, padding) - 76usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
 pub struct DeemCrossEntropyForward {
     pub logits: *const ::core::ffi::c_void,
     pub targets: *const ::core::ffi::c_void,
@@ -1470,6 +1509,40 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
+pub struct DeemGateForward {
+    pub gate: *const ::core::ffi::c_void,
+    pub x: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub n: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemGateForward"][::core::mem::size_of::<DeemGateForward>() - 32usize];
+    ["Alignment of DeemGateForward"][::core::mem::align_of::<DeemGateForward>() - 8usize];
+    ["Offset of field: DeemGateForward::gate"][::core::mem::offset_of!(DeemGateForward, gate) - 0usize];
+    ["Offset of field: DeemGateForward::x"][::core::mem::offset_of!(DeemGateForward, x) - 8usize];
+    ["Offset of field: DeemGateForward::y"][::core::mem::offset_of!(DeemGateForward, y) - 16usize];
+    ["Offset of field: DeemGateForward::n"][::core::mem::offset_of!(DeemGateForward, n) - 24usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemGateBackwardGate {
+    pub gate: *const ::core::ffi::c_void,
+    pub partial: *const ::core::ffi::c_void,
+    pub d_gate: *mut ::core::ffi::c_void,
+    pub n: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemGateBackwardGate"][::core::mem::size_of::<DeemGateBackwardGate>() - 32usize];
+    ["Alignment of DeemGateBackwardGate"][::core::mem::align_of::<DeemGateBackwardGate>() - 8usize];
+    ["Offset of field: DeemGateBackwardGate::gate"][::core::mem::offset_of!(DeemGateBackwardGate, gate) - 0usize];
+    ["Offset of field: DeemGateBackwardGate::partial"][::core::mem::offset_of!(DeemGateBackwardGate, partial) - 8usize];
+    ["Offset of field: DeemGateBackwardGate::d_gate"][::core::mem::offset_of!(DeemGateBackwardGate, d_gate) - 16usize];
+    ["Offset of field: DeemGateBackwardGate::n"][::core::mem::offset_of!(DeemGateBackwardGate, n) - 24usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
 pub struct DeemGemmForward {
     pub a: *const ::core::ffi::c_void,
     pub b: *const ::core::ffi::c_void,
@@ -1945,6 +2018,65 @@ const _: () = {
     ["Offset of field: DeemMseBackward::cols"][::core::mem::offset_of!(DeemMseBackward, cols) - 40usize];
     ["Offset of field: DeemMseBackward::scale"][::core::mem::offset_of!(DeemMseBackward, scale) - 48usize];
     ["Offset of field: DeemMseBackward::padding"][::core::mem::offset_of!(DeemMseBackward, padding) - 52usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemPosteriorForward {
+    pub moments: *const ::core::ffi::c_void,
+    pub noise: *const ::core::ffi::c_void,
+    pub latents: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub z: i32,
+    pub scaling: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemPosteriorForward"][::core::mem::size_of::<DeemPosteriorForward>() - 40usize];
+    ["Alignment of DeemPosteriorForward"][::core::mem::align_of::<DeemPosteriorForward>() - 8usize];
+    ["Offset of field: DeemPosteriorForward::moments"][::core::mem::offset_of!(DeemPosteriorForward, moments) - 0usize];
+    ["Offset of field: DeemPosteriorForward::noise"][::core::mem::offset_of!(DeemPosteriorForward, noise) - 8usize];
+    ["Offset of field: DeemPosteriorForward::latents"]
+        [::core::mem::offset_of!(DeemPosteriorForward, latents) - 16usize];
+    ["Offset of field: DeemPosteriorForward::rows"][::core::mem::offset_of!(DeemPosteriorForward, rows) - 24usize];
+    ["Offset of field: DeemPosteriorForward::z"][::core::mem::offset_of!(DeemPosteriorForward, z) - 32usize];
+    ["Offset of field: DeemPosteriorForward::scaling"]
+        [::core::mem::offset_of!(DeemPosteriorForward, scaling) - 36usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemPosteriorBackward {
+    pub moments: *const ::core::ffi::c_void,
+    pub noise: *const ::core::ffi::c_void,
+    pub d_latents: *const ::core::ffi::c_void,
+    pub d_moments: *mut ::core::ffi::c_void,
+    pub partial: *mut ::core::ffi::c_void,
+    pub rows: i64,
+    pub z: i32,
+    pub scaling: f32,
+    pub weight: f32,
+    pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemPosteriorBackward"][::core::mem::size_of::<DeemPosteriorBackward>() - 64usize];
+    ["Alignment of DeemPosteriorBackward"][::core::mem::align_of::<DeemPosteriorBackward>() - 8usize];
+    ["Offset of field: DeemPosteriorBackward::moments"]
+        [::core::mem::offset_of!(DeemPosteriorBackward, moments) - 0usize];
+    ["Offset of field: DeemPosteriorBackward::noise"][::core::mem::offset_of!(DeemPosteriorBackward, noise) - 8usize];
+    ["Offset of field: DeemPosteriorBackward::d_latents"]
+        [::core::mem::offset_of!(DeemPosteriorBackward, d_latents) - 16usize];
+    ["Offset of field: DeemPosteriorBackward::d_moments"]
+        [::core::mem::offset_of!(DeemPosteriorBackward, d_moments) - 24usize];
+    ["Offset of field: DeemPosteriorBackward::partial"]
+        [::core::mem::offset_of!(DeemPosteriorBackward, partial) - 32usize];
+    ["Offset of field: DeemPosteriorBackward::rows"][::core::mem::offset_of!(DeemPosteriorBackward, rows) - 40usize];
+    ["Offset of field: DeemPosteriorBackward::z"][::core::mem::offset_of!(DeemPosteriorBackward, z) - 48usize];
+    ["Offset of field: DeemPosteriorBackward::scaling"]
+        [::core::mem::offset_of!(DeemPosteriorBackward, scaling) - 52usize];
+    ["Offset of field: DeemPosteriorBackward::weight"]
+        [::core::mem::offset_of!(DeemPosteriorBackward, weight) - 56usize];
+    ["Offset of field: DeemPosteriorBackward::padding"]
+        [::core::mem::offset_of!(DeemPosteriorBackward, padding) - 60usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]

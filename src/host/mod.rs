@@ -24,6 +24,7 @@ pub mod layernorm;
 pub mod math;
 pub mod mse;
 pub(crate) mod parallel;
+pub mod posterior;
 pub mod random;
 pub mod reduce;
 pub mod resample;

@@ -10,11 +10,10 @@ use crate::ops::reduce;
 /// Logits of hidden states `[R, C]`, one vector per row.
 pub fn logits<E: Element>(pass: &Pass<'_, E>, model: &Deem, hidden: &Tensor<E>) -> Result<Vec<Vec<f64>>> {
     let (logits, ..) = model.logits(pass, hidden)?;
-    let numbers = pass.cx.read(&logits)?;
-    let finite = numbers.iter().all(|x| x.to_f64().is_finite());
+    let (all, width) = (logits.to_vec()?, logits.shape().last().max(1));
+    let finite = all.iter().all(|x| x.to_f64().is_finite());
     crate::ops::check("infer::logits", finite, || "the model's logits are not finite".into())?;
-    let width = logits.shape().last().max(1);
-    Ok(numbers.chunks_exact(width).map(|row| row.iter().map(|x| x.to_f64()).collect()).collect())
+    Ok(all.chunks_exact(width).map(|row| row.iter().map(|x| x.to_f64()).collect()).collect())
 }
 
 /// `x - ln sum exp(x)`.

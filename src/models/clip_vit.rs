@@ -218,8 +218,7 @@ impl ClipVit {
             let s = map.shape();
             let flat = [s[0], s[1] * s[2], s[3]];
             let mut y = pass.uninit(flat)?;
-            let row = levels.part(i * width, [width]);
-            add::add_channels(pass.cx, row, map.view().reshape(flat), y.view_mut())?;
+            add::add_channels(pass.cx, levels.part(i * width, [width]), map.view().reshape(flat), y.view_mut())?;
             parts.push(y);
         }
         let mut c = join_levels(pass, &parts)?;

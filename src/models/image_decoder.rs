@@ -88,8 +88,9 @@ impl Diffusion {
     ) -> Result<Tensor<E>> {
         let side = self.image_size;
         let half = E::Acc::of(0.5);
-        let scaled = |&from: &f32| E::from_acc((0..times).fold(E::Acc::of(f64::from(from)), |x, _| (x - half) / half));
-        pass.cx.tensor([images, side, side, 3], &pixels.iter().map(scaled).collect::<Vec<E>>())
+        let normalised = |&x: &f32| E::from_acc((0..times).fold(E::Acc::of(f64::from(x)), |x, _| (x - half) / half));
+        let pixels: Vec<E> = pixels.iter().map(normalised).collect();
+        pass.cx.tensor([images, side, side, 3], &pixels)
     }
 
     /// Moments of pictures, without a gradient.

@@ -14,10 +14,10 @@ use crate::blocks::attention::{Heads, HeadsSaved, Mask};
 use crate::blocks::mlp::{GatedMlp, GatedMlpSaved};
 use crate::blocks::mmfs::{Mmfs, MmfsConfig, MmfsSaved, Sight};
 use crate::blocks::{Linear, LinearSaved, Pass, RmsNorm, RmsNormSaved};
-use crate::dtype::{Element, Real};
+use crate::dtype::Element;
 use crate::error::Result;
 use crate::memory::Tensor;
-use crate::ops::{add, copy, embedding, rope};
+use crate::ops::{copy, embedding, gate, rope};
 use crate::params::{Grads, Init, ParamId, Registry};
 
 /// Sizes of a LLaMA.
@@ -114,12 +114,6 @@ impl CrossAttention {
         Ok((value, ValuesSaved { norm2, proj }))
     }
 
-    /// The factor of the gate, tanh of a parameter of one element; 0 in a dry run.
-    fn gate_value<E: Element>(&self, pass: &Pass<'_, E>) -> Result<f64> {
-        let gate = pass.cx.read_view(pass.param(self.gate))?;
-        Ok(gate.first().map_or(0.0, |g| g.to_acc().tanh().as_f64()))
-    }
-
     /// `tanh(gate) MMFS(norm1(x), norm2(features))` for x `[B, T, C]` and features `[B, I*S, F]`.
     ///
     /// # Errors
@@ -146,7 +140,7 @@ impl CrossAttention {
         let (normed, norm1) = self.norm1.forward(pass, x)?;
         let (y, attn) = self.attn.forward(pass, &normed, value, sight)?;
         let mut gated = pass.uninit(y.shape())?;
-        add::scale(pass.cx, self.gate_value(pass)?, y.view(), gated.view_mut())?;
+        gate::forward(pass.cx, pass.param(self.gate), y.view(), gated.view_mut())?;
         Ok((gated, CrossAttentionSaved { norm1, attn, y, values: None }))
     }
 
@@ -161,14 +155,9 @@ impl CrossAttention {
         saved: CrossAttentionSaved<E>,
         dy: &Tensor<E>,
     ) -> Result<(Tensor<E>, Option<Tensor<E>>)> {
-        let gate = self.gate_value(pass)?;
-        if let Some(d_gate) = grads.get(self.gate) {
-            let dot = add::dot(pass.cx, dy.view(), saved.y.view())?;
-            let change = pass.cx.tensor([1], &[dot * E::Acc::of(1.0 - gate * gate)])?;
-            add::add_assign(pass.cx, change.view(), d_gate.reshape([1]))?;
-        }
         let mut d_ungated = pass.uninit(dy.shape())?;
-        add::scale(pass.cx, gate, dy.view(), d_ungated.view_mut())?;
+        let (gate, d_gate) = (pass.param(self.gate), grads.get(self.gate));
+        gate::backward(pass.cx, gate, saved.y.view(), dy.view(), d_ungated.view_mut(), d_gate)?;
         let (d_query, d_value) = self.attn.backward(pass, grads, saved.attn, &d_ungated)?;
         let dx = self.norm1.backward(pass, grads, saved.norm1, &d_query)?;
         let d_features = match saved.values {

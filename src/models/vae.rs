@@ -10,12 +10,12 @@
 
 use crate::blocks::attention::{Heads, Mask, MultiHead, MultiHeadSaved, Projections};
 use crate::blocks::{Conv, ConvSaved, GroupNorm, GroupNormSaved, Pass};
-use crate::dtype::{Element, Real};
+use crate::dtype::Element;
 use crate::error::Result;
 use crate::memory::Tensor;
 use crate::models::resnet::{ResnetBlock, ResnetSaved, upsample, upsample_backward};
-use crate::ops::check_shape;
 use crate::ops::conv2d::Pad;
+use crate::ops::posterior;
 use crate::params::{Grads, Init, Registry};
 
 /// Sizes of a VAE.
@@ -273,25 +273,10 @@ impl Vae {
         moments: &Tensor<E>,
         noise: Option<&Tensor<E>>,
     ) -> Result<Tensor<E>> {
-        let z = moments.shape().last() / 2;
-        let shape = moments.shape().with_last(z);
-        if let Some(noise) = noise {
-            check_shape("vae::sample", "noise", noise.shape(), shape)?;
-        }
-        let scaling = E::Acc::of(self.scaling);
-        // On a device too this is done by the host: there are a few thousand latents, and one of these per batch.
-        let noise = noise.map(|noise| pass.cx.read(noise)).transpose()?;
-        let mut latents = Vec::with_capacity(shape.len());
-        for (row, m) in pass.cx.read(moments)?.chunks_exact(2 * z).enumerate() {
-            for c in 0..z {
-                let mut value = m[c].to_acc();
-                if let Some(noise) = &noise {
-                    value += deviation(m[z + c].to_acc()) * noise[row * z + c].to_acc();
-                }
-                latents.push(E::from_acc(value * scaling));
-            }
-        }
-        pass.cx.tensor(shape, &latents)
+        let mut latents = pass.uninit(moments.shape().with_last(moments.shape().last() / 2))?;
+        let noise = noise.map(Tensor::view);
+        posterior::forward(pass.cx, moments.view(), noise, latents.view_mut(), self.scaling)?;
+        Ok(latents)
     }
 
     /// Gradient of the moments from that of the scaled latents, plus the gradient of `kl` times the mean divergence from a standard normal
@@ -307,28 +292,12 @@ impl Vae {
         d_latents: &Tensor<E>,
         kl: f64,
     ) -> Result<(Tensor<E>, f64)> {
-        let z = d_latents.shape().last();
-        let cx = pass.cx;
-        let mut d_moments = vec![E::default(); if cx.is_planning() { 0 } else { moments.len() }];
+        let mut d_moments = pass.uninit(moments.shape())?;
         let images = moments.shape()[0].max(1) as f64;
-        let (scaling, weight, half) = (E::Acc::of(self.scaling), E::Acc::of(kl / images), E::Acc::of(0.5));
-        let mut divergence = 0.0;
-        let (m, noise, d) = (cx.read(moments)?, cx.read(noise)?, cx.read(d_latents)?);
-        let rows = d_moments.chunks_exact_mut(2 * z).zip(m.chunks_exact(2 * z));
-        let inputs = noise.chunks_exact(z).zip(d.chunks_exact(z));
-        for ((out, m), (noise, d)) in rows.zip(inputs) {
-            for c in 0..z {
-                let (mean, logvar, d) = (m[c].to_acc(), m[z + c].to_acc(), d[c].to_acc() * scaling);
-                let inside = logvar > E::Acc::of(-30.0) && logvar < E::Acc::of(20.0);
-                let std = deviation(logvar);
-                let variance = std * std;
-                divergence += 0.5 * (mean * mean + variance - E::Acc::ONE - logvar).as_f64();
-                let through_noise = if inside { d * noise[c].to_acc() * std * half } else { E::Acc::ZERO };
-                out[c] = E::from_acc(d + weight * mean);
-                out[z + c] = E::from_acc(through_noise + weight * half * (variance - E::Acc::ONE));
-            }
-        }
-        Ok((cx.tensor(moments.shape(), &d_moments)?, divergence / images))
+        let (inputs, weight) = ((moments.view(), noise.view(), d_latents.view()), kl / images);
+        let to = d_moments.view_mut();
+        let divergence = posterior::backward(pass.cx, inputs.0, inputs.1, inputs.2, to, self.scaling, weight)?;
+        Ok((d_moments, divergence / images))
     }
 
     /// Images `[B, H, W, 3]` from scaled latents `[B, h, w, z]`.
@@ -390,9 +359,4 @@ impl Vae {
         crate::ops::add::scale(pass.cx, 1.0 / self.scaling, dz.view(), d_latents.view_mut())?;
         Ok(d_latents)
     }
-}
-
-/// Standard deviation of a clamped log-variance.
-fn deviation<A: Real>(logvar: A) -> A {
-    (A::of(0.5) * logvar.max(A::of(-30.0)).min(A::of(20.0))).exp()
 }

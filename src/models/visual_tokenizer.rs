@@ -145,11 +145,9 @@ impl VisualTokenizer {
     fn normalised<E: Element>(&self, pass: &Pass<'_, E>, pixels: &[f32], images: usize) -> Result<Tensor<E>> {
         let side = self.config.image_size;
         let (mean, std) = (self.config.mean.map(E::Acc::of), self.config.std.map(E::Acc::of));
-        let channels = pixels.iter().enumerate().map(|(i, &from)| {
-            let c = i % 3;
-            E::from_acc((E::Acc::of(f64::from(from)) - mean[c]) / std[c])
-        });
-        let x = pass.cx.tensor([images, side, side, 3], &channels.collect::<Vec<E>>())?;
+        let colours = pixels.iter().zip([0, 1, 2].into_iter().cycle());
+        let normalised = |(&x, c): (&f32, usize)| E::from_acc((E::Acc::of(f64::from(x)) - mean[c]) / std[c]);
+        let x = pass.cx.tensor([images, side, side, 3], &colours.map(normalised).collect::<Vec<E>>())?;
         pass.tap("sniffer.input_normalized", &x);
         Ok(x)
     }

@@ -58,10 +58,17 @@ pub fn forward<E: Element>(
     const OP: &str = "cross_attention";
     let problem = problem(OP, q.shape(), k.shape(), v.shape(), lse.shape(), spec)?;
     check_shape(OP, "out", out.shape(), q.shape())?;
-    if problem.s > SHORT || problem.s == 0 || cx.is_cuda() {
+    let is_short = problem.s <= SHORT && problem.s > 0;
+    if !is_short || (cx.is_cuda() && !crate::cuda::cross_attention::takes(&problem, q, k, v, &out)) {
         return attention::forward(cx, q, k, v, out, lse, &spec.general());
     }
-    if cx.is_planning() || lse.shape().is_empty() {
+    if lse.shape().is_empty() {
+        return Ok(());
+    }
+    if cx.is_cuda() {
+        return crate::cuda::cross_attention::forward(cx, &problem, q, k, v, out, lse);
+    }
+    if cx.is_planning() {
         return Ok(());
     }
     host::forward(cx, &problem, q.data(), k.data(), v.data(), out.data(), lse.data());

@@ -27,7 +27,7 @@ use crate::models::deem::{Deem, Draws, join_maps, split_maps};
 use crate::models::visual_tokenizer::VisualTokensGradient;
 use crate::ops::gemm::Form;
 use crate::ops::random::Stream;
-use crate::ops::{add, cross_entropy, embedding, mse};
+use crate::ops::{add, cross_entropy, embedding, mse, reduce};
 
 /// Mean squared length of a word over the temperature of the contrast: the logit of a word with itself.
 const SHARPNESS: f64 = 8.0;
@@ -129,7 +129,7 @@ fn align<E: Element>(
     let logits = pass.product(Form::Nt, scaled.view(), table, [words.len(), vocabulary])?;
     let mut lse = pass.statistics([words.len()])?;
     let contrast = cross_entropy::forward(cx, logits.view(), &contrasted, lse.view_mut())?.mean().as_f64();
-    let named = correct(&cx.read(&logits)?, vocabulary, words, frequent);
+    let named = correct(cx, &logits, words, frequent)?;
     let mut targets: Tensor<E> = pass.uninit(v.shape())?;
     embedding::gather(cx, table, words, targets.view_mut())?;
     let distance = mse::forward(cx, v.view(), targets.view(), None, None)? * width as f64 / square;
@@ -162,15 +162,10 @@ fn balanced(words: &[i32], (frequent, count): (i32, usize), seed: u64) -> Vec<i3
 }
 
 /// Share of the rows of all but the most frequent word in which the largest logit is that of the word.
-fn correct<E: Element>(logits: &[E], vocabulary: usize, words: &[i32], (frequent, _): (i32, usize)) -> f64 {
-    let (mut right, mut all) = (0usize, 0usize);
-    for (row, &word) in logits.chunks_exact(vocabulary).zip(words) {
-        if word == frequent {
-            continue;
-        }
-        let best = (0..row.len()).max_by(|&a, &b| row[a].to_f64().total_cmp(&row[b].to_f64()));
-        right += usize::from(best == Some(word as usize));
-        all += 1;
-    }
-    right as f64 / all.max(1) as f64
+fn correct<E: Element>(cx: &Context, logits: &Tensor<E>, words: &[i32], (frequent, _): (i32, usize)) -> Result<f64> {
+    let found = reduce::argmax_rows(cx, logits.view())?;
+    let asked = found.iter().zip(words).filter(|(_, word)| **word != frequent);
+    let (right, all) = asked
+        .fold((0usize, 0usize), |(right, all), (&found, &word)| (right + usize::from(found == word as usize), all + 1));
+    Ok(right as f64 / all.max(1) as f64)
 }

@@ -197,7 +197,7 @@ fn the_same_bits_for_any_number_of_threads() {
 #[test]
 fn batches_are_single_products() {
     let cx = device();
-    for (batch, m, n, k) in [(5, 13, 37, 20), (3, 72, 40, 24)] {
+    for (batch, m, n, k) in [(5, 13, 37, 20), (3, 72, 40, 24), (108, 8, 8, 40)] {
         for form in FORMS {
             batches::<f32>(&cx, form, batch, (m, n, k));
             batches::<bf16>(&cx, form, batch, (m, n, k));

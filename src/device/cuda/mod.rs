@@ -48,6 +48,7 @@ pub struct Gpu {
     name: String,
     capability: Capability,
     multiprocessors: u32,
+    clocks: Clocks,
     modules: Mutex<module::Modules>,
 }
 
@@ -60,6 +61,17 @@ unsafe impl Sync for Gpu {}
 fn open_devices() -> &'static Mutex<HashMap<u32, Weak<Gpu>>> {
     static OPEN: OnceLock<Mutex<HashMap<u32, Weak<Gpu>>>> = OnceLock::new();
     OPEN.get_or_init(Mutex::default)
+}
+
+/// The clocks of a device and the width of its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clocks {
+    /// Highest clock of the multiprocessors, kHz.
+    pub core_khz: u32,
+    /// Highest clock of the memory, kHz; it moves data twice per cycle.
+    pub memory_khz: u32,
+    /// Bits of the memory bus.
+    pub bus_bits: u32,
 }
 
 impl Gpu {
@@ -146,9 +158,14 @@ impl Gpu {
                 )));
             }
             let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
+            let clocks = Clocks {
+                core_khz: attribute(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?.max(0) as u32,
+                memory_khz: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?.max(0) as u32,
+                bus_bits: attribute(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?.max(0) as u32,
+            };
             let mut context = std::ptr::null_mut();
             succeed(index, "cuDevicePrimaryCtxRetain", sys::cuDevicePrimaryCtxRetain(&mut context, device))?;
-            Ok(Gpu { index, device, context, name, capability, multiprocessors, modules: Mutex::default() })
+            Ok(Gpu { index, device, context, name, capability, multiprocessors, clocks, modules: Mutex::default() })
         }
     }
 
@@ -170,6 +187,11 @@ impl Gpu {
     /// Number of multiprocessors. No result may depend on it.
     pub fn multiprocessors(&self) -> u32 {
         self.multiprocessors
+    }
+
+    /// What bounds its rates.
+    pub fn clocks(&self) -> Clocks {
+        self.clocks
     }
 
     /// Makes the device's context that of the calling thread.
