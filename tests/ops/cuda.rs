@@ -19,7 +19,6 @@ use crate::support::{DEVICE, device, get, is_on_cuda, put, unset};
 const TESTS: &[&str] = &[
     "adamw::formulas_and_narrow_types",
     "diffusion::guidance",
-    "diffusion::noise_and_target",
     "diffusion::samplers_are_their_definitions",
     "activation::f64_is_the_formula_and_narrow_types_are_near",
     "add::plain_loops_and_narrow_types",
@@ -39,7 +38,6 @@ const TESTS: &[&str] = &[
     "deform_attention::mmfs_is_its_definition",
     "deform_attention::packed_pictures_change_nothing",
     "deform_attention::sample_is_its_definition",
-    "dropout::the_definition_in_every_type",
     "embedding::plain_loops_and_narrow_types",
     "fold::fold_is_its_definition",
     "gate::the_definition_in_every_type",
@@ -71,6 +69,8 @@ const BITS: &[&str] = &[
     "cross_entropy::bits_and_errors",
     "deform_attention::mmfs_bits",
     "deform_attention::sample_and_locate_bits",
+    "diffusion::noise_and_target",
+    "dropout::the_definition_in_every_type",
     "embedding::bits_and_errors",
     "fold::fold_bits",
     "gate::bits_and_errors",
@@ -133,8 +133,11 @@ fn on_the_virtual_gpu() {
         lines
     };
     let first = bits(on_virtual_gpu(&all, 0));
-    assert!(first.len() >= BITS.len());
-    assert_eq!(first, bits(on_virtual_gpu(BITS, 1)), "the order of blocks and warps changes bits");
+    // Tests of the first list print bits too.
+    let again = bits(on_virtual_gpu(BITS, 1));
+    assert!(again.len() >= BITS.len());
+    let changed: Vec<_> = again.iter().filter(|line| !first.contains(line)).collect();
+    assert!(changed.is_empty(), "the order of blocks and warps changes bits: {changed:?}");
     // Not through `println!`, which the harness keeps from the log.
     writeln!(std::io::stderr(), "ran: cuda, virtual GPU, {} tests of ops", all.len()).unwrap();
 }
