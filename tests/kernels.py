@@ -127,11 +127,11 @@ def main_loop(instructions):
 
 def kernels(source, arch, folder):
     """The kernels of one file: what ptxas says of them, and their main loops."""
-    cubin = folder / f"{source.stem}.{arch}.cubin"
+    ptx_file, cubin = folder / f"{source.stem}.{arch}.ptx", folder / f"{source.stem}.{arch}.cubin"
     hopper = ["-DDEEM_SM90A"] if arch == "sm_90a" else []
-    log = run(tool("nvcc"), "-cubin", f"-arch={arch}", *hopper, *FLAGS, "-Xptxas", "-v", str(source), "-o", str(cubin))
-    run(tool("nvcc"), "-ptx", f"-arch={arch}", *hopper, *FLAGS, str(source), "-o", str(cubin.with_suffix(".ptx")))
-    ptx = cubin.with_suffix(".ptx").read_text()
+    run(tool("nvcc"), "-ptx", f"-arch={arch}", *hopper, *FLAGS, str(source), "-o", str(ptx_file))
+    log = run(tool("ptxas"), f"-arch={arch}", "-O3", "-v", str(ptx_file), "-o", str(cubin))
+    ptx = ptx_file.read_text()
     threads = dict(re.findall(r"\.entry (\w+)\(.*?\.maxntid (\d+)", ptx, re.S))
     code = {}
     for part in run(tool("cuobjdump"), "-sass", str(cubin)).split("Function : ")[1:]:

@@ -67,6 +67,7 @@ step "format" cargo fmt --all --check
 step "lints" cargo clippy --release --workspace --all-targets -- -D warnings
 step "build" cargo build --release --workspace
 [ -z "$toolkit" ] || step "generated files: PTX, parameter structs" bash tests/generated.sh check
+[ -z "$toolkit" ] || step "machine code of the CUDA kernels: registers, spills, main loops" python3 tests/kernels.py
 # One selection of packages for build and tests: another would build the virtual GPU again.
 step "tests: deem, and the virtual GPU" cargo test --release --workspace
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --release --workspace
