@@ -549,10 +549,10 @@ impl Access {
         let own = rank == warp.block.rank as usize;
         let index = if own { warp.state.index } else { u32::MAX };
         let lanes =
-            super::shared::Lanes { warp: index, mask: self.mask, addresses: &self.addresses, bytes: self.bytes };
+            super::watch::Lanes { warp: index, mask: self.mask, addresses: &self.addresses, bytes: self.bytes };
         let span = self.contiguous.then_some((self.lowest, self.highest + self.bytes - self.lowest));
         if let Err(conflict) = warp.shared[rank].check(lanes, span, self.mode) {
-            super::shared::report(warp, instruction, rank, *conflict);
+            super::watch::report(warp, instruction, rank, *conflict);
         }
     }
 
@@ -562,7 +562,7 @@ impl Access {
         if self.contiguous {
             return (32 * self.bytes).div_ceil(128);
         }
-        super::shared::bank_cycles(self.mask, &self.addresses, self.bytes)
+        super::banks::bank_cycles(self.mask, &self.addresses, self.bytes)
     }
 
     #[cold]

@@ -163,6 +163,14 @@ impl Cluster {
 
     /// Lets the fragments go on that wait for a barrier; `known` is what is known of accesses to shared memory behind it.
     fn resume(&mut self, warps: std::ops::Range<usize>, barrier: u8, value: u32, known: &[u32]) {
+        // Where all threads of the block wait for it, and for nothing else, all that was done happened before what comes.
+        let waits = |fragment: &Fragment| fragment.progress == Progress::Barrier(barrier);
+        let mut members = self.warps[warps.clone()].iter();
+        let block = warps.start / self.warps_per_block;
+        let all = !known.is_empty() && members.all(|warp| warp.live == warp.all && warp.fragments.iter().all(waits));
+        if all {
+            self.shared[block].synchronise_all();
+        }
         for index in warps {
             let mut woken = false;
             for fragment in &mut self.warps[index].fragments {
@@ -174,8 +182,10 @@ impl Cluster {
             if !woken {
                 continue;
             }
-            let number = (index % self.warps_per_block) as u32;
-            self.shared[index / self.warps_per_block].acquire(number, known);
+            if !all {
+                let number = (index % self.warps_per_block) as u32;
+                self.shared[index / self.warps_per_block].acquire(number, known);
+            }
             if !self.ready.contains(&(index as u32)) && !self.yielded.contains(&(index as u32)) {
                 self.ready.push(index as u32);
             }

@@ -4,7 +4,7 @@ use super::access::{Mode, addresses, space};
 use super::code::{Flow, Handler, Instruction};
 use super::semantics::{Environment, Semantics, act, handlers, store as store_register};
 use super::warp::Warp;
-use super::{FaultKind, shared};
+use super::{FaultKind, watch};
 use crate::checks::{Kind, Space};
 use crate::isa::matrix::wgmma::{self, Chunk, Descriptor, Major, Wgmma};
 use crate::isa::matrix::{self, Mma, move_rows, quad_pair};
@@ -154,9 +154,9 @@ fn read_chunks(
         let lanes: Lanes64 = std::array::from_fn(|lane| group.get(lane).copied().unwrap_or(first));
         let mask = if group.len() == WARP { u32::MAX } else { (1 << group.len()) - 1 };
         if watched {
-            let access = shared::Lanes { warp: warp.state.index, mask, addresses: &lanes, bytes: 16 };
+            let access = watch::Lanes { warp: warp.state.index, mask, addresses: &lanes, bytes: 16 };
             if let Err(conflict) = warp.shared[rank].check(access, None, Mode::Read) {
-                shared::report(warp, instruction, rank, *conflict);
+                watch::report(warp, instruction, rank, *conflict);
             }
         }
         for (lane, &address) in group.iter().enumerate() {

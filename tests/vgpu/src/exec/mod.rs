@@ -6,13 +6,14 @@
 //! | `semantics` | from the meaning of an instruction to the function that executes it, for three levels of the processor |
 //! | `grid`, `cluster`, `block` | blocks on threads, turns of warps, barriers |
 //! | `warp`, `flow` | registers, divergence, calls |
-//! | `access`, `shared`, `traffic` | loads and stores with their checks, races within and between blocks |
+//! | `access`, `shared`, `watch`, `banks`, `traffic` | loads and stores with their checks, races within and between blocks, bank conflicts |
 //! | `atomic`, `collective`, `barrier`, `matrix`, `fragment` | what their names say |
 //! | `pending`, `mbarrier`, `tensor` | asynchronous copies, and what counts them |
 //! | `special`, `system` | special registers, printf and its like |
 
 pub(crate) mod access;
 pub(crate) mod atomic;
+mod banks;
 pub(crate) mod barrier;
 mod block;
 mod cluster;
@@ -31,6 +32,7 @@ pub(crate) mod system;
 pub(crate) mod tensor;
 mod traffic;
 mod warp;
+mod watch;
 mod worker;
 
 pub(crate) use code::{

@@ -9,7 +9,8 @@ use super::access::{Mode, PARAM, SHARED, SHARED_BITS, addresses_at};
 use super::code::{Flow, Handler, Instruction};
 use super::mbarrier::send_bytes;
 use super::semantics::{Environment, Semantics, handlers};
-use super::shared::{self, Flight};
+use super::shared::Flight;
+use super::watch;
 use super::warp::Warp;
 use crate::checks::{Kind, Space};
 use crate::isa::tensor_map::{BYTES, TensorMap};
@@ -210,9 +211,9 @@ fn note(warp: &mut Warp<'_>, instruction: &Instruction, rank: usize, chunks: &[u
     for group in chunks.chunks(WARP) {
         let lanes: Lanes64 = std::array::from_fn(|lane| group.get(lane).copied().unwrap_or(group[0]));
         let mask = if group.len() == WARP { u32::MAX } else { (1 << group.len()) - 1 };
-        let access = shared::Lanes { warp: warp.state.index, mask, addresses: &lanes, bytes: 16 };
+        let access = watch::Lanes { warp: warp.state.index, mask, addresses: &lanes, bytes: 16 };
         if let Err(conflict) = warp.shared[rank].check(access, None, mode) {
-            shared::report(warp, instruction, rank, *conflict);
+            watch::report(warp, instruction, rank, *conflict);
         }
     }
 }
