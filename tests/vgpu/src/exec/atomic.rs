@@ -4,9 +4,10 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::FaultKind;
-use super::access::{Lane, Mode, addresses};
+use super::access::{Mode, addresses};
 use super::code::{Flow, Handler, Instruction};
 use super::semantics::{Environment, Semantics, handlers, store as store_register};
+use super::transfer::Lane;
 use super::warp::Warp;
 use crate::checks::{Kind, Space};
 use crate::isa::WARP;
@@ -71,19 +72,19 @@ impl<T: Word, F: Fn(T, T, T) -> T + Copy, const N: usize> Semantics for Atomic<T
         } else {
             &instruction.operands[..]
         };
-        let lanes = addresses(warp, instruction, operands[N]);
+        let mut places = addresses(warp, instruction, operands[N]);
         let bytes = (size_of::<T>() * N) as u64;
         let space = instruction.modifier & 0xff;
-        let located = match E::locate(warp, instruction, mask, space, &lanes, bytes, Mode::Atomic) {
+        let located = match E::locate(warp, instruction, mask, space, &mut places, bytes, Mode::Atomic) {
             Ok(located) => located,
             Err(flow) => return flow,
         };
         let mut before = [[T::Register::default(); WARP]; N];
         for lane in (0..WARP).filter(|lane| mask >> lane & 1 != 0) {
-            let place = located.pointer(lane);
+            let place = located.pointer(places[lane]);
             if place.addr() % size_of::<T>() != 0 {
                 let detail = "an atomic operation on a word that is not aligned".to_owned();
-                let address = Some((Space::Global, lanes[lane], bytes as u32));
+                let address = Some((Space::Global, places[lane], bytes as u32));
                 return warp.fault(
                     instruction,
                     lane as u32,

@@ -121,14 +121,14 @@ fn transfer_parts<E: Environment, const STORES: bool>(
         let mut lanes = if STORES { *warp.lanes(operand) } else { [0; WARP] };
         let halves = if number < fragment.used() { 4 / bytes as usize } else { 0 };
         for half in 0..halves {
-            let (places, inside) = fragment.addresses(&base, stride, number, half);
+            let (mut places, inside) = fragment.addresses(&base, stride, number, half);
             if inside & mask == 0 {
                 continue;
             }
             let mode = if STORES { Mode::Write } else { Mode::Read };
-            let located = E::locate(warp, instruction, inside & mask, space, &places, bytes, mode)?;
+            let located = E::locate(warp, instruction, inside & mask, space, &mut places, bytes, mode)?;
             for lane in (0..WARP).filter(|lane| (inside & mask) >> lane & 1 != 0) {
-                let place = located.pointer(lane);
+                let place = located.pointer(places[lane]);
                 // SAFETY: `locate` found an element there.
                 unsafe {
                     match (STORES, bytes) {

@@ -327,18 +327,19 @@ fn bulk<E: Environment>(warp: &mut Warp<'_>, instruction: &Instruction, mask: u3
         while done < bytes {
             let count = ((bytes - done) / 16).min(32) as u32;
             let lanes = if count == 32 { u32::MAX } else { (1 << count) - 1 };
-            let places = |base: u64| std::array::from_fn(|index| strip(base) + done + 16 * index as u64);
-            let read = E::locate(warp, instruction, lanes, source, &places(from[lane]), 16, Mode::Read)?;
+            let places = |base: u64| -> [u64; WARP] {
+                std::array::from_fn(|index| strip(base) + done + 16 * index as u64)
+            };
+            let (mut sources, mut targets) = (places(from[lane]), places(to[lane]));
+            let read = E::locate(warp, instruction, lanes, source, &mut sources, 16, Mode::Read)?;
             let mode = if outward || !warp.grid.checks.async_copies { Mode::Write } else { Mode::Pending };
-            let write = E::locate(warp, instruction, lanes, target, &places(to[lane]), 16, mode)?;
+            let write = E::locate(warp, instruction, lanes, target, &mut targets, 16, mode)?;
             for index in 0..count as usize {
                 // SAFETY: `locate` found 16 bytes at both.
                 unsafe {
-                    write
-                        .pointer(index)
-                        .cast::<[u8; 16]>()
-                        .write_unaligned(read.pointer(index).cast::<[u8; 16]>().read_unaligned())
-                };
+                    let chunk = read.pointer(sources[index]).cast::<[u8; 16]>().read_unaligned();
+                    write.pointer(targets[index]).cast::<[u8; 16]>().write_unaligned(chunk);
+                }
             }
             done += u64::from(count) * 16;
         }

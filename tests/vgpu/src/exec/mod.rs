@@ -6,7 +6,7 @@
 //! | `semantics` | from the meaning of an instruction to the function that executes it, for three levels of the processor |
 //! | `grid`, `cluster`, `block` | blocks on threads, turns of warps, barriers |
 //! | `warp`, `flow` | registers, divergence, calls |
-//! | `access`, `shared`, `watch`, `banks`, `traffic` | loads and stores with their checks, races within and between blocks, bank conflicts |
+//! | `access`, `global`, `transfer`, `shared`, `watch`, `banks`, `traffic` | loads and stores with their checks, races within and between blocks, bank conflicts |
 //! | `atomic`, `collective`, `barrier`, `matrix`, `fragment` | what their names say |
 //! | `pending`, `mbarrier`, `tensor` | asynchronous copies, and what counts them |
 //! | `special`, `system` | special registers, printf and its like |
@@ -21,6 +21,7 @@ mod code;
 pub(crate) mod collective;
 pub(crate) mod flow;
 pub(crate) mod fragment;
+mod global;
 mod grid;
 pub(crate) mod matrix;
 pub(crate) mod mbarrier;
@@ -31,6 +32,7 @@ pub(crate) mod special;
 pub(crate) mod system;
 pub(crate) mod tensor;
 mod traffic;
+pub(crate) mod transfer;
 mod warp;
 mod watch;
 mod worker;

@@ -30,7 +30,7 @@ pub(crate) trait Environment {
         instruction: &Instruction,
         mask: u32,
         space: u32,
-        addresses: &Lanes64,
+        addresses: &mut Lanes64,
         bytes: u64,
         mode: Mode,
     ) -> Result<Located, Flow>;
@@ -118,7 +118,7 @@ macro_rules! environment {
                 instruction: &Instruction,
                 mask: u32,
                 space: u32,
-                addresses: &Lanes64,
+                addresses: &mut Lanes64,
                 bytes: u64,
                 mode: Mode,
             ) -> Result<Located, Flow> {
@@ -135,11 +135,11 @@ macro_rules! environment {
             instruction: &Instruction,
             mask: u32,
             space: u32,
-            addresses: &Lanes64,
+            addresses: &mut Lanes64,
             bytes: u64,
             mode: Mode,
         ) -> Result<Located, Flow> {
-            locate::<WATCHED>(warp, instruction, mask, space, *addresses, bytes, mode)
+            locate::<WATCHED>(warp, instruction, mask, space, addresses, bytes, mode)
         }
 
         #[$condition]
@@ -181,7 +181,7 @@ pub(crate) fn store<R: Copy>(destination: *mut [R; WARP], mask: u32, result: &[R
 }
 
 /// The bit of each lane: a constant vector where shifts by a variable amount would have to be computed.
-const BITS: [u32; WARP] = {
+pub(crate) const BITS: [u32; WARP] = {
     let mut bits = [0; WARP];
     let mut lane = 0;
     while lane < WARP {
@@ -274,18 +274,26 @@ pub(crate) fn test1<F: Fn(u32, A) -> bool + Copy, A: Value>(f: F) -> [Handler; 2
     same_handlers(Test1(f, PhantomData))
 }
 
-/// `selp`: operands are the destination, the two values, and the predicate.
-pub(crate) fn select<R: Value<Register = R>>() -> [Handler; 2] {
-    act(|warp: &mut Warp<'_>, instruction: &Instruction, mask: u32| {
+#[derive(Clone, Copy)]
+struct Select<R>(PhantomData<R>);
+
+impl<R: Value<Register = R>> Semantics for Select<R> {
+    #[inline(always)]
+    fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
         let [d, a, b, p, ..] = instruction.operands;
         let (a, b, chosen) = (warp.read::<R>(a), warp.read::<R>(b), warp.predicate(p.predicate()));
-        let mut result = *a;
+        let mut result = *b;
         for lane in 0..WARP {
-            result[lane] = if chosen >> lane & 1 != 0 { a[lane] } else { b[lane] };
+            result[lane] = if chosen & BITS[lane] != 0 { a[lane] } else { b[lane] };
         }
         store(warp.register::<R>(d), mask, &result);
         Flow::Next
-    })
+    }
+}
+
+/// `selp`: operands are the destination, the two values, and the predicate.
+pub(crate) fn select<R: Value<Register = R>>() -> [Handler; 2] {
+    same_handlers(Select::<R>(PhantomData))
 }
 
 /// `and`, `or`, `xor`, `not` of predicates.

@@ -167,9 +167,10 @@ pub fn each3<R: Value, A: Value, B: Value, C: Value>(
 /// The predicate of all 32 lanes: bit `lane` is `test(lane)`.
 #[inline(always)]
 pub fn mask_of(test: impl Fn(usize) -> bool) -> u32 {
-    let mut mask = 0;
+    // Bits in vectors, put together at the end: one shift after the other would not vectorise.
+    let mut bits = [0u32; WARP];
     for lane in 0..WARP {
-        mask |= (test(lane) as u32) << lane;
+        bits[lane] = if test(lane) { 1 << lane } else { 0 };
     }
-    mask
+    bits.iter().fold(0, |mask, bit| mask | bit)
 }

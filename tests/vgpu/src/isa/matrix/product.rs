@@ -26,7 +26,7 @@
 //! | m16n8k32 s8 | 52 | 40 | 1.8 |
 //! | wgmma m64n128k16 bf16, shared A | 75 | | |
 
-use super::Element;
+use super::{Element, Multiply};
 #[cfg(target_arch = "x86_64")]
 use super::vector::{Avx2, Avx512};
 use super::vector::{Level, Portable, Vector};
@@ -296,9 +296,6 @@ unsafe fn fragments<V: Vector, A: Unpack, B: Unpack, S: Sums>(
         }
     }
 }
-
-/// An `mma` on registers: D, A, B, C.
-type Multiply = fn(&mut [Lanes], &[&Lanes], &[&Lanes], &[&Lanes]);
 
 /// [`fragments`], compiled for each instruction set and chosen at run time.
 fn fragments_at<A: Unpack, B: Unpack, S: Sums>(level: Level) -> Multiply {

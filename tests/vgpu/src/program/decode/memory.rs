@@ -3,7 +3,8 @@
 //! Cache hints and memory order are dropped: our memory is always coherent, and stores are seen in the order of the text.
 
 use super::required;
-use crate::exec::access::{self, load, space, store};
+use crate::exec::access::{self, space};
+use crate::exec::transfer::{self, load, store};
 use crate::program::draft::Width;
 use crate::program::function::{Address, Body, Reason};
 use crate::program::opcode::Opcode;
@@ -115,7 +116,7 @@ fn transfer<'a>(
     if space == space::SHARED || space == space::GENERIC {
         body.builder.shared_granule = body.builder.shared_granule.min(ty.bytes().max(1));
     }
-    let class = access::class_of(space, stores);
+    let class = transfer::class_of(space, stores);
     let step = body.step(run, class, fields);
     step.immediate = address.offset as u64;
     step.modifier = space | u32::from(address.width == Width::Wide) << 8;
