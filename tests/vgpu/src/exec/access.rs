@@ -7,6 +7,7 @@
 use super::FaultKind;
 use super::code::{Flow, Instruction, Operand};
 use super::semantics::{BITS, store as store_register};
+use super::stack;
 use super::warp::Warp;
 use crate::checks::{Kind, Space};
 use crate::isa::{Lanes64, Value, WARP};
@@ -299,6 +300,7 @@ impl Access<'_> {
         let window = |address: u64| match space_of(address) {
             space::GLOBAL => 0,
             space::SHARED => address >> SHARED_BITS,
+            space::LOCAL => LOCAL + u64::from(address - LOCAL >= stack::BEGIN),
             _ => address & !(WINDOW - 1),
         };
         let mut left = self.mask;
@@ -412,6 +414,15 @@ impl Access<'_> {
         instruction: &Instruction,
         in_frame: bool,
     ) -> Result<Located, Flow> {
+        if !in_frame && self.highest >= stack::BEGIN {
+            if self.lowest < stack::BEGIN {
+                for address in self.addresses.iter_mut() {
+                    *address |= LOCAL;
+                }
+                return self.mixed::<WATCHED>(warp, instruction);
+            }
+            return self.on_stack::<WATCHED>(warp, instruction);
+        }
         if in_frame {
             let frame = u64::from(warp.frame.local);
             for address in self.addresses.iter_mut() {
@@ -449,6 +460,45 @@ impl Access<'_> {
         }
         self.contiguous = false;
         Ok(self.located(warp.state.local.as_mut_ptr().expose_provenance()))
+    }
+
+    /// Local memory that `alloca` gave.
+    #[cold]
+    fn on_stack<const WATCHED: bool>(
+        mut self,
+        warp: &mut Warp<'_>,
+        instruction: &Instruction,
+    ) -> Result<Located, Flow> {
+        self.contiguous = false;
+        let tops = warp.state.stack.tops;
+        let mut unwritten = None;
+        for lane in (0..WARP).filter(|lane| self.mask >> lane & 1 != 0) {
+            let offset = self.addresses[lane] - stack::BEGIN;
+            if offset.saturating_add(self.bytes) > u64::from(tops[lane]) {
+                let place = Some((Space::Local, self.addresses[lane], self.bytes as u32));
+                let detail = format!("the thread has {} bytes on its stack here", tops[lane]);
+                let (fault, kind) = (FaultKind::IllegalAddress, Kind::OutOfSpace);
+                return Err(warp.fault(instruction, lane as u32, fault, kind, place, detail));
+            }
+            let stack = &mut warp.state.stack;
+            let place = lane * stack.room + offset as usize;
+            let written = &mut stack.written[place..place + self.bytes as usize];
+            if self.mode.writes() {
+                written.fill(1);
+            } else if WATCHED && warp.state.track_local && written.contains(&0) {
+                unwritten.get_or_insert(lane);
+            }
+            self.addresses[lane] = place as u64;
+        }
+        if let Some(lane) = unwritten {
+            let detail = "the thread never wrote there since it took it".to_owned();
+            warp.find(instruction, lane as u32, Kind::Uninitialised, None, detail);
+        }
+        let first = self.addresses[self.mask.trailing_zeros() as usize & 31];
+        for lane in 0..WARP {
+            self.addresses[lane] = if self.mask & BITS[lane] != 0 { self.addresses[lane] } else { first };
+        }
+        Ok(self.located(warp.state.stack.bytes.as_mut_ptr().expose_provenance()))
     }
 }
 

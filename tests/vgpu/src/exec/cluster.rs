@@ -312,5 +312,6 @@ impl State {
         self.cluster_phase = 0;
         self.barriers = 0;
         self.pending.clear();
+        self.stack.clear();
     }
 }

@@ -9,7 +9,7 @@
 //! | `access`, `global`, `transfer`, `shared`, `watch`, `banks`, `traffic` | loads and stores with their checks, races within and between blocks, bank conflicts |
 //! | `atomic`, `collective`, `barrier`, `matrix`, `fragment` | what their names say |
 //! | `pending`, `mbarrier`, `tensor` | asynchronous copies, and what counts them |
-//! | `special`, `system` | special registers, printf and its like |
+//! | `special`, `system`, `stack` | special registers, printf and its like, `alloca` |
 
 pub(crate) mod access;
 pub(crate) mod atomic;
@@ -29,6 +29,7 @@ pub(crate) mod pending;
 mod semantics;
 mod shared;
 pub(crate) mod special;
+pub(crate) mod stack;
 pub(crate) mod system;
 pub(crate) mod tensor;
 mod traffic;

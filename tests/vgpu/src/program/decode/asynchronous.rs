@@ -157,7 +157,7 @@ fn tensor<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<
         Some(mask) if multicast => body.source(mask, crate::ptx::Type { bits: 16, ..U32 })?,
         _ => Field::Narrow(0),
     };
-    let wide = |address: Option<crate::program::function::Address>, flag| match address {
+    let wide = |address: Option<crate::program::operand::Address>, flag| match address {
         Some(address) if address.width == Width::Wide => flag,
         _ => 0,
     };

@@ -1,10 +1,10 @@
 //! Atomics and reductions (PTX ISA 9.7.13.5, 9.7.13.6): atom and red, with all operations and types. Semantics in [`crate::exec::atomic`].
 //!
-//! Not supported: 128-bit exchange and compare-and-swap; multimem.
+//! Not supported: multimem.
 
 use super::{U32, U64, memory, required};
 use crate::exec::access::space;
-use crate::exec::atomic::{atomic, atomic_vector};
+use crate::exec::atomic::{atomic, atomic_vector, compare_wide, exchange_wide};
 use crate::exec::{Class, Handler};
 use crate::isa::float32::{self, MinMax};
 use crate::isa::half::{self, Bf16, F16, HalfMode};
@@ -52,6 +52,9 @@ fn update<'a>(
         (false, rest) => (None, rest),
         _ => return Err(Reason::syntax("expected more operands")),
     };
+    if ty.bits == 128 {
+        return update_halves(body, operation, destination, rest, space);
+    }
     let wide = ty.bits == 64;
     let width = if wide { Width::Wide } else { Width::Narrow };
     let [address, value, rest @ ..] = rest else { return Err(Reason::syntax("expected an address and a value")) };
@@ -97,6 +100,36 @@ fn update<'a>(
     }
     let step = body.step(run, Class::Atomic, fields);
     step.listed = count > 1;
+    step.immediate = address.offset as u64;
+    step.modifier = space | u32::from(address.width == Width::Wide) << 8;
+    Ok(())
+}
+
+/// `atom.exch.b128` and `atom.cas.b128`.
+fn update_halves<'a>(
+    body: &mut Body<'_, 'a>,
+    operation: &str,
+    destination: Option<&Operand<'a>>,
+    operands: &[Operand<'a>],
+    space: u32,
+) -> Result<(), Reason> {
+    let (Some(destination), [address, values @ ..]) = (destination, operands) else {
+        return Err(Reason::syntax("expected a register and an address"));
+    };
+    let is_exchange = match (operation, values) {
+        ("exch", [_]) => true,
+        ("cas", [_, _]) => false,
+        _ => return Err(Reason::unsupported("such an operation on 128 bits")),
+    };
+    let address = body.address(address)?;
+    let space = memory::place(body.is_entry, space, &address)?;
+    let mut fields = body.halves(destination, Role::Destination)?.to_vec();
+    fields.push(address.base);
+    for value in values {
+        fields.extend(body.halves(value, Role::Source)?);
+    }
+    let step = body.step(if is_exchange { exchange_wide() } else { compare_wide() }, Class::Atomic, fields);
+    step.listed = true;
     step.immediate = address.offset as u64;
     step.modifier = space | u32::from(address.width == Width::Wide) << 8;
     Ok(())

@@ -5,8 +5,9 @@
 use super::required;
 use crate::exec::access::{self, space};
 use crate::exec::transfer::{self, load, store};
-use crate::program::draft::Width;
-use crate::program::function::{Address, Body, Reason};
+use crate::program::draft::{Role, Width};
+use crate::program::function::{Body, Reason};
+use crate::program::operand::Address;
 use crate::program::opcode::Opcode;
 use crate::ptx::{Operand, StateSpace, Type, TypeKind};
 
@@ -91,6 +92,9 @@ fn transfer<'a>(
     if parts.len() != count {
         return Err(Reason::syntax(format!("expected {count} registers, found {}", parts.len())));
     }
+    if ty.bits == 128 {
+        return transfer_halves(body, parts, address, space, stores);
+    }
     let natural = if ty.bits == 64 { Width::Wide } else { Width::Narrow };
     let width = parts.iter().find_map(|part| body.width_of(part)).unwrap_or(natural);
     if width == Width::Predicate {
@@ -123,6 +127,27 @@ fn transfer<'a>(
     if read_only {
         step.modifier |= access::READ_ONLY;
     }
+    Ok(())
+}
+
+/// Loads and stores of 128 bits per element: as halves of 64.
+fn transfer_halves<'a>(
+    body: &mut Body<'_, 'a>,
+    parts: &[Operand<'a>],
+    address: Address,
+    space: u32,
+    stores: bool,
+) -> Result<(), Reason> {
+    let mut fields = Vec::new();
+    for part in parts {
+        fields.extend(body.halves(part, if stores { Role::Source } else { Role::Destination })?);
+    }
+    let count = fields.len();
+    fields.push(address.base);
+    let run = if stores { store::<u64, u64>(count) } else { load::<u64, u64>(count) };
+    let step = body.step(required(run, "one or two elements")?, transfer::class_of(space, stores), fields);
+    step.immediate = address.offset as u64;
+    step.modifier = space | u32::from(address.width == Width::Wide) << 8;
     Ok(())
 }
 

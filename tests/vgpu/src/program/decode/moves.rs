@@ -27,6 +27,13 @@ pub(super) fn decode<'a>(
 fn mov<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>]) -> Result<(), Reason> {
     let (_, ty) = required(opcode.ty(), "a type")?;
     super::expect_operands(operands, 2)?;
+    if ty.bits == 128 {
+        let (to, from) = (body.halves(&operands[0], Role::Destination)?, body.halves(&operands[1], Role::Source)?);
+        for (to, from) in to.into_iter().zip(from) {
+            body.step(map1(|_, a: u64| a), Class::Move, vec![to, from]);
+        }
+        return Ok(());
+    }
     match (&operands[0], &operands[1]) {
         (Operand::Vector(parts), source) => return unpack(body, parts, source),
         (destination, Operand::Vector(parts)) => return pack(body, destination, parts),
