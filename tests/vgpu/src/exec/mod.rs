@@ -8,7 +8,7 @@
 //! | `warp`, `flow` | registers, divergence, calls |
 //! | `access`, `global`, `transfer`, `shared`, `watch`, `banks`, `traffic` | loads and stores with their checks, races within and between blocks, bank conflicts |
 //! | `atomic`, `collective`, `barrier`, `matrix`, `fragment` | what their names say |
-//! | `pending`, `mbarrier`, `tensor` | asynchronous copies, and what counts them |
+//! | `pending`, `mbarrier`, `bulk`, `tensor`, `reduce` | asynchronous copies, and what counts them |
 //! | `special`, `system`, `stack` | special registers, printf and its like, `alloca` |
 
 pub(crate) mod access;
@@ -16,6 +16,7 @@ pub(crate) mod atomic;
 mod banks;
 pub(crate) mod barrier;
 mod block;
+pub(crate) mod bulk;
 mod cluster;
 mod code;
 pub(crate) mod collective;
@@ -26,6 +27,7 @@ mod grid;
 pub(crate) mod matrix;
 pub(crate) mod mbarrier;
 pub(crate) mod pending;
+pub(crate) mod reduce;
 mod semantics;
 mod shared;
 pub(crate) mod special;

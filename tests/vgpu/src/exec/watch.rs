@@ -24,6 +24,9 @@ const PENDING: u32 = u32::MAX;
 /// Marks a writer that was a copy which an mbarrier object counts.
 const COPIED: u16 = 1 << 15;
 
+/// The warps of other blocks of the cluster, as one.
+const OUTSIDE: usize = (COPIED as usize - 1) / WARP;
+
 /// Several lanes of a warp.
 const MANY: u8 = 0xff;
 
@@ -49,6 +52,8 @@ pub(crate) struct Watch {
     known: Vec<u32>,
     /// The least of it over all other warps and its own lanes.
     known_all: Vec<u32>,
+    /// Up to which time the writes of other blocks of the cluster happened before what is done now.
+    known_outside: u32,
     /// When each lane last passed a synchronisation of its warp.
     lanes: Vec<[u32; WARP]>,
     /// The mbarrier objects by their offset.
@@ -152,6 +157,7 @@ impl Watch {
         self.known.fill(before);
         self.known_all.fill(before);
         self.lanes.fill([before; WARP]);
+        self.known_outside = before;
     }
 
     /// Everything that was done so far happened before what anybody does from now on.
@@ -159,6 +165,7 @@ impl Watch {
         self.known.fill(self.time);
         self.known_all.fill(self.time);
         self.lanes.fill([self.time; WARP]);
+        self.known_outside = self.time;
         self.time += 1;
     }
 
@@ -167,7 +174,7 @@ impl Watch {
     pub fn check(&mut self, lanes: Lanes<'_>, span: Option<(u64, u64)>, mode: Mode) -> Result<(), Box<Conflict>> {
         let warp = lanes.warp as usize;
         if warp >= self.warps {
-            // From another block of the cluster: written and not ordered by anything that is known here.
+            self.from_outside(lanes, mode);
             return Ok(());
         }
         let in_order = match (span, mode) {
@@ -185,6 +192,23 @@ impl Watch {
             },
         };
         if in_order { Ok(()) } else { self.each_lane(lanes, mode) }
+    }
+
+    /// An access of another block of the cluster. What it writes is in order with what this block does behind the next barrier of the cluster, or mbarrier; what
+    /// it reads is not noted.
+    #[cold]
+    fn from_outside(&mut self, lanes: Lanes<'_>, mode: Mode) {
+        for lane in lanes_of(lanes.mask) {
+            let range = self.granules_of(lanes.addresses[lane], lanes.bytes);
+            match mode {
+                Mode::Read => {}
+                Mode::Atomic => self.written[range].iter_mut().for_each(|time| *time = (*time).max(self.begin)),
+                Mode::Write | Mode::Pending => {
+                    self.written[range.clone()].fill(if mode == Mode::Pending { PENDING } else { self.time });
+                    self.writer[range].fill((OUTSIDE * WARP + lane) as u16);
+                }
+            }
+        }
     }
 
     /// Asynchronous copies of lanes have come to their end: what they wrote is there from now on.
@@ -221,6 +245,8 @@ impl Watch {
             }
             self.time += 1;
         }
+        self.known_outside = self.time;
+        self.time += 1;
         self.acquire(warp, &phases.before);
         self.objects.insert(offset, phases);
     }
@@ -234,7 +260,7 @@ impl Watch {
         for &(begin, bytes) in &flight.ranges {
             for granule in self.granules_of(begin, bytes) {
                 self.written[granule] = self.time;
-                let warp = flight.warp.min(self.warps as u32 - 1) as usize;
+                let warp = (flight.warp as usize).min(OUTSIDE);
                 self.writer[granule] = (warp * WARP + flight.lane as usize) as u16 | COPIED;
             }
         }
@@ -455,6 +481,9 @@ impl Watch {
 
     /// Whether the write at `time` by a lane happened before what another lane does now.
     fn is_ordered(&self, warp: usize, lane: usize, time: u32, other_warp: usize, other_lane: Option<usize>) -> bool {
+        if other_warp == OUTSIDE {
+            return !self.races || time <= self.known_outside;
+        }
         if other_warp != warp {
             return !self.races || time <= self.known[warp * self.warps + other_warp];
         }
@@ -528,7 +557,12 @@ pub(crate) fn report(warp: &mut Warp<'_>, instruction: &Instruction, rank: usize
                 Kind::WarpRace => ", and no warp synchronisation is between",
                 _ => "",
             };
-            format!("{lanes} of warp {other_warp} {did}{missing}; this is lane {lane} of warp {}", warp.state.index)
+            let who = if other_warp as usize == OUTSIDE {
+                "another block of the cluster".to_owned()
+            } else {
+                format!("{lanes} of warp {other_warp}")
+            };
+            format!("{who} {did}{missing}; this is lane {lane} of warp {}", warp.state.index)
         }
         _ => String::new(),
     };

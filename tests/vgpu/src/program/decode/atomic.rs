@@ -2,7 +2,7 @@
 //!
 //! Not supported: multimem.
 
-use super::{U32, U64, memory, required};
+use super::{U32, U64, asynchronous, memory, required};
 use crate::exec::access::space;
 use crate::exec::atomic::{atomic, atomic_vector, compare_wide, exchange_wide};
 use crate::exec::{Class, Handler};
@@ -22,7 +22,9 @@ pub(super) fn decode<'a>(
 ) -> Option<Result<(), Reason>> {
     match opcode.root {
         "atom" => Some(update(body, opcode, operands, true)),
-        "red" if opcode.take("async") => Some(Err(Reason::unsupported("red.async"))),
+        "red" if opcode.take("async") => Some(asynchronous::counted(body, opcode, operands, |body, operands| {
+            update(body, opcode, operands, false)
+        })),
         "red" => Some(update(body, opcode, operands, false)),
         _ => None,
     }

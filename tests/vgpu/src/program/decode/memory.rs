@@ -2,7 +2,7 @@
 //!
 //! Cache hints and memory order are dropped: our memory is always coherent, and stores are seen in the order of the text.
 
-use super::required;
+use super::{asynchronous, required};
 use crate::exec::access::{self, space};
 use crate::exec::transfer::{self, load, store};
 use crate::program::draft::{Role, Width};
@@ -19,6 +19,9 @@ pub(super) fn decode<'a>(
 ) -> Option<Result<(), Reason>> {
     match opcode.root {
         "ld" | "ldu" => Some(transfer(body, opcode, operands, false)),
+        "st" if opcode.take("async") => Some(asynchronous::counted(body, opcode, operands, |body, operands| {
+            transfer(body, opcode, operands, true)
+        })),
         "st" => Some(transfer(body, opcode, operands, true)),
         _ => None,
     }
