@@ -48,9 +48,17 @@ impl Shared {
         pointer
     }
 
-    /// Everything that was done so far happened before what anybody does from now on.
+    /// Everything that the block did so far happened before what it does from now on.
     pub fn synchronise_all(&mut self) {
         if let Some(watch) = &mut self.watch {
+            watch.synchronise_all();
+        }
+    }
+
+    /// The same, for all blocks of the cluster.
+    pub fn synchronise_cluster(&mut self) {
+        if let Some(watch) = &mut self.watch {
+            watch.see_outside();
             watch.synchronise_all();
         }
     }

@@ -21,6 +21,9 @@ use crate::isa::{Lanes64, WARP};
 /// The time at which a pending asynchronous copy writes: never in the past.
 const PENDING: u32 = u32::MAX;
 
+/// The time of what another block of the cluster wrote, until a barrier puts it in order.
+const UNSEEN: u32 = PENDING - 1;
+
 /// Marks a writer that was a copy which an mbarrier object counts.
 const COPIED: u16 = 1 << 15;
 
@@ -52,8 +55,8 @@ pub(crate) struct Watch {
     known: Vec<u32>,
     /// The least of it over all other warps and its own lanes.
     known_all: Vec<u32>,
-    /// Up to which time the writes of other blocks of the cluster happened before what is done now.
-    known_outside: u32,
+    /// Whether other blocks of the cluster wrote something that is not in order with what is done here.
+    has_unseen: bool,
     /// When each lane last passed a synchronisation of its warp.
     lanes: Vec<[u32; WARP]>,
     /// The mbarrier objects by their offset.
@@ -150,14 +153,14 @@ impl Watch {
         let before = self.time;
         self.time += 1;
         self.begin = self.time;
-        // What a pending copy of the block before left.
+        // What pending copies and other blocks left.
         for written in &mut self.written {
-            *written = if *written == PENDING { 0 } else { *written };
+            *written = if *written >= UNSEEN { 0 } else { *written };
         }
+        self.has_unseen = false;
         self.known.fill(before);
         self.known_all.fill(before);
         self.lanes.fill([before; WARP]);
-        self.known_outside = before;
     }
 
     /// Everything that was done so far happened before what anybody does from now on.
@@ -165,7 +168,6 @@ impl Watch {
         self.known.fill(self.time);
         self.known_all.fill(self.time);
         self.lanes.fill([self.time; WARP]);
-        self.known_outside = self.time;
         self.time += 1;
     }
 
@@ -194,6 +196,16 @@ impl Watch {
         if in_order { Ok(()) } else { self.each_lane(lanes, mode) }
     }
 
+    /// What other blocks of the cluster wrote is in order with what is done from now on.
+    pub fn see_outside(&mut self) {
+        if std::mem::take(&mut self.has_unseen) {
+            for written in &mut self.written {
+                *written = if *written == UNSEEN { self.time } else { *written };
+            }
+            self.time += 1;
+        }
+    }
+
     /// An access of another block of the cluster. What it writes is in order with what this block does behind the next barrier of the cluster, or mbarrier; what
     /// it reads is not noted.
     #[cold]
@@ -202,10 +214,14 @@ impl Watch {
             let range = self.granules_of(lanes.addresses[lane], lanes.bytes);
             match mode {
                 Mode::Read => {}
-                Mode::Atomic => self.written[range].iter_mut().for_each(|time| *time = (*time).max(self.begin)),
+                Mode::Atomic => {
+                    let begin = self.begin;
+                    self.written[range].iter_mut().for_each(|time| *time = (*time).max(begin));
+                }
                 Mode::Write | Mode::Pending => {
-                    self.written[range.clone()].fill(if mode == Mode::Pending { PENDING } else { self.time });
+                    self.written[range.clone()].fill(if mode == Mode::Pending { PENDING } else { UNSEEN });
                     self.writer[range].fill((OUTSIDE * WARP + lane) as u16);
+                    self.has_unseen = true;
                 }
             }
         }
@@ -245,8 +261,7 @@ impl Watch {
             }
             self.time += 1;
         }
-        self.known_outside = self.time;
-        self.time += 1;
+        self.see_outside();
         self.acquire(warp, &phases.before);
         self.objects.insert(offset, phases);
     }
@@ -482,7 +497,7 @@ impl Watch {
     /// Whether the write at `time` by a lane happened before what another lane does now.
     fn is_ordered(&self, warp: usize, lane: usize, time: u32, other_warp: usize, other_lane: Option<usize>) -> bool {
         if other_warp == OUTSIDE {
-            return !self.races || time <= self.known_outside;
+            return !self.races || time != UNSEEN;
         }
         if other_warp != warp {
             return !self.races || time <= self.known[warp * self.warps + other_warp];

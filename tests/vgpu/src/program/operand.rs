@@ -39,7 +39,7 @@ impl<'a> Body<'_, 'a> {
             "w" | "a" => 3,
             _ => return None,
         };
-        (index < vector).then_some(Register(first.0 + index))
+        (vector > 1 && index < vector).then_some(Register(first.0 + index))
     }
 
     /// The lower and upper half of a value of 128 bits: of a register of that size, or two registers in braces.

@@ -1,6 +1,9 @@
 //! Kernels that nvcc compiled, run by the executor and compared with plain Rust.
 
+mod cluster;
 mod device;
+mod fragment;
 mod gemm;
+mod memory;
 mod small;
 mod text;
