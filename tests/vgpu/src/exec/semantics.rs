@@ -6,7 +6,6 @@
 //! than a function pointer.
 
 use std::marker::PhantomData;
-use std::sync::OnceLock;
 
 use super::access::{Located, Mode, locate};
 use super::code::{Flow, Handler, Instruction};
@@ -74,26 +73,17 @@ enum Level {
 }
 
 fn level() -> Level {
-    static LEVEL: OnceLock<Level> = OnceLock::new();
-    *LEVEL.get_or_init(detect)
-}
-
-#[cfg(target_arch = "x86_64")]
-fn detect() -> Level {
-    macro_rules! have { ($($feature:tt)*) => { $(is_x86_feature_detected!($feature))&&* } }
-    let avx2 = have!("avx2" "fma" "f16c" "bmi1" "bmi2" "lzcnt" "popcnt");
-    if avx2 && have!("avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl") {
-        return Level::Avx512;
+    use crate::isa::matrix::Level as Found;
+    match Found::best() {
+        #[cfg(target_arch = "x86_64")]
+        Found::Avx512 => Level::Avx512,
+        #[cfg(all(target_arch = "x86_64", feature = "portable"))]
+        Found::Avx2 => Level::Avx2,
+        #[cfg(any(not(target_arch = "x86_64"), feature = "portable"))]
+        _ => Level::Baseline,
+        #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
+        _ => panic!("built without the feature `portable`, which this processor (or VGPU_INSTRUCTIONS) needs"),
     }
-    #[cfg(feature = "portable")]
-    return if avx2 { Level::Avx2 } else { Level::Baseline };
-    #[cfg(not(feature = "portable"))]
-    panic!("built without the feature `portable`, which this processor needs")
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn detect() -> Level {
-    Level::Baseline
 }
 
 /// The value of a type without size.
