@@ -310,8 +310,7 @@ impl Access<'_> {
             let mask = crate::isa::mask_of(|lane| window(self.addresses[lane]) == wanted) & left;
             left &= !mask;
             let mut part = *self.addresses;
-            let located =
-                locate::<WATCHED>(warp, instruction, mask, space::GENERIC, &mut part, self.bytes, self.mode)?;
+            let located = locate::<WATCHED>(warp, instruction, mask, space::GENERIC, &mut part, self.bytes, self.mode)?;
             let common = *distance.get_or_insert(located.distance);
             for lane in (0..WARP).filter(|lane| mask >> lane & 1 != 0) {
                 self.addresses[lane] = part[lane].wrapping_add(located.distance.wrapping_sub(common) as u64);
@@ -367,8 +366,7 @@ impl Access<'_> {
         counters.shared_conflict_cycles += cycles.saturating_sub(ideal);
         let own = rank == warp.block.rank as usize;
         let index = if own { warp.state.index } else { u32::MAX };
-        let lanes =
-            super::watch::Lanes { warp: index, mask: self.mask, addresses: self.addresses, bytes: self.bytes };
+        let lanes = super::watch::Lanes { warp: index, mask: self.mask, addresses: self.addresses, bytes: self.bytes };
         let span = self.contiguous.then_some((self.lowest, self.highest + self.bytes - self.lowest));
         if let Err(conflict) = warp.shared[rank].check(lanes, span, self.mode) {
             super::watch::report(warp, instruction, rank, *conflict);

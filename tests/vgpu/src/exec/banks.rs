@@ -86,7 +86,11 @@ mod tests {
             let (stride, spread) = (random() % 260, random() % 3 * random() % 4096);
             let addresses =
                 std::array::from_fn(|lane| (lane as u64 * stride + random() % (spread + 1)) / bytes * bytes);
-            assert_eq!(bank_cycles(mask, &addresses, bytes), defined(mask, &addresses, bytes), "{mask:x} {addresses:?}");
+            assert_eq!(
+                bank_cycles(mask, &addresses, bytes),
+                defined(mask, &addresses, bytes),
+                "{mask:x} {addresses:?}"
+            );
         }
     }
 }

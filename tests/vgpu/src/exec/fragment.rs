@@ -289,7 +289,8 @@ fn inner_product(element: Element, signs: (bool, bool), saturate: bool, a: &[u64
     };
     match element {
         Element::F64 => {
-            let total = pairs().fold(f64::from_bits(start), |sum, (a, b)| f64::from_bits(a).mul_add(f64::from_bits(b), sum));
+            let total =
+                pairs().fold(f64::from_bits(start), |sum, (a, b)| f64::from_bits(a).mul_add(f64::from_bits(b), sum));
             total.to_bits()
         }
         Element::S8 | Element::U8 => integers(8),

@@ -10,7 +10,11 @@ use crate::memory::Window;
 
 impl Access<'_> {
     #[inline(always)]
-    pub(super) fn global<const WATCHED: bool>(mut self, warp: &mut Warp<'_>, instruction: &Instruction) -> Result<Located, Flow> {
+    pub(super) fn global<const WATCHED: bool>(
+        mut self,
+        warp: &mut Warp<'_>,
+        instruction: &Instruction,
+    ) -> Result<Located, Flow> {
         let span = self.highest.wrapping_sub(self.lowest) + self.bytes;
         if !WATCHED {
             let everything = warp.grid.everything;

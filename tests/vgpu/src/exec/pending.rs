@@ -62,11 +62,11 @@ impl<const BYTES: usize> Semantics for Copy<BYTES> {
         let partial = crate::isa::mask_of(|lane| sizes[lane] > 0) & mask & !whole;
         if whole != 0 {
             let mut places = sources;
-            let located = match E::locate(warp, instruction, whole, space::GLOBAL, &mut places, BYTES as u64, Mode::Read)
-            {
-                Ok(located) => located,
-                Err(flow) => return flow,
-            };
+            let located =
+                match E::locate(warp, instruction, whole, space::GLOBAL, &mut places, BYTES as u64, Mode::Read) {
+                    Ok(located) => located,
+                    Err(flow) => return flow,
+                };
             for lane in (0..WARP).filter(|lane| whole >> lane & 1 != 0) {
                 // SAFETY: `locate` found so many bytes there.
                 data[lane] = unsafe { located.pointer(places[lane]).cast::<[u8; BYTES]>().read_unaligned() };

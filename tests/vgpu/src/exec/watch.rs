@@ -585,4 +585,3 @@ pub(crate) fn report(warp: &mut Warp<'_>, instruction: &Instruction, rank: usize
         if rank == warp.block.rank as usize { detail } else { format!("{detail} (in block {rank} of the cluster)") };
     warp.find(instruction, lane, kind, Some((Space::Shared, address, bytes)), detail);
 }
-

@@ -64,7 +64,11 @@ fn remote_writes_are_in_order_behind_the_barrier_of_the_cluster() {
     let device = kernel(Machine::h100(), "", CLUSTER, &text.replace("BARRIER", "bar.sync 0;"));
     let out = device.upload(&[0u32; 128]);
     let fault = device.run("k", [4, 1, 1], [32, 1, 1], 0, &[Long(out)]).unwrap_err();
-    assert!(fault.findings.iter().all(|f| matches!(f.kind, Kind::Uninitialised | Kind::SharedRace)), "{:?}", fault.findings);
+    assert!(
+        fault.findings.iter().all(|f| matches!(f.kind, Kind::Uninitialised | Kind::SharedRace)),
+        "{:?}",
+        fault.findings
+    );
 }
 
 /// `st.async` or `red.async` from block 1 into block 0, which waits for the bytes.

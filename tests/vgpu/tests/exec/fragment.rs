@@ -101,7 +101,8 @@ fn tf32_and_doubles() {
     let case =
         Product { sizes: [16, 16, 8], input: "tf32", sum: "f32", bits: 32, registers: [4, 4, 8], extra: ("", "") };
     // Numbers of 10 bits behind the point: nothing is cut off, and the error is that of the sums.
-    let mut single = |count: usize| -> Vec<f32> { (0..count).map(|_| (next() * 1024.0).round() as f32 / 1024.0).collect() };
+    let mut single =
+        |count: usize| -> Vec<f32> { (0..count).map(|_| (next() * 1024.0).round() as f32 / 1024.0).collect() };
     let (a, b, c) = (single(128), single(128), single(256));
     let pack = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
     let found = case.run(&pack(&a), &pack(&b), &pack(&c));

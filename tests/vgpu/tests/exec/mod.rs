@@ -3,6 +3,7 @@
 mod cluster;
 mod device;
 mod fragment;
+pub mod fuzz;
 mod gemm;
 mod memory;
 mod small;

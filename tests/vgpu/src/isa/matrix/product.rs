@@ -26,10 +26,10 @@
 //! | m16n8k32 s8 | 52 | 40 | 1.8 |
 //! | wgmma m64n128k16 bf16, shared A | 75 | | |
 
-use super::{Element, Multiply};
 #[cfg(target_arch = "x86_64")]
 use super::vector::{Avx2, Avx512};
 use super::vector::{Level, Portable, Vector};
+use super::{Element, Multiply};
 use crate::isa::Lanes;
 
 /// Row `k` of B: columns 0 2 4 6, then 1 3 5 7.

@@ -175,8 +175,7 @@ pub(super) fn counted<'a>(
     step.class = None;
     step.immediate = u64::from(address.offset as u32) | u64::from(barrier.offset as u32) << 32;
     let when = |width: Width, flag: u32| if width == Width::Wide { flag } else { 0 };
-    step.modifier =
-        ty.bytes() * count | when(address.width, flag::WIDE_TO) | when(barrier.width, flag::WIDE_BARRIER);
+    step.modifier = ty.bytes() * count | when(address.width, flag::WIDE_TO) | when(barrier.width, flag::WIDE_BARRIER);
     Ok(())
 }
 

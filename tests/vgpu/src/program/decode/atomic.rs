@@ -22,9 +22,9 @@ pub(super) fn decode<'a>(
 ) -> Option<Result<(), Reason>> {
     match opcode.root {
         "atom" => Some(update(body, opcode, operands, true)),
-        "red" if opcode.take("async") => Some(asynchronous::counted(body, opcode, operands, |body, operands| {
-            update(body, opcode, operands, false)
-        })),
+        "red" if opcode.take("async") => {
+            Some(asynchronous::counted(body, opcode, operands, |body, operands| update(body, opcode, operands, false)))
+        }
         "red" => Some(update(body, opcode, operands, false)),
         _ => None,
     }

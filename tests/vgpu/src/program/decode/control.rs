@@ -69,11 +69,7 @@ fn stack<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'
         }
         ("stackrestore", [place]) => {
             let fields = vec![body.source(place, ty)?];
-            body.step(
-                if wide { act(stack::restore::<u64>) } else { act(stack::restore::<u32>) },
-                Class::Local,
-                fields,
-            );
+            body.step(if wide { act(stack::restore::<u64>) } else { act(stack::restore::<u32>) }, Class::Local, fields);
         }
         _ => return Err(Reason::syntax("such operands")),
     }

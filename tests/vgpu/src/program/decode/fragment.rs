@@ -177,11 +177,12 @@ fn product<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand
     let [of_d, of_a, of_b, of_c] = [0, 1, 2, 3].map(|index| parts(&operands[index]));
     let blocked = matches!(left, Element::F16 | Element::Bf16);
     let by_columns = saturate && !blocked;
-    let fragment =
-        Fragment { sizes, part: Part::Sum, by_columns, element: left, sums: (c, d), registers: of_d.len() };
+    let fragment = Fragment { sizes, part: Part::Sum, by_columns, element: left, sums: (c, d), registers: of_d.len() };
     let used = |part: Part| Fragment { part, ..fragment }.used();
-    let exact = |parts: &[Operand<'a>], part: Part| if blocked { parts.len() >= used(part) } else { parts.len() == used(part) };
-    if of_d.len() != fragment.used() || of_c.len() != fragment.used() || !exact(of_a, Part::A) || !exact(of_b, Part::B) {
+    let exact =
+        |parts: &[Operand<'a>], part: Part| if blocked { parts.len() >= used(part) } else { parts.len() == used(part) };
+    if of_d.len() != fragment.used() || of_c.len() != fragment.used() || !exact(of_a, Part::A) || !exact(of_b, Part::B)
+    {
         return Err(Reason::syntax("such numbers of registers with such types"));
     }
     let (width, ty) = if fragment.is_wide() { (Width::Wide, U64) } else { (Width::Narrow, U32) };
@@ -198,11 +199,8 @@ fn product<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand
     let step = body.step(if blocked { multiply() } else { multiply_units() }, Class::Tensor, fields);
     step.listed = true;
     step.immediate = index as u64;
-    step.modifier = if blocked {
-        of_a.len() as u32 | (of_b.len() as u32) << 8
-    } else {
-        is_signed(left) | is_signed(right) << 1
-    };
+    step.modifier =
+        if blocked { of_a.len() as u32 | (of_b.len() as u32) << 8 } else { is_signed(left) | is_signed(right) << 1 };
     step.tensor = Some((tensor(left), 2 * m * n * k, false));
     Ok(())
 }

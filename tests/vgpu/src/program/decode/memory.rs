@@ -7,8 +7,8 @@ use crate::exec::access::{self, space};
 use crate::exec::transfer::{self, load, store};
 use crate::program::draft::{Role, Width};
 use crate::program::function::{Body, Reason};
-use crate::program::operand::Address;
 use crate::program::opcode::Opcode;
+use crate::program::operand::Address;
 use crate::ptx::{Operand, StateSpace, Type, TypeKind};
 
 /// Decodes the instructions of this file; `None` if it is none of them.
@@ -19,9 +19,9 @@ pub(super) fn decode<'a>(
 ) -> Option<Result<(), Reason>> {
     match opcode.root {
         "ld" | "ldu" => Some(transfer(body, opcode, operands, false)),
-        "st" if opcode.take("async") => Some(asynchronous::counted(body, opcode, operands, |body, operands| {
-            transfer(body, opcode, operands, true)
-        })),
+        "st" if opcode.take("async") => {
+            Some(asynchronous::counted(body, opcode, operands, |body, operands| transfer(body, opcode, operands, true)))
+        }
         "st" => Some(transfer(body, opcode, operands, true)),
         _ => None,
     }
