@@ -143,22 +143,32 @@ pub(crate) enum Mode {
     Atomic,
     /// Writes later; until then nobody may touch it.
     Pending,
+    /// Reads or writes as [`STRONG`] accesses do.
+    StrongRead,
+    StrongWrite,
 }
 
 impl Mode {
     #[inline(always)]
     pub fn reads(self) -> bool {
-        matches!(self, Mode::Read | Mode::Atomic)
+        matches!(self, Mode::Read | Mode::Atomic | Mode::StrongRead)
     }
 
     #[inline(always)]
     pub fn writes(self) -> bool {
-        self != Mode::Read
+        !matches!(self, Mode::Read | Mode::StrongRead)
     }
 }
 
 /// The bit of the modifier of a load through the read-only path (`.nc`).
 pub(crate) const READ_ONLY: u32 = 1 << 9;
+
+/// The bit of the modifier of loads and stores that are in no race with each other: `.relaxed`, `.acquire`, `.release`. (What is volatile still races.)
+pub(crate) const STRONG: u32 = 1 << 10;
+/// What was released at the same place happened before what comes after the access.
+pub(crate) const ACQUIRE: u32 = 1 << 11;
+/// What came before the access happened before what is acquired there.
+pub(crate) const RELEASE: u32 = 1 << 12;
 
 /// The addresses of a memory operand: a register of 32 or 64 bits (bit 8 of the modifier tells) plus the immediate.
 #[inline(always)]
@@ -370,6 +380,19 @@ impl Access<'_> {
         let span = self.contiguous.then_some((self.lowest, self.highest + self.bytes - self.lowest));
         if let Err(conflict) = warp.shared[rank].check(lanes, span, self.mode) {
             super::watch::report(warp, instruction, rank, *conflict);
+        }
+        if own && instruction.modifier & (ACQUIRE | RELEASE) != 0 {
+            self.order(warp, instruction, rank);
+        }
+    }
+
+    /// An access that orders others around it.
+    #[cold]
+    fn order(&self, warp: &mut Warp<'_>, instruction: &Instruction, rank: usize) {
+        let (releases, acquires) = (instruction.modifier & RELEASE != 0, instruction.modifier & ACQUIRE != 0);
+        let index = warp.state.index;
+        for lane in (0..WARP).filter(|lane| self.mask >> lane & 1 != 0) {
+            warp.shared[rank].order(index, self.addresses[lane], releases, acquires);
         }
     }
 

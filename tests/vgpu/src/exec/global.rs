@@ -105,7 +105,7 @@ impl Access<'_> {
     #[inline(always)]
     fn count_sectors(&self, warp: &mut Warp<'_>, sectors: u64, ideal: u64) {
         let counters = &mut warp.worker.counters;
-        if self.mode == Mode::Read {
+        if !self.mode.writes() {
             counters.load_sectors += sectors;
             counters.load_sectors_ideal += ideal;
         } else {
@@ -143,7 +143,7 @@ impl Access<'_> {
     /// Looks for accesses of other blocks to the same bytes, two by two.
     #[cold]
     fn between_blocks(&self, warp: &mut Warp<'_>, instruction: &Instruction) {
-        if self.mode == Mode::Atomic {
+        if matches!(self.mode, Mode::Atomic | Mode::StrongRead | Mode::StrongWrite) {
             return;
         }
         let block = warp.grid.linear_block(warp.block.id);

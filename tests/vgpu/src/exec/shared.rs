@@ -77,6 +77,13 @@ impl Shared {
         }
     }
 
+    /// A warp releases what it knows to a word, or acquires what others have released there, or both.
+    pub fn order(&mut self, warp: u32, address: u64, releases: bool, acquires: bool) {
+        if let Some(watch) = &mut self.watch {
+            watch.order(warp, address, releases, acquires);
+        }
+    }
+
     /// Lanes of a warp have met.
     pub fn synchronise_lanes(&mut self, warp: u32, mask: u32) {
         if let Some(watch) = &mut self.watch {

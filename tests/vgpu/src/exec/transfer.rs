@@ -4,7 +4,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::Class;
-use super::access::{Mode, addresses, space};
+use super::access::{Mode, STRONG, addresses, space};
 use super::code::{Flow, Handler, Instruction};
 use super::semantics::{Environment, Semantics, handlers, store as store_register};
 use super::warp::Warp;
@@ -79,7 +79,8 @@ impl<T: Stored, R: Lane, const N: usize> Semantics for Load<T, R, N> {
         let mut places = addresses(warp, instruction, instruction.operands[N]);
         let bytes = (size_of::<T>() * N) as u64;
         let space = instruction.modifier & 0xff;
-        let located = match E::locate(warp, instruction, mask, space, &mut places, bytes, Mode::Read) {
+        let mode = if instruction.modifier & STRONG != 0 { Mode::StrongRead } else { Mode::Read };
+        let located = match E::locate(warp, instruction, mask, space, &mut places, bytes, mode) {
             Ok(located) => located,
             Err(flow) => return flow,
         };
@@ -118,7 +119,8 @@ impl<T: Stored, R: Lane, const N: usize> Semantics for Store<T, R, N> {
         let mut places = addresses(warp, instruction, instruction.operands[N]);
         let bytes = (size_of::<T>() * N) as u64;
         let space = instruction.modifier & 0xff;
-        let located = match E::locate(warp, instruction, mask, space, &mut places, bytes, Mode::Write) {
+        let mode = if instruction.modifier & STRONG != 0 { Mode::StrongWrite } else { Mode::Write };
+        let located = match E::locate(warp, instruction, mask, space, &mut places, bytes, mode) {
             Ok(located) => located,
             Err(flow) => return flow,
         };

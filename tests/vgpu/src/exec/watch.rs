@@ -59,6 +59,8 @@ pub(crate) struct Watch {
     has_unseen: bool,
     /// When each lane last passed a synchronisation of its warp.
     lanes: Vec<[u32; WARP]>,
+    /// What was released at words, by their address.
+    flags: HashMap<u64, Vec<u32>>,
     /// The mbarrier objects by their offset.
     objects: HashMap<u64, Phases>,
     /// Which checks are on.
@@ -150,6 +152,7 @@ impl Watch {
         self.initialised = checks.initialised;
         self.asynchronous = checks.async_copies;
         self.objects.clear();
+        self.flags.clear();
         let before = self.time;
         self.time += 1;
         self.begin = self.time;
@@ -182,7 +185,7 @@ impl Watch {
         let in_order = match (span, mode) {
             (Some((begin, bytes)), Mode::Read) => self.read_run(warp, begin, bytes, lanes.bytes),
             (Some((begin, bytes)), Mode::Write) => self.write_run(warp, begin, bytes, lanes.bytes),
-            (_, Mode::Atomic) => false,
+            (_, Mode::Atomic | Mode::StrongRead | Mode::StrongWrite) => false,
             // The granules of a lane are a row of so many numbers, in all common accesses.
             _ => match lanes.bytes >> self.shift {
                 1 => self.rows::<1>(lanes, mode),
@@ -213,8 +216,8 @@ impl Watch {
         for lane in lanes_of(lanes.mask) {
             let range = self.granules_of(lanes.addresses[lane], lanes.bytes);
             match mode {
-                Mode::Read => {}
-                Mode::Atomic => {
+                Mode::Read | Mode::StrongRead => {}
+                Mode::Atomic | Mode::StrongWrite => {
                     let begin = self.begin;
                     self.written[range].iter_mut().for_each(|time| *time = (*time).max(begin));
                 }
@@ -233,6 +236,20 @@ impl Watch {
             let range = self.granules_of(to[lane], bytes);
             self.written[range.clone()].fill(self.time);
             self.writer[range].fill((warp as usize * WARP + lane) as u16);
+        }
+    }
+
+    /// A warp releases what it knows to a word, or acquires what others have released there, or both.
+    pub fn order(&mut self, warp: u32, address: u64, releases: bool, acquires: bool) {
+        let mut known = self.flags.remove(&address).unwrap_or_default();
+        if acquires && !known.is_empty() {
+            self.acquire(warp, &known);
+        }
+        if releases {
+            self.release(warp, &mut known);
+        }
+        if !known.is_empty() {
+            self.flags.insert(address, known);
         }
     }
 
@@ -379,10 +396,10 @@ impl Watch {
             for granule in self.granules_of(address, lanes.bytes) {
                 let found = match mode {
                     Mode::Read => self.check_read(warp, lane, granule),
-                    Mode::Atomic if self.written[granule] < self.begin => {
+                    Mode::Atomic | Mode::StrongRead if self.written[granule] < self.begin => {
                         self.initialised.then_some((Kind::Uninitialised, None))
                     }
-                    Mode::Atomic => None,
+                    Mode::Atomic | Mode::StrongRead | Mode::StrongWrite => None,
                     Mode::Write | Mode::Pending => self.check_write(warp, lane, granule),
                 };
                 if let Some((kind, other)) = found {
@@ -486,7 +503,8 @@ impl Watch {
                 self.writer[granule] = (warp * WARP + lane) as u16;
             }
             // Atomic accesses are in order with each other, and with what a barrier orders them.
-            Mode::Atomic => {
+            Mode::StrongRead => {}
+            Mode::Atomic | Mode::StrongWrite => {
                 if self.written[granule] < self.begin {
                     self.written[granule] = self.begin;
                 }

@@ -157,3 +157,43 @@ fn lanes_of_several_spaces_in_one_access() {
         assert_eq!(found[32 + thread], thread as u32 * 10 + thread as u32 % 3);
     }
 }
+
+/// Warp 1 hands a value to warp 0 through shared memory, with a flag.
+fn handed(store: &str, load: &str) -> Result<u32, Vec<cuda::checks::Kind>> {
+    let device = kernel(
+        Machine::a100(),
+        "",
+        "",
+        &format!(
+            ".shared .align 4 .b32 value; .shared .align 4 .b32 flag;
+             .reg .b32 %r<8>; .reg .pred %p<4>;
+             setp.eq.u32 %p0, %thread, 0;
+             @%p0 st.shared.u32 [flag], 0;
+             bar.sync 0;
+             setp.eq.u32 %p1, %thread, 32;
+             @%p1 st.shared.u32 [value], 7;
+             @%p1 {store} [flag], 1;
+             @!%p0 bra done;
+             poll:
+             {load} %r0, [flag];
+             setp.eq.u32 %p2, %r0, 0;
+             @%p2 bra poll;
+             ld.shared.u32 %r1, [value];
+             st.global.u32 [%out], %r1;
+             done:"
+        ),
+    );
+    let out = device.upload(&[0u32]);
+    match device.run("k", [1; 3], [64, 1, 1], 0, &[Long(out)]) {
+        Ok(_) => Ok(device.download::<u32>(out, 1)[0]),
+        Err(fault) => Err(fault.findings.iter().map(|finding| finding.kind).collect()),
+    }
+}
+
+#[test]
+fn what_is_released_is_seen_by_who_acquires_it() {
+    use cuda::checks::Kind::SharedRace;
+    assert_eq!(handed("st.release.cta.shared.u32", "ld.acquire.cta.shared.u32"), Ok(7));
+    assert_eq!(handed("st.relaxed.cta.shared.u32", "ld.relaxed.cta.shared.u32"), Ok(7));
+    assert!(handed("st.shared.u32", "ld.shared.u32").is_err_and(|kinds| kinds.contains(&SharedRace)));
+}

@@ -3,7 +3,7 @@
 //! Not supported: multimem.
 
 use super::{U32, U64, asynchronous, memory, required};
-use crate::exec::access::space;
+use crate::exec::access::{self, space};
 use crate::exec::atomic::{atomic, atomic_vector, compare_wide, exchange_wide};
 use crate::exec::{Class, Handler};
 use crate::isa::float32::{self, MinMax};
@@ -40,6 +40,9 @@ fn update<'a>(
     operands: &[Operand<'a>],
     returns: bool,
 ) -> Result<(), Reason> {
+    // A relaxed one, which is the usual, orders nothing but itself.
+    let relaxed = opcode.take("relaxed");
+    let order = if relaxed { 0 } else { memory::take_order(opcode, false) } & !access::STRONG;
     memory::drop_order(opcode);
     let space = memory::take_space(opcode);
     memory::drop_order(opcode);
@@ -103,7 +106,7 @@ fn update<'a>(
     let step = body.step(run, Class::Atomic, fields);
     step.listed = count > 1;
     step.immediate = address.offset as u64;
-    step.modifier = space | u32::from(address.width == Width::Wide) << 8;
+    step.modifier = space | u32::from(address.width == Width::Wide) << 8 | order;
     Ok(())
 }
 

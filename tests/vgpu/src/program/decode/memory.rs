@@ -1,6 +1,6 @@
 //! Loads and stores (PTX ISA 9.7.9.8 to 9.7.9.12): ld, ldu, st. Semantics in [`crate::exec::access`].
 //!
-//! Cache hints and memory order are dropped: our memory is always coherent, and stores are seen in the order of the text.
+//! Cache hints are dropped: our memory is always coherent, and stores are seen in the order of the text. Memory order matters to the search for races alone.
 
 use super::{asynchronous, required};
 use crate::exec::access::{self, space};
@@ -44,6 +44,20 @@ pub(super) fn take_space(opcode: &Opcode<'_>) -> u32 {
         .unwrap_or(space::GENERIC)
 }
 
+/// Takes away what orders accesses: whether they are strong, acquire or release, as in [`access`].
+pub(super) fn take_order(opcode: &Opcode<'_>, stores: bool) -> u32 {
+    let both = access::ACQUIRE | access::RELEASE;
+    let order = opcode.choose(&[
+        // With a fence before or behind it, such an access releases or acquires too: it gets the benefit of the doubt.
+        ("relaxed", if stores { access::RELEASE } else { access::ACQUIRE }),
+        ("acquire", access::ACQUIRE),
+        ("release", access::RELEASE),
+        ("acq_rel", both),
+    ]);
+    drop_order(opcode);
+    order.map_or(0, |order| access::STRONG | order)
+}
+
 /// Drops what orders accesses and hints at caches.
 pub(super) fn drop_order(opcode: &Opcode<'_>) {
     const WORDS: [&str; 22] = [
@@ -74,7 +88,7 @@ fn transfer<'a>(
     stores: bool,
 ) -> Result<(), Reason> {
     let read_only = opcode.take("nc");
-    drop_order(opcode);
+    let order = take_order(opcode, stores);
     let space = take_space(opcode);
     drop_order(opcode);
     let count = opcode.choose(&[("v2", 2), ("v4", 4)]).unwrap_or(1);
@@ -126,7 +140,7 @@ fn transfer<'a>(
     let class = transfer::class_of(space, stores);
     let step = body.step(run, class, fields);
     step.immediate = address.offset as u64;
-    step.modifier = space | u32::from(address.width == Width::Wide) << 8;
+    step.modifier = space | u32::from(address.width == Width::Wide) << 8 | order;
     if read_only {
         step.modifier |= access::READ_ONLY;
     }
