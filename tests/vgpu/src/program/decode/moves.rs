@@ -56,7 +56,8 @@ fn mov<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>
 
 /// `mov.b64 %rd, {%r1, %r2}` and `mov.b32 %r, {%rs1, %rs2}`, and four of 8 or 16 bits.
 fn pack<'a>(body: &mut Body<'_, 'a>, destination: &Operand<'a>, parts: &[Operand<'a>]) -> Result<(), Reason> {
-    let width = body.width_of(destination).unwrap_or(Width::Narrow);
+    let wide = body.width_of(destination) == Some(Width::Wide);
+    let width = if wide { Width::Wide } else { Width::Narrow };
     let bits = if width == Width::Wide { 64 } else { 32 } / parts.len().max(1) as u32;
     let mut fields = vec![body.destination(destination, width)?];
     for part in parts {
