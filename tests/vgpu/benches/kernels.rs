@@ -1,4 +1,5 @@
 //! How fast whole kernels run: `cargo bench -p vgpu --bench kernels`. Each with checks off and on, on one thread and on two; medians of several launches.
+//! Words behind `--` choose: `-- attention "checks on"` runs the lines that hold all of them.
 //!
 //! * a reduction that nvcc compiled: warp instructions per second;
 //! * the flash attention forward that Triton compiled (one head, S = 4096, D = 64, bf16): operations of `mma` per second;
@@ -52,7 +53,7 @@ impl Case<'_> {
             cooperative: false,
         };
         let settings = Settings { checks, seed: 1, threads };
-        median(5, || match exec::launch(self.memory, &Machine::a100(), &settings, &launch) {
+        median(9, || match exec::launch(self.memory, &Machine::a100(), &settings, &launch) {
             Ok(counters) => counters,
             Err(fault) => panic!("{}", fault.findings[0]),
         })
@@ -95,14 +96,19 @@ fn main() {
     let params = pack(kernel, &[q, k, v, out, sums, rows, rows, scale, 0, 0]);
     let attention = Case { memory: &memory, kernel, params, grid: [32, 1, 1], block: 256, shared: 49152 };
 
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
     for (name, case) in [("reduction", &reduction), ("attention", &attention)] {
         for (checks, text) in [(Checks::off(), "off"), (Checks::usual(), "on")] {
             for threads in [1, 2] {
+                let title = format!("{name}: checks {text}, {threads} threads");
+                if !words.iter().all(|word| title.contains(word.as_str())) {
+                    continue;
+                }
                 let (seconds, counters) = case.run(checks, threads);
                 let instructions = counters.warp_instructions() as f64;
                 let flop: u64 = counters.tensor_flop.iter().sum();
                 println!(
-                    "{name}: checks {text}, {threads} threads: {:.1} ms, {:.0} M warp instructions/s, {:.1} GFLOP/s",
+                    "{title}: {:.1} ms, {:.0} M warp instructions/s, {:.1} GFLOP/s",
                     seconds * 1e3,
                     instructions / seconds * 1e-6,
                     flop as f64 / seconds * 1e-9

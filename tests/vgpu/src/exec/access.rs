@@ -1,15 +1,16 @@
-//! Loads and stores (PTX ISA 9.7.9.8 to 9.7.9.12): from the addresses of the lanes to places in our memory, with all checks, then the transfer.
+//! Accesses to memory (PTX ISA 9.7.9): from the addresses of the lanes to places in our memory, with all checks. What is global is in [`super::global`], the transfer
+//! in [`super::transfer`].
 //!
 //! Generic addresses: global memory has its own; shared memory, local memory and the parameters have a window each. A shared address holds in its upper byte
 //! which block of the cluster is meant: 0 for the own, else its rank plus one.
 
-use super::code::{Flow, Handler, Instruction, Operand};
-use super::semantics::{Environment, Semantics, handlers, store as store_register};
+use super::FaultKind;
+use super::code::{Flow, Instruction, Operand};
+use super::semantics::{BITS, store as store_register};
+use super::stack;
 use super::warp::Warp;
-use super::{Class, FaultKind};
 use crate::checks::{Kind, Space};
 use crate::isa::{Lanes64, Value, WARP};
-use crate::memory::Window;
 
 /// Where generic addresses of shared memory begin; 32 bits of addresses follow.
 pub(crate) const SHARED: u64 = 0x0300_0000_0000;
@@ -115,20 +116,19 @@ pub(crate) fn local_address<T: Value<Register = T> + TryFrom<u64>>(
     Flow::Next
 }
 
-/// Where the lanes of an access are in our memory: at `distance` from the addresses.
+/// Where the lanes of an access are in our memory: at `distance` from the addresses that [`locate`] has left.
 #[derive(Clone, Copy)]
 pub(crate) struct Located {
-    distance: usize,
-    addresses: Lanes64,
+    pub distance: usize,
     /// Whether all 32 lanes access one run of bytes in their order.
-    contiguous: bool,
+    pub contiguous: bool,
 }
 
 impl Located {
-    /// The place of a lane.
+    /// The place of an address.
     #[inline(always)]
-    pub fn pointer(&self, lane: usize) -> *mut u8 {
-        std::ptr::with_exposed_provenance_mut((self.addresses[lane] as usize).wrapping_add(self.distance))
+    pub fn pointer(&self, address: u64) -> *mut u8 {
+        std::ptr::with_exposed_provenance_mut((address as usize).wrapping_add(self.distance))
     }
 }
 
@@ -143,22 +143,32 @@ pub(crate) enum Mode {
     Atomic,
     /// Writes later; until then nobody may touch it.
     Pending,
+    /// Reads or writes as [`STRONG`] accesses do.
+    StrongRead,
+    StrongWrite,
 }
 
 impl Mode {
     #[inline(always)]
-    fn reads(self) -> bool {
-        matches!(self, Mode::Read | Mode::Atomic)
+    pub fn reads(self) -> bool {
+        matches!(self, Mode::Read | Mode::Atomic | Mode::StrongRead)
     }
 
     #[inline(always)]
-    fn writes(self) -> bool {
-        self != Mode::Read
+    pub fn writes(self) -> bool {
+        !matches!(self, Mode::Read | Mode::StrongRead)
     }
 }
 
 /// The bit of the modifier of a load through the read-only path (`.nc`).
 pub(crate) const READ_ONLY: u32 = 1 << 9;
+
+/// The bit of the modifier of loads and stores that are in no race with each other: `.relaxed`, `.acquire`, `.release`. (What is volatile still races.)
+pub(crate) const STRONG: u32 = 1 << 10;
+/// What was released at the same place happened before what comes after the access.
+pub(crate) const ACQUIRE: u32 = 1 << 11;
+/// What came before the access happened before what is acquired there.
+pub(crate) const RELEASE: u32 = 1 << 12;
 
 /// The addresses of a memory operand: a register of 32 or 64 bits (bit 8 of the modifier tells) plus the immediate.
 #[inline(always)]
@@ -184,32 +194,34 @@ pub(crate) fn addresses_at(warp: &Warp<'_>, base: Operand, is_wide: bool, offset
     addresses
 }
 
-/// Finds the places of an access of `bytes` per lane, and checks it. `at` is the space.
+/// Finds the places of an access of `bytes` per lane, and checks it. `at` is the space. The addresses become such that one distance leads from all of them to
+/// their places; those of lanes that do not take part become one of those that do.
 #[inline(always)]
 pub(crate) fn locate<const WATCHED: bool>(
     warp: &mut Warp<'_>,
     instruction: &Instruction,
     mask: u32,
     space: u32,
-    mut addresses: Lanes64,
+    addresses: &mut Lanes64,
     bytes: u64,
     mode: Mode,
 ) -> Result<Located, Flow> {
+    // Not simply lane 0, so that all lanes are loaded as whole vectors, the way they were just stored.
+    let first = addresses[mask.trailing_zeros() as usize & 31];
     let contiguous = mask == u32::MAX && {
         let mut different = 0;
         for lane in 0..WARP {
-            different |= addresses[lane] ^ addresses[0].wrapping_add(lane as u64 * bytes);
+            different |= addresses[lane] ^ first.wrapping_add(lane as u64 * bytes);
         }
         different == 0
     };
-    let first = mask.trailing_zeros() as usize;
     let (lowest, highest) = if contiguous {
         (addresses[0], addresses[31])
     } else {
         let (mut lowest, mut highest) = (u64::MAX, 0);
         for lane in 0..WARP {
             // Lanes that do not take part do as the first one, so that their addresses do no harm.
-            addresses[lane] = if mask >> lane & 1 != 0 { addresses[lane] } else { addresses[first] };
+            addresses[lane] = if mask & BITS[lane] != 0 { addresses[lane] } else { first };
             lowest = lowest.min(addresses[lane]);
             highest = highest.max(addresses[lane]);
         }
@@ -220,7 +232,7 @@ pub(crate) fn locate<const WATCHED: bool>(
         space::GENERIC => {
             let space = space_of(lowest);
             if space != space_of(highest) {
-                return Err(access.mixed(warp, instruction));
+                return access.mixed::<WATCHED>(warp, instruction);
             }
             if space != space::GLOBAL {
                 access.rebase(lowest & !(WINDOW - 1));
@@ -241,25 +253,25 @@ pub(crate) fn locate<const WATCHED: bool>(
 }
 
 /// An access on its way to its places.
-struct Access {
-    mask: u32,
-    addresses: Lanes64,
-    bytes: u64,
-    mode: Mode,
-    contiguous: bool,
-    lowest: u64,
-    highest: u64,
+pub(super) struct Access<'a> {
+    pub mask: u32,
+    pub addresses: &'a mut Lanes64,
+    pub bytes: u64,
+    pub mode: Mode,
+    pub contiguous: bool,
+    pub lowest: u64,
+    pub highest: u64,
 }
 
-impl Access {
+impl Access<'_> {
     #[inline(always)]
-    fn located(&self, distance: usize) -> Located {
-        Located { distance, addresses: self.addresses, contiguous: self.contiguous }
+    pub fn located(&self, distance: usize) -> Located {
+        Located { distance, contiguous: self.contiguous }
     }
 
     /// Makes generic addresses addresses of their space.
     fn rebase(&mut self, window: u64) {
-        for address in &mut self.addresses {
+        for address in self.addresses.iter_mut() {
             *address -= window;
         }
         self.lowest -= window;
@@ -276,7 +288,7 @@ impl Access {
     }
 
     /// The first lane of which something holds.
-    fn first(&self, test: impl Fn(u64) -> bool) -> usize {
+    pub fn first(&self, test: impl Fn(u64) -> bool) -> usize {
         (0..WARP).find(|&lane| self.mask >> lane & 1 != 0 && test(self.addresses[lane])).unwrap_or(0)
     }
 
@@ -292,226 +304,45 @@ impl Access {
         Err(warp.fault(instruction, lane as u32, FaultKind::MisalignedAddress, Kind::Misaligned, place, detail))
     }
 
-    /// Generic addresses of several spaces in one access: rare enough to be refused as one. A compiler keeps them apart by branches.
+    /// Lanes of one access that name several state spaces, or shared memory of several blocks: each of them by itself.
     #[cold]
-    fn mixed(&self, warp: &mut Warp<'_>, instruction: &Instruction) -> Flow {
-        let lane = self.first(|address| space_of(address) != space_of(self.lowest));
-        let detail = "lanes of one access name different state spaces, which is not supported".to_owned();
-        let place = Some((Space::Global, self.addresses[lane], self.bytes as u32));
-        warp.fault(instruction, lane as u32, FaultKind::InvalidAddressSpace, Kind::InvalidOperand, place, detail)
-    }
-
-    #[inline(always)]
-    fn global<const WATCHED: bool>(mut self, warp: &mut Warp<'_>, instruction: &Instruction) -> Result<Located, Flow> {
-        let span = self.highest.wrapping_sub(self.lowest) + self.bytes;
-        if !WATCHED {
-            let everything = warp.grid.everything;
-            if everything.contains(self.lowest, span) {
-                return Ok(self.located((everything.host(self.lowest) as usize).wrapping_sub(self.lowest as usize)));
-            }
-            return self.find_windows::<false>(warp, instruction);
-        }
-        let at = warp.at(instruction);
-        let window = match *warp.worker.window(at) {
-            Some(window) if window.contains(self.lowest, span) => window,
-            _ => match warp.grid.table.find(self.lowest, span) {
-                Some(window) => *warp.worker.window(at).insert(window),
-                None => return self.find_windows::<true>(warp, instruction),
-            },
+    fn mixed<const WATCHED: bool>(self, warp: &mut Warp<'_>, instruction: &Instruction) -> Result<Located, Flow> {
+        let window = |address: u64| match space_of(address) {
+            space::GLOBAL => 0,
+            space::SHARED => address >> SHARED_BITS,
+            space::LOCAL => LOCAL + u64::from(address - LOCAL >= stack::BEGIN),
+            _ => address & !(WINDOW - 1),
         };
-        if self.mode == Mode::Read
-            && instruction.class == Some(Class::GlobalLoad)
-            && instruction.modifier & READ_ONLY != 0
-        {
-            self.check_read_only(warp, instruction);
-        }
-        if self.contiguous {
-            if self.mode.reads() && warp.grid.checks.initialised && !window.is_initialised(self.lowest, span) {
-                self.unwritten(warp, instruction, window);
-            }
-            if self.mode.writes() {
-                window.mark(self.lowest, span);
-            }
-            let sectors = (self.highest + self.bytes - 1) / 32 - self.lowest / 32 + 1;
-            self.count_sectors(warp, sectors, span.div_ceil(32));
-            self.touch(warp, self.lowest / 32, sectors);
-        } else {
-            self.scattered(warp, instruction, window);
-        }
-        if warp.grid.checks.global_races {
-            self.between_blocks(warp, instruction);
-        }
-        Ok(self.located((window.host(self.lowest) as usize).wrapping_sub(self.lowest as usize)))
-    }
-
-    /// Checks and counts an access whose lanes do not follow each other, run by run.
-    fn scattered(&self, warp: &mut Warp<'_>, instruction: &Instruction, window: Window) {
-        let mut sectors = [0u64; 128];
-        let mut count = 0;
-        let mut useful = 0;
-        let mut lane = 0;
-        let check = self.mode.reads() && warp.grid.checks.initialised;
-        let mut failed = false;
-        while lane < WARP {
-            if self.mask >> lane & 1 == 0 {
-                lane += 1;
-                continue;
-            }
-            let begin = self.addresses[lane];
-            let mut end = begin + self.bytes;
-            lane += 1;
-            while lane < WARP
-                && self.mask >> lane & 1 != 0
-                && (self.addresses[lane] == end || self.addresses[lane] == begin)
-            {
-                if self.addresses[lane] == end {
-                    end += self.bytes;
-                }
-                lane += 1;
-            }
-            failed |= check && !window.is_initialised(begin, end - begin);
-            if self.mode.writes() {
-                window.mark(begin, end - begin);
-            }
-            let mut is_new = false;
-            for sector in begin / 32..=(end - 1) / 32 {
-                if count < sectors.len() && !sectors[..count].contains(&sector) {
-                    sectors[count] = sector;
-                    count += 1;
-                    is_new = true;
-                }
-            }
-            useful += if is_new { end - begin } else { 0 };
-        }
-        self.count_sectors(warp, count as u64, useful.div_ceil(32));
-        for &sector in &sectors[..count] {
-            self.touch(warp, sector, 1);
-        }
-        if failed {
-            self.unwritten(warp, instruction, window);
-        }
-    }
-
-    #[inline(always)]
-    fn count_sectors(&self, warp: &mut Warp<'_>, sectors: u64, ideal: u64) {
-        let counters = &mut warp.worker.counters;
-        if self.mode == Mode::Read {
-            counters.load_sectors += sectors;
-            counters.load_sectors_ideal += ideal;
-        } else {
-            counters.store_sectors += sectors;
-            counters.store_sectors_ideal += ideal;
-        }
-    }
-
-    /// Notes that sectors were used at least once.
-    #[inline(always)]
-    fn touch(&self, warp: &mut Warp<'_>, first: u64, count: u64) {
-        let Some(touched) = &warp.grid.touched else { return };
-        for sector in first..first + count {
-            let address = sector * 32;
-            if self.mode.reads() && touched[0].touch(address) {
-                warp.worker.counters.distinct_load_sectors += 1;
-            }
-            if self.mode.writes() && touched[1].touch(address) {
-                warp.worker.counters.distinct_store_sectors += 1;
-            }
-        }
-    }
-
-    /// A load through the read-only path of what this launch has written.
-    fn check_read_only(&self, warp: &mut Warp<'_>, instruction: &Instruction) {
-        let Some([_, written]) = &warp.grid.touched else { return };
-        let stale = (0..WARP).find(|&lane| self.mask >> lane & 1 != 0 && written.contains(self.addresses[lane]));
-        if let Some(lane) = stale.filter(|_| warp.grid.checks.bounds) {
-            let place = Some((Space::Global, self.addresses[lane], self.bytes as u32));
-            let detail = "the load promises that the launch does not write there, and it has".to_owned();
-            warp.find(instruction, lane as u32, Kind::ReadOnly, place, detail);
-        }
-    }
-
-    /// Looks for accesses of other blocks to the same bytes, two by two.
-    #[cold]
-    fn between_blocks(&self, warp: &mut Warp<'_>, instruction: &Instruction) {
-        if self.mode == Mode::Atomic {
-            return;
-        }
-        let block = warp.grid.linear_block(warp.block.id);
-        for lane in (0..WARP).filter(|lane| self.mask >> lane & 1 != 0) {
-            // By two bytes: neighbouring numbers of 16 bits may be those of different blocks.
-            let halves = self.addresses[lane] / 2..(self.addresses[lane] + self.bytes).div_ceil(2);
-            let Some(other) = warp.grid.traffic.conflict(halves, block, self.mode.writes()) else { continue };
-            let place = Some((Space::Global, self.addresses[lane], self.bytes as u32));
-            let did = if other.wrote { "writes" } else { "reads" };
-            let [x, y, _] = warp.grid.launch.grid.map(u64::from);
-            let (bx, by, bz) = (other.block % x, other.block / x % y, other.block / x / y);
-            let detail = format!("block ({bx}, {by}, {bz}) {did} there in the same launch, and one of the two writes");
-            warp.find(instruction, lane as u32, Kind::GlobalRace, place, detail);
-        }
-    }
-
-    #[cold]
-    fn unwritten(&self, warp: &mut Warp<'_>, instruction: &Instruction, window: Window) {
-        let lane = self.first(|address| !window.is_initialised(address, self.bytes));
-        let place = Some((Space::Global, self.addresses[lane], self.bytes as u32));
-        let story = warp.grid.memory.story(self.addresses[lane], self.bytes);
-        let detail = format!("nothing was ever written there: {story}");
-        warp.find(instruction, lane as u32, Kind::Uninitialised, place, detail);
-    }
-
-    /// The lanes do not share a window: each one's is looked up.
-    #[cold]
-    fn find_windows<const WATCHED: bool>(
-        &mut self,
-        warp: &mut Warp<'_>,
-        instruction: &Instruction,
-    ) -> Result<Located, Flow> {
+        let mut left = self.mask;
         let mut distance = None;
-        for lane in (0..WARP).filter(|lane| self.mask >> lane & 1 != 0) {
-            let address = self.addresses[lane];
-            let window = warp.grid.table.find(address, self.bytes);
-            let window = match window {
-                None if !warp.grid.checks.bounds && warp.grid.everything.contains(address, self.bytes) => {
-                    warp.grid.everything
-                }
-                None => return Err(self.out_of_bounds(warp, instruction, lane)),
-                Some(window) => window,
-            };
-            if WATCHED {
-                let one = Access { mask: 1 << lane, lowest: address, highest: address, contiguous: false, ..*self };
-                one.scattered(warp, instruction, window);
+        while left != 0 {
+            let wanted = window(self.addresses[left.trailing_zeros() as usize]);
+            let mask = crate::isa::mask_of(|lane| window(self.addresses[lane]) == wanted) & left;
+            left &= !mask;
+            let mut part = *self.addresses;
+            let located = locate::<WATCHED>(warp, instruction, mask, space::GENERIC, &mut part, self.bytes, self.mode)?;
+            let common = *distance.get_or_insert(located.distance);
+            for lane in (0..WARP).filter(|lane| mask >> lane & 1 != 0) {
+                self.addresses[lane] = part[lane].wrapping_add(located.distance.wrapping_sub(common) as u64);
             }
-            // Places are told by one distance: addresses of other windows are shifted.
-            let own = (window.host(address) as usize).wrapping_sub(address as usize);
-            let common = *distance.get_or_insert(own);
-            self.addresses[lane] = address.wrapping_add(own.wrapping_sub(common) as u64);
         }
-        let first = self.addresses[self.mask.trailing_zeros() as usize];
+        let first = self.addresses[self.mask.trailing_zeros() as usize & 31];
         for lane in 0..WARP {
-            self.addresses[lane] = if self.mask >> lane & 1 != 0 { self.addresses[lane] } else { first };
+            self.addresses[lane] = if self.mask & BITS[lane] != 0 { self.addresses[lane] } else { first };
         }
-        self.contiguous = false;
-        Ok(self.located(distance.unwrap_or(0)))
-    }
-
-    #[cold]
-    fn out_of_bounds(&self, warp: &mut Warp<'_>, instruction: &Instruction, lane: usize) -> Flow {
-        use crate::memory::Place;
-        let address = self.addresses[lane];
-        let story = warp.grid.memory.story(address, self.bytes);
-        let kind = match story.place {
-            Place::Null => Kind::NullPointer,
-            Place::Freed { .. } => Kind::UseAfterFree,
-            _ => Kind::OutOfBounds,
-        };
-        let place = Some((Space::Global, address, self.bytes as u32));
-        warp.fault(instruction, lane as u32, FaultKind::IllegalAddress, kind, place, story.to_string())
+        Ok(Located { distance: distance.unwrap_or(0), contiguous: false })
     }
 
     #[inline(always)]
     fn shared<const WATCHED: bool>(mut self, warp: &mut Warp<'_>, instruction: &Instruction) -> Result<Located, Flow> {
         let mut rank = warp.block.rank as usize;
         if self.highest >> SHARED_BITS != 0 {
+            if self.lowest >> SHARED_BITS != self.highest >> SHARED_BITS {
+                for address in self.addresses.iter_mut() {
+                    *address |= SHARED;
+                }
+                return self.mixed::<WATCHED>(warp, instruction);
+            }
             rank = self.other_block(warp, instruction)?;
         }
         if self.highest.saturating_add(self.bytes) > u64::from(warp.block.shared_bytes) {
@@ -531,9 +362,6 @@ impl Access {
         if rank > count {
             return Err(self.outside(warp, instruction, Space::Shared, u64::from(warp.block.shared_bytes)));
         }
-        if self.lowest >> SHARED_BITS != self.highest >> SHARED_BITS {
-            return Err(self.mixed(warp, instruction));
-        }
         self.rebase((rank as u64) << SHARED_BITS);
         Ok(rank - 1)
     }
@@ -548,11 +376,23 @@ impl Access {
         counters.shared_conflict_cycles += cycles.saturating_sub(ideal);
         let own = rank == warp.block.rank as usize;
         let index = if own { warp.state.index } else { u32::MAX };
-        let lanes =
-            super::shared::Lanes { warp: index, mask: self.mask, addresses: &self.addresses, bytes: self.bytes };
+        let lanes = super::watch::Lanes { warp: index, mask: self.mask, addresses: self.addresses, bytes: self.bytes };
         let span = self.contiguous.then_some((self.lowest, self.highest + self.bytes - self.lowest));
         if let Err(conflict) = warp.shared[rank].check(lanes, span, self.mode) {
-            super::shared::report(warp, instruction, rank, *conflict);
+            super::watch::report(warp, instruction, rank, *conflict);
+        }
+        if own && instruction.modifier & (ACQUIRE | RELEASE) != 0 {
+            self.order(warp, instruction, rank);
+        }
+    }
+
+    /// An access that orders others around it.
+    #[cold]
+    fn order(&self, warp: &mut Warp<'_>, instruction: &Instruction, rank: usize) {
+        let (releases, acquires) = (instruction.modifier & RELEASE != 0, instruction.modifier & ACQUIRE != 0);
+        let index = warp.state.index;
+        for lane in (0..WARP).filter(|lane| self.mask >> lane & 1 != 0) {
+            warp.shared[rank].order(index, self.addresses[lane], releases, acquires);
         }
     }
 
@@ -562,7 +402,7 @@ impl Access {
         if self.contiguous {
             return (32 * self.bytes).div_ceil(128);
         }
-        super::shared::bank_cycles(self.mask, &self.addresses, self.bytes)
+        super::banks::bank_cycles(self.mask, self.addresses, self.bytes)
     }
 
     #[cold]
@@ -595,9 +435,18 @@ impl Access {
         instruction: &Instruction,
         in_frame: bool,
     ) -> Result<Located, Flow> {
+        if !in_frame && self.highest >= stack::BEGIN {
+            if self.lowest < stack::BEGIN {
+                for address in self.addresses.iter_mut() {
+                    *address |= LOCAL;
+                }
+                return self.mixed::<WATCHED>(warp, instruction);
+            }
+            return self.on_stack::<WATCHED>(warp, instruction);
+        }
         if in_frame {
             let frame = u64::from(warp.frame.local);
-            for address in &mut self.addresses {
+            for address in self.addresses.iter_mut() {
                 *address = address.wrapping_add(frame);
             }
             self.highest = self.highest.saturating_add(frame);
@@ -633,6 +482,45 @@ impl Access {
         self.contiguous = false;
         Ok(self.located(warp.state.local.as_mut_ptr().expose_provenance()))
     }
+
+    /// Local memory that `alloca` gave.
+    #[cold]
+    fn on_stack<const WATCHED: bool>(
+        mut self,
+        warp: &mut Warp<'_>,
+        instruction: &Instruction,
+    ) -> Result<Located, Flow> {
+        self.contiguous = false;
+        let tops = warp.state.stack.tops;
+        let mut unwritten = None;
+        for lane in (0..WARP).filter(|lane| self.mask >> lane & 1 != 0) {
+            let offset = self.addresses[lane] - stack::BEGIN;
+            if offset.saturating_add(self.bytes) > u64::from(tops[lane]) {
+                let place = Some((Space::Local, self.addresses[lane], self.bytes as u32));
+                let detail = format!("the thread has {} bytes on its stack here", tops[lane]);
+                let (fault, kind) = (FaultKind::IllegalAddress, Kind::OutOfSpace);
+                return Err(warp.fault(instruction, lane as u32, fault, kind, place, detail));
+            }
+            let stack = &mut warp.state.stack;
+            let place = lane * stack.room + offset as usize;
+            let written = &mut stack.written[place..place + self.bytes as usize];
+            if self.mode.writes() {
+                written.fill(1);
+            } else if WATCHED && warp.state.track_local && written.contains(&0) {
+                unwritten.get_or_insert(lane);
+            }
+            self.addresses[lane] = place as u64;
+        }
+        if let Some(lane) = unwritten {
+            let detail = "the thread never wrote there since it took it".to_owned();
+            warp.find(instruction, lane as u32, Kind::Uninitialised, None, detail);
+        }
+        let first = self.addresses[self.mask.trailing_zeros() as usize & 31];
+        for lane in 0..WARP {
+            self.addresses[lane] = if self.mask & BITS[lane] != 0 { self.addresses[lane] } else { first };
+        }
+        Ok(self.located(warp.state.stack.bytes.as_mut_ptr().expose_provenance()))
+    }
 }
 
 /// The space as findings call it.
@@ -642,171 +530,5 @@ fn public(space: u32) -> Space {
         space::LOCAL | space::FRAME => Space::Local,
         space::PARAM => Space::Parameter,
         _ => Space::Global,
-    }
-}
-
-/// A type in memory.
-pub(crate) trait Stored: Copy + Default {
-    /// What a register holds after it was loaded.
-    fn load(self) -> u64;
-    /// What is stored of a register.
-    fn store(register: u64) -> Self;
-}
-
-macro_rules! stored {
-    ($($ty:ty: $load:expr;)*) => {$(
-        impl Stored for $ty {
-            #[inline(always)]
-            fn load(self) -> u64 { let load: fn($ty) -> u64 = $load; load(self) }
-            #[inline(always)]
-            fn store(register: u64) -> $ty { register as $ty }
-        }
-    )*};
-}
-
-stored! {
-    u8: |value| value.into();
-    u16: |value| value.into();
-    u32: |value| value.into();
-    u64: |value| value;
-    i8: |value| value as u64;
-    i16: |value| value as u64;
-    i32: |value| value as u64;
-}
-
-/// Registers that loads fill and stores empty.
-pub(crate) trait Lane: Value<Register = Self> + Default {
-    /// The low bits of a value.
-    fn low(value: u64) -> Self;
-    /// The value.
-    fn value(self) -> u64;
-}
-
-impl Lane for u32 {
-    #[inline(always)]
-    fn low(value: u64) -> u32 {
-        value as u32
-    }
-    #[inline(always)]
-    fn value(self) -> u64 {
-        self.into()
-    }
-}
-
-impl Lane for u64 {
-    #[inline(always)]
-    fn low(value: u64) -> u64 {
-        value
-    }
-    #[inline(always)]
-    fn value(self) -> u64 {
-        self
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Load<T, R, const N: usize>(std::marker::PhantomData<(T, R)>);
-
-impl<T: Stored, R: Lane, const N: usize> Semantics for Load<T, R, N> {
-    /// Operands: N destinations, then the address.
-    #[inline(always)]
-    fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
-        let addresses = addresses(warp, instruction, instruction.operands[N]);
-        let bytes = (size_of::<T>() * N) as u64;
-        let space = instruction.modifier & 0xff;
-        let located = match E::locate(warp, instruction, mask, space, &addresses, bytes, Mode::Read) {
-            Ok(located) => located,
-            Err(flow) => return flow,
-        };
-        let mut values = [[R::default(); WARP]; N];
-        if located.contiguous {
-            let begin = located.pointer(0).cast::<T>();
-            for lane in 0..WARP {
-                for (part, values) in values.iter_mut().enumerate() {
-                    // SAFETY: `locate` has found all 32 lanes within one allocation, or shared memory, that lives as long as the launch.
-                    values[lane] = R::low(unsafe { begin.add(lane * N + part).read_unaligned() }.load());
-                }
-            }
-        } else {
-            for lane in 0..WARP {
-                let begin = located.pointer(lane).cast::<T>();
-                for (part, values) in values.iter_mut().enumerate() {
-                    // SAFETY: as above; lanes that do not take part have the place of one that does.
-                    values[lane] = R::low(unsafe { begin.add(part).read_unaligned() }.load());
-                }
-            }
-        }
-        for (part, values) in values.iter().enumerate() {
-            store_register(warp.register::<R>(instruction.operands[part]), mask, values);
-        }
-        Flow::Next
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Store<T, R, const N: usize>(std::marker::PhantomData<(T, R)>);
-
-impl<T: Stored, R: Lane, const N: usize> Semantics for Store<T, R, N> {
-    /// Operands: N sources, then the address.
-    #[inline(always)]
-    fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
-        let addresses = addresses(warp, instruction, instruction.operands[N]);
-        let bytes = (size_of::<T>() * N) as u64;
-        let space = instruction.modifier & 0xff;
-        let located = match E::locate(warp, instruction, mask, space, &addresses, bytes, Mode::Write) {
-            Ok(located) => located,
-            Err(flow) => return flow,
-        };
-        let values: [&[R; WARP]; N] = std::array::from_fn(|part| warp.read::<R>(instruction.operands[part]));
-        if located.contiguous {
-            let begin = located.pointer(0).cast::<T>();
-            for lane in 0..WARP {
-                for (part, values) in values.iter().enumerate() {
-                    // SAFETY: as in `Load`; other threads of the program may write the same bytes, as they may on a GPU.
-                    unsafe { begin.add(lane * N + part).write_unaligned(T::store(values[lane].value())) };
-                }
-            }
-        } else {
-            for lane in (0..WARP).filter(|lane| mask >> lane & 1 != 0) {
-                let begin = located.pointer(lane).cast::<T>();
-                for (part, values) in values.iter().enumerate() {
-                    // SAFETY: as above.
-                    unsafe { begin.add(part).write_unaligned(T::store(values[lane].value())) };
-                }
-            }
-        }
-        Flow::Next
-    }
-}
-
-/// The handlers of a load of `count` elements into registers.
-pub(crate) fn load<T: Stored, R: Lane>(count: usize) -> Option<[Handler; 2]> {
-    use std::marker::PhantomData;
-    Some(match count {
-        1 => handlers(Load::<T, R, 1>(PhantomData)),
-        2 => handlers(Load::<T, R, 2>(PhantomData)),
-        4 => handlers(Load::<T, R, 4>(PhantomData)),
-        _ => return None,
-    })
-}
-
-/// The handlers of a store of `count` elements from registers.
-pub(crate) fn store<T: Stored, R: Lane>(count: usize) -> Option<[Handler; 2]> {
-    use std::marker::PhantomData;
-    Some(match count {
-        1 => handlers(Store::<T, R, 1>(PhantomData)),
-        2 => handlers(Store::<T, R, 2>(PhantomData)),
-        4 => handlers(Store::<T, R, 4>(PhantomData)),
-        _ => return None,
-    })
-}
-
-/// The class of an access by its space.
-pub(crate) fn class_of(space: u32, stores: bool) -> Class {
-    match space {
-        space::SHARED => Class::Shared,
-        space::LOCAL | space::FRAME | space::PARAM => Class::Local,
-        _ if stores => Class::GlobalStore,
-        _ => Class::GlobalLoad,
     }
 }

@@ -1,12 +1,14 @@
 //! Atomics and reductions (PTX ISA 9.7.13.5, 9.7.13.6): atom and red. Blocks run on several threads, so they are atomics of the host too.
 
 use std::marker::PhantomData;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::FaultKind;
-use super::access::{Lane, Mode, addresses};
+use super::access::{Mode, addresses};
 use super::code::{Flow, Handler, Instruction};
 use super::semantics::{Environment, Semantics, handlers, store as store_register};
+use super::transfer::Lane;
 use super::warp::Warp;
 use crate::checks::{Kind, Space};
 use crate::isa::WARP;
@@ -71,19 +73,19 @@ impl<T: Word, F: Fn(T, T, T) -> T + Copy, const N: usize> Semantics for Atomic<T
         } else {
             &instruction.operands[..]
         };
-        let lanes = addresses(warp, instruction, operands[N]);
+        let mut places = addresses(warp, instruction, operands[N]);
         let bytes = (size_of::<T>() * N) as u64;
         let space = instruction.modifier & 0xff;
-        let located = match E::locate(warp, instruction, mask, space, &lanes, bytes, Mode::Atomic) {
+        let located = match E::locate(warp, instruction, mask, space, &mut places, bytes, Mode::Atomic) {
             Ok(located) => located,
             Err(flow) => return flow,
         };
         let mut before = [[T::Register::default(); WARP]; N];
         for lane in (0..WARP).filter(|lane| mask >> lane & 1 != 0) {
-            let place = located.pointer(lane);
+            let place = located.pointer(places[lane]);
             if place.addr() % size_of::<T>() != 0 {
                 let detail = "an atomic operation on a word that is not aligned".to_owned();
-                let address = Some((Space::Global, lanes[lane], bytes as u32));
+                let address = Some((Space::Global, places[lane], bytes as u32));
                 return warp.fault(
                     instruction,
                     lane as u32,
@@ -120,4 +122,55 @@ pub(crate) fn atomic_vector<T: Word, F: Fn(T, T, T) -> T + Copy>(count: usize, f
         4 => handlers(Atomic::<T, F, 4>(f, PhantomData)),
         _ => return None,
     })
+}
+
+/// Exchanges of 128 bits exclude each other by one of these locks, by their address: no processor of ours has an atomic of that size that the language offers. Narrower
+/// atomics on the same bytes at the same time may come between; so they may not on a GPU, and no compiler mixes them.
+static LOCKS: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
+
+#[derive(Clone, Copy)]
+struct WideAtomic<const COMPARES: bool>;
+
+impl<const COMPARES: bool> Semantics for WideAtomic<COMPARES> {
+    /// A list: the two halves of the destination, the address, those of the value (for `cas` the one that is expected, then the new one).
+    #[inline(always)]
+    fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+        let list = warp.list(instruction);
+        let mut places = addresses(warp, instruction, list[2]);
+        let space = instruction.modifier & 0xff;
+        let located = match E::locate(warp, instruction, mask, space, &mut places, 16, Mode::Atomic) {
+            Ok(located) => located,
+            Err(flow) => return flow,
+        };
+        let mut before = [[0u64; WARP]; 2];
+        for lane in (0..WARP).filter(|lane| mask >> lane & 1 != 0) {
+            let operand = |index: usize| warp.read::<u64>(list[index])[lane];
+            let place = located.pointer(places[lane]).cast::<[u64; 2]>();
+            let lock = &LOCKS[place.addr() / 16 % LOCKS.len()];
+            let _guard = lock.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            // SAFETY: `locate` found 16 bytes there.
+            let old = unsafe { place.read_unaligned() };
+            let first = [operand(3), operand(4)];
+            let new = if COMPARES { (old == first).then(|| [operand(5), operand(6)]) } else { Some(first) };
+            if let Some(new) = new {
+                // SAFETY: as above.
+                unsafe { place.write_unaligned(new) };
+            }
+            [before[0][lane], before[1][lane]] = old;
+        }
+        for (half, before) in before.iter().enumerate() {
+            store_register(warp.register::<u64>(list[half]), mask, before);
+        }
+        Flow::Next
+    }
+}
+
+/// The handlers of `atom.exch.b128`.
+pub(crate) fn exchange_wide() -> [Handler; 2] {
+    handlers(WideAtomic::<false>)
+}
+
+/// The handlers of `atom.cas.b128`.
+pub(crate) fn compare_wide() -> [Handler; 2] {
+    handlers(WideAtomic::<true>)
 }

@@ -12,6 +12,11 @@ use crate::checks::{Finding, Kind};
 /// Turns of a cluster before another one may have its own.
 const TURNS: u32 = 4096;
 
+/// Turns in a row, for each warp that can run, in which warps did nothing but jump: they may wait for another cluster, which gets its turn then. In a cooperative launch that is
+/// likely.
+const TIRED: usize = 64;
+const TIRED_COOPERATIVE: usize = 2;
+
 /// Rounds in which all warps of a cluster only waited for each other, after which they will forever.
 const PATIENCE: u32 = 2000;
 
@@ -87,6 +92,7 @@ impl Cluster {
     /// Gives turns to its warps until all have ended or others should have theirs.
     pub fn run(&mut self, grid: &Grid<'_>, worker: &mut Worker) -> Outcome {
         let watched = grid.checks.any_in_kernels();
+        let mut tired = 0;
         for _ in 0..TURNS {
             if self.ready.is_empty() {
                 if self.yielded.is_empty() {
@@ -121,6 +127,11 @@ impl Cluster {
                     if grid.is_stopped() {
                         return Outcome::Paused;
                     }
+                    tired += 1;
+                    let limit = if grid.launch.cooperative { TIRED_COOPERATIVE } else { TIRED };
+                    if tired > limit * self.ready.len() {
+                        break;
+                    }
                 }
                 Pause::Yield => self.yielded.push(index),
                 Pause::Blocked => {}
@@ -134,6 +145,9 @@ impl Cluster {
             }
             if pause != Pause::Yield {
                 self.idle = 0;
+            }
+            if matches!(pause, Pause::Blocked | Pause::Ended) {
+                tired = 0;
             }
             self.wake(block);
         }
@@ -155,7 +169,7 @@ impl Cluster {
             for (block, shared) in self.blocks.iter_mut().zip(&mut self.shared) {
                 block.cluster_arrived = 0;
                 block.cluster_phase += 1;
-                shared.synchronise_all();
+                shared.synchronise_cluster();
             }
             self.resume(0..self.warps.len(), CLUSTER_BARRIER, 0, &[]);
         }
@@ -163,6 +177,14 @@ impl Cluster {
 
     /// Lets the fragments go on that wait for a barrier; `known` is what is known of accesses to shared memory behind it.
     fn resume(&mut self, warps: std::ops::Range<usize>, barrier: u8, value: u32, known: &[u32]) {
+        // Where all threads of the block wait for it, and for nothing else, all that was done happened before what comes.
+        let waits = |fragment: &Fragment| fragment.progress == Progress::Barrier(barrier);
+        let mut members = self.warps[warps.clone()].iter();
+        let block = warps.start / self.warps_per_block;
+        let all = !known.is_empty() && members.all(|warp| warp.live == warp.all && warp.fragments.iter().all(waits));
+        if all {
+            self.shared[block].synchronise_all();
+        }
         for index in warps {
             let mut woken = false;
             for fragment in &mut self.warps[index].fragments {
@@ -174,8 +196,10 @@ impl Cluster {
             if !woken {
                 continue;
             }
-            let number = (index % self.warps_per_block) as u32;
-            self.shared[index / self.warps_per_block].acquire(number, known);
+            if !all {
+                let number = (index % self.warps_per_block) as u32;
+                self.shared[index / self.warps_per_block].acquire(number, known);
+            }
             if !self.ready.contains(&(index as u32)) && !self.yielded.contains(&(index as u32)) {
                 self.ready.push(index as u32);
             }
@@ -302,5 +326,6 @@ impl State {
         self.cluster_phase = 0;
         self.barriers = 0;
         self.pending.clear();
+        self.stack.clear();
     }
 }

@@ -354,6 +354,7 @@ fn enter(warp: &mut Warp<'_>, instruction: &Instruction, index: u32) -> Flow {
         predicates: frame.predicates + caller.predicates,
         local: (frame.local + caller.local_bytes).next_multiple_of(16),
         function: index,
+        stack: warp.state.stack_top(warp.active),
     };
     let active = warp.active;
     warp.state.reserve_local(inner.local + called.local_bytes);
@@ -381,6 +382,7 @@ pub(crate) fn leave(warp: &mut Warp<'_>, instruction: &Instruction, _mask: u32) 
     for (from, to) in called.results.iter().zip(&call.results) {
         warp.state.copy_local(active, inner.local + from.0, back.frame.local + to.0, from.1.min(to.1));
     }
+    warp.state.unwind_stack(active, inner.stack);
     warp.running().frame = back.frame;
     warp.set_frame(back.frame);
     warp.target = back.call + 1;

@@ -1,33 +1,46 @@
 //! Matrix instructions (PTX ISA 9.7.14, 9.7.15): mma, ldmatrix, stmatrix, movmatrix, wgmma. Semantics in [`crate::isa::matrix`].
 
-use super::access::{Mode, addresses, space};
+use super::access::{Located, Mode, addresses, space};
 use super::code::{Flow, Handler, Instruction};
 use super::semantics::{Environment, Semantics, act, handlers, store as store_register};
 use super::warp::Warp;
-use super::{FaultKind, shared};
+use super::{FaultKind, watch};
 use crate::checks::{Kind, Space};
 use crate::isa::matrix::wgmma::{self, Chunk, Descriptor, Major, Wgmma};
 use crate::isa::matrix::{self, Mma, move_rows, quad_pair};
 use crate::isa::{Lanes, Lanes64, WARP};
 
 /// What an `mma` computes; kept beside the code.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct MatrixShape {
     /// Shape and types.
     pub shape: Mma,
     /// Orders of A and B, which only the f16 shape m8n8k4 lets one choose.
     pub orders: (quad_pair::Order, quad_pair::Order),
+    /// Registers of the operands.
+    pub counts: matrix::Registers,
+    /// The function that computes it, for shapes that have one of their own.
+    pub multiply: Option<matrix::Multiply>,
 }
 
-/// `mma.sync`: a list of D, A, B, C; the immediate is the index of its [`MatrixShape`].
-pub(crate) fn mma() -> [Handler; 2] {
-    act(|warp: &mut Warp<'_>, instruction: &Instruction, mask: u32| {
+impl MatrixShape {
+    /// A shape that is supported.
+    pub fn new(shape: Mma, orders: (quad_pair::Order, quad_pair::Order)) -> MatrixShape {
+        MatrixShape { shape, orders, counts: shape.registers(), multiply: matrix::multiply(&shape) }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Multiplication;
+
+impl Semantics for Multiplication {
+    #[inline(always)]
+    fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
         if let Err(flow) = warp.converge(instruction, mask) {
             return flow;
         }
-        let MatrixShape { shape, orders } = &warp.grid.code.matrices[instruction.immediate as usize];
+        let MatrixShape { shape, orders, counts, multiply } = &warp.grid.code.matrices[instruction.immediate as usize];
         let list = warp.list(instruction);
-        let counts = shape.registers();
         // No operand has more than eight registers.
         let empty: &Lanes = &[0; WARP];
         let mut sources = [empty; 24];
@@ -37,6 +50,15 @@ pub(crate) fn mma() -> [Handler; 2] {
         let (a, rest) = sources.split_at(counts.a);
         let (b, rest) = rest.split_at(counts.b);
         let c = &rest[..counts.c];
+        if let Some(multiply) = multiply {
+            let mut d = [[0; WARP]; 4];
+            let d = &mut d[..counts.d];
+            multiply(d, a, b, c);
+            for (&operand, lanes) in list.iter().zip(&*d) {
+                warp.set_lanes(operand, mask, lanes);
+            }
+            return Flow::Next;
+        }
         let mut d = [[0; WARP]; 8];
         if shape.is_quad_pair() {
             quad_pair::mma(*orders, (shape.c, shape.d), &mut d[..counts.d], a, b, c);
@@ -47,7 +69,12 @@ pub(crate) fn mma() -> [Handler; 2] {
             warp.set_lanes(operand, mask, lanes);
         }
         Flow::Next
-    })
+    }
+}
+
+/// `mma.sync`: a list of D, A, B, C; the immediate is the index of its [`MatrixShape`].
+pub(crate) fn mma() -> [Handler; 2] {
+    handlers(Multiplication)
 }
 
 /// `mma.sync` of f64.
@@ -56,9 +83,8 @@ pub(crate) fn mma_double() -> [Handler; 2] {
         if let Err(flow) = warp.converge(instruction, mask) {
             return flow;
         }
-        let MatrixShape { shape, .. } = &warp.grid.code.matrices[instruction.immediate as usize];
+        let MatrixShape { shape, counts, .. } = &warp.grid.code.matrices[instruction.immediate as usize];
         let list = warp.list(instruction);
-        let counts = shape.registers();
         let sources: Vec<&Lanes64> = list[counts.d..].iter().map(|&operand| warp.read::<u64>(operand)).collect();
         let (a, rest) = sources.split_at(counts.a);
         let (b, c) = rest.split_at(counts.b);
@@ -154,9 +180,9 @@ fn read_chunks(
         let lanes: Lanes64 = std::array::from_fn(|lane| group.get(lane).copied().unwrap_or(first));
         let mask = if group.len() == WARP { u32::MAX } else { (1 << group.len()) - 1 };
         if watched {
-            let access = shared::Lanes { warp: warp.state.index, mask, addresses: &lanes, bytes: 16 };
+            let access = watch::Lanes { warp: warp.state.index, mask, addresses: &lanes, bytes: 16 };
             if let Err(conflict) = warp.shared[rank].check(access, None, Mode::Read) {
-                shared::report(warp, instruction, rank, *conflict);
+                watch::report(warp, instruction, rank, *conflict);
             }
         }
         for (lane, &address) in group.iter().enumerate() {
@@ -173,6 +199,25 @@ fn address_lanes(count: usize) -> u32 {
     if count == 4 { u32::MAX } else { (1 << (8 * count)) - 1 }
 }
 
+/// Finds the rows of `N` matrices, once all lanes are there.
+#[inline(always)]
+fn locate_rows<E: Environment, const N: usize>(
+    warp: &mut Warp<'_>,
+    instruction: &Instruction,
+    mask: u32,
+    places: &mut Lanes64,
+    mode: Mode,
+) -> Result<Located, Flow> {
+    warp.converge(instruction, mask)?;
+    *places = addresses(warp, instruction, instruction.operands[N]);
+    // Matrices lie in shared memory, whatever the text says of the address.
+    let space = match instruction.modifier & 0xff {
+        space::GENERIC => space::GENERIC,
+        _ => space::SHARED,
+    };
+    E::locate(warp, instruction, address_lanes(N), space, places, 16, mode)
+}
+
 #[derive(Clone, Copy)]
 struct LoadMatrix<const N: usize, const TRANSPOSED: bool>;
 
@@ -180,12 +225,8 @@ impl<const N: usize, const TRANSPOSED: bool> Semantics for LoadMatrix<N, TRANSPO
     /// Operands: N destinations, then the address.
     #[inline(always)]
     fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
-        if let Err(flow) = warp.converge(instruction, mask) {
-            return flow;
-        }
-        let rows = addresses(warp, instruction, instruction.operands[N]);
-        let space = shared_space(instruction);
-        let located = match E::locate(warp, instruction, address_lanes(N), space, &rows, 16, Mode::Read) {
+        let mut places = [0; WARP];
+        let located = match locate_rows::<E, N>(warp, instruction, mask, &mut places, Mode::Read) {
             Ok(located) => located,
             Err(flow) => return flow,
         };
@@ -193,16 +234,9 @@ impl<const N: usize, const TRANSPOSED: bool> Semantics for LoadMatrix<N, TRANSPO
         for (matrix, register) in result.iter_mut().enumerate() {
             let rows: [move_rows::Row; 8] = std::array::from_fn(|row| {
                 // SAFETY: `locate` found 16 bytes there.
-                unsafe { located.pointer(8 * matrix + row).cast::<move_rows::Row>().read_unaligned() }
+                unsafe { located.pointer(places[8 * matrix + row]).cast::<move_rows::Row>().read_unaligned() }
             });
-            if TRANSPOSED {
-                *register = move_rows::load(true, &rows);
-            } else {
-                // Row after row is lane after lane.
-                for (lane, word) in register.iter_mut().zip(rows.as_flattened()) {
-                    *lane = *word;
-                }
-            }
+            *register = move_rows::load(TRANSPOSED, &rows);
         }
         for (matrix, register) in result.iter().enumerate() {
             warp.set_lanes(instruction.operands[matrix], mask, register);
@@ -218,12 +252,8 @@ impl<const N: usize, const TRANSPOSED: bool> Semantics for StoreMatrix<N, TRANSP
     /// Operands: N sources, then the address.
     #[inline(always)]
     fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
-        if let Err(flow) = warp.converge(instruction, mask) {
-            return flow;
-        }
-        let rows = addresses(warp, instruction, instruction.operands[N]);
-        let space = shared_space(instruction);
-        let located = match E::locate(warp, instruction, address_lanes(N), space, &rows, 16, Mode::Write) {
+        let mut places = [0; WARP];
+        let located = match locate_rows::<E, N>(warp, instruction, mask, &mut places, Mode::Write) {
             Ok(located) => located,
             Err(flow) => return flow,
         };
@@ -231,19 +261,10 @@ impl<const N: usize, const TRANSPOSED: bool> Semantics for StoreMatrix<N, TRANSP
             let rows = move_rows::store(TRANSPOSED, warp.lanes(instruction.operands[matrix]));
             for (row, words) in rows.iter().enumerate() {
                 // SAFETY: `locate` found 16 bytes there.
-                unsafe { located.pointer(8 * matrix + row).cast::<move_rows::Row>().write_unaligned(*words) };
+                unsafe { located.pointer(places[8 * matrix + row]).cast::<move_rows::Row>().write_unaligned(*words) };
             }
         }
         Flow::Next
-    }
-}
-
-/// Matrices lie in shared memory, whatever the text says of the address.
-#[inline(always)]
-fn shared_space(instruction: &Instruction) -> u32 {
-    match instruction.modifier & 0xff {
-        space::GENERIC => space::GENERIC,
-        _ => space::SHARED,
     }
 }
 

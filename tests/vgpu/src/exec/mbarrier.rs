@@ -6,7 +6,7 @@
 //! A wait that is not over gives its answer and the turn of the warp. What those who arrived knew of accesses to shared memory, those who saw the phase end know.
 
 use super::FaultKind;
-use super::access::{LOCAL, Mode, SHARED, SHARED_BITS, addresses_at, space};
+use super::access::{LOCAL, SHARED, SHARED_BITS, addresses_at};
 use super::code::{Flow, Handler, Instruction};
 use super::semantics::{Environment, Semantics, act, handlers, store as store_register};
 use super::shared::Flight;
@@ -290,69 +290,6 @@ pub(crate) fn wait(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) ->
 /// `pending_count`: of a token.
 pub(crate) fn pending_count() -> [Handler; 2] {
     super::map1(|_, token: u64| Object::decode(token).map_or(0, |object| object.pending))
-}
-
-/// `cp.async.bulk` from global to shared memory: operands are the destination, the source, the bytes, and the mbarrier. Bits 8 to 10 of the modifier say which
-/// addresses have 64 bits. Bit 11: to global memory, without an mbarrier.
-pub(crate) fn bulk_copy() -> [Handler; 2] {
-    #[derive(Clone, Copy)]
-    struct Bulk;
-    impl Semantics for Bulk {
-        #[inline(always)]
-        fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
-            match bulk::<E>(warp, instruction, mask) {
-                Ok(()) => Flow::Next,
-                Err(flow) => flow,
-            }
-        }
-    }
-    handlers(Bulk)
-}
-
-fn bulk<E: Environment>(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Result<(), Flow> {
-    let [to, from, size, barrier, ..] = instruction.operands;
-    let modifier = instruction.modifier;
-    let outward = modifier & 1 << 11 != 0;
-    let to = addresses_at(warp, to, modifier & 1 << 8 != 0, 0);
-    let from = addresses_at(warp, from, modifier & 1 << 9 != 0, 0);
-    let sizes = *warp.lanes(size);
-    let barriers = addresses_at(warp, barrier, modifier & 1 << 10 != 0, 0);
-    let strip = |address: u64| if address & !0xffff_ffff == SHARED { address - SHARED } else { address };
-    for lane in (0..WARP).filter(|lane| mask >> lane & 1 != 0) {
-        let bytes = u64::from(sizes[lane]);
-        super::pending::check_bulk(warp, instruction, lane, to[lane], from[lane], bytes)?;
-        let (source, target) = if outward { (space::SHARED, space::GLOBAL) } else { (space::GLOBAL, space::SHARED) };
-        // 512 bytes at a time: as if all lanes copied 16 each.
-        let mut done = 0;
-        while done < bytes {
-            let count = ((bytes - done) / 16).min(32) as u32;
-            let lanes = if count == 32 { u32::MAX } else { (1 << count) - 1 };
-            let places = |base: u64| std::array::from_fn(|index| strip(base) + done + 16 * index as u64);
-            let read = E::locate(warp, instruction, lanes, source, &places(from[lane]), 16, Mode::Read)?;
-            let mode = if outward || !warp.grid.checks.async_copies { Mode::Write } else { Mode::Pending };
-            let write = E::locate(warp, instruction, lanes, target, &places(to[lane]), 16, mode)?;
-            for index in 0..count as usize {
-                // SAFETY: `locate` found 16 bytes at both.
-                unsafe {
-                    write
-                        .pointer(index)
-                        .cast::<[u8; 16]>()
-                        .write_unaligned(read.pointer(index).cast::<[u8; 16]>().read_unaligned())
-                };
-            }
-            done += u64::from(count) * 16;
-        }
-        if !outward {
-            let flight = Flight {
-                bytes: sizes[lane],
-                ranges: vec![(strip(to[lane]), bytes)],
-                warp: warp.state.index,
-                lane: lane as u32,
-            };
-            send_bytes(warp, instruction, lane, strip(barriers[lane]), flight)?;
-        }
-    }
-    Ok(())
 }
 
 /// Nothing to wait for: bulk groups are complete when they are committed.

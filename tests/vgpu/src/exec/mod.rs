@@ -6,31 +6,38 @@
 //! | `semantics` | from the meaning of an instruction to the function that executes it, for three levels of the processor |
 //! | `grid`, `cluster`, `block` | blocks on threads, turns of warps, barriers |
 //! | `warp`, `flow` | registers, divergence, calls |
-//! | `access`, `shared`, `traffic` | loads and stores with their checks, races within and between blocks |
+//! | `access`, `global`, `transfer`, `shared`, `watch`, `banks`, `traffic` | loads and stores with their checks, races within and between blocks, bank conflicts |
 //! | `atomic`, `collective`, `barrier`, `matrix`, `fragment` | what their names say |
-//! | `pending`, `mbarrier`, `tensor` | asynchronous copies, and what counts them |
-//! | `special`, `system` | special registers, printf and its like |
+//! | `pending`, `mbarrier`, `bulk`, `tensor`, `reduce` | asynchronous copies, and what counts them |
+//! | `special`, `system`, `stack` | special registers, printf and its like, `alloca` |
 
 pub(crate) mod access;
 pub(crate) mod atomic;
+mod banks;
 pub(crate) mod barrier;
 mod block;
+pub(crate) mod bulk;
 mod cluster;
 mod code;
 pub(crate) mod collective;
 pub(crate) mod flow;
 pub(crate) mod fragment;
+mod global;
 mod grid;
 pub(crate) mod matrix;
 pub(crate) mod mbarrier;
 pub(crate) mod pending;
+pub(crate) mod reduce;
 mod semantics;
 mod shared;
 pub(crate) mod special;
+pub(crate) mod stack;
 pub(crate) mod system;
 pub(crate) mod tensor;
 mod traffic;
+pub(crate) mod transfer;
 mod warp;
+mod watch;
 mod worker;
 
 pub(crate) use code::{

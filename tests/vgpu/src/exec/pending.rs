@@ -54,41 +54,43 @@ impl<const BYTES: usize> Semantics for Copy<BYTES> {
     fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
         let [to, from, size, ..] = instruction.operands;
         let (immediate, modifier) = (instruction.immediate, instruction.modifier);
-        let destinations = addresses_at(warp, to, modifier & 1 << 8 != 0, i64::from(immediate as i32));
+        let mut destinations = addresses_at(warp, to, modifier & 1 << 8 != 0, i64::from(immediate as i32));
         let sources = addresses_at(warp, from, modifier & 1 << 9 != 0, i64::from((immediate >> 32) as i32));
         let sizes = *warp.lanes(size);
         let mut data = [[0u8; BYTES]; WARP];
         let whole = crate::isa::mask_of(|lane| sizes[lane] as usize >= BYTES) & mask;
         let partial = crate::isa::mask_of(|lane| sizes[lane] > 0) & mask & !whole;
         if whole != 0 {
-            let located = match E::locate(warp, instruction, whole, space::GLOBAL, &sources, BYTES as u64, Mode::Read) {
-                Ok(located) => located,
-                Err(flow) => return flow,
-            };
+            let mut places = sources;
+            let located =
+                match E::locate(warp, instruction, whole, space::GLOBAL, &mut places, BYTES as u64, Mode::Read) {
+                    Ok(located) => located,
+                    Err(flow) => return flow,
+                };
             for lane in (0..WARP).filter(|lane| whole >> lane & 1 != 0) {
                 // SAFETY: `locate` found so many bytes there.
-                data[lane] = unsafe { located.pointer(lane).cast::<[u8; BYTES]>().read_unaligned() };
+                data[lane] = unsafe { located.pointer(places[lane]).cast::<[u8; BYTES]>().read_unaligned() };
             }
         }
         for lane in (0..WARP).filter(|lane| partial >> lane & 1 != 0) {
             for (index, byte) in data[lane][..sizes[lane] as usize].iter_mut().enumerate() {
-                let address = [sources[lane].wrapping_add(index as u64); WARP];
-                match E::locate(warp, instruction, 1 << lane, space::GLOBAL, &address, 1, Mode::Read) {
+                let mut address = [sources[lane].wrapping_add(index as u64); WARP];
+                match E::locate(warp, instruction, 1 << lane, space::GLOBAL, &mut address, 1, Mode::Read) {
                     // SAFETY: `locate` found the byte.
-                    Ok(located) => *byte = unsafe { located.pointer(lane).read() },
+                    Ok(located) => *byte = unsafe { located.pointer(address[lane]).read() },
                     Err(flow) => return flow,
                 }
             }
         }
         let watched = E::WATCHED && warp.grid.checks.async_copies;
         let mode = if watched { Mode::Pending } else { Mode::Write };
-        let located = match E::locate(warp, instruction, mask, space::SHARED, &destinations, BYTES as u64, mode) {
+        let located = match E::locate(warp, instruction, mask, space::SHARED, &mut destinations, BYTES as u64, mode) {
             Ok(located) => located,
             Err(flow) => return flow,
         };
         for lane in (0..WARP).filter(|lane| mask >> lane & 1 != 0) {
             // SAFETY: as above.
-            unsafe { located.pointer(lane).cast::<[u8; BYTES]>().write_unaligned(data[lane]) };
+            unsafe { located.pointer(destinations[lane]).cast::<[u8; BYTES]>().write_unaligned(data[lane]) };
         }
         if watched {
             warp.state.pending.open.push(Issued { mask, to: destinations, bytes: BYTES as u64 });

@@ -6,7 +6,6 @@
 //! than a function pointer.
 
 use std::marker::PhantomData;
-use std::sync::OnceLock;
 
 use super::access::{Located, Mode, locate};
 use super::code::{Flow, Handler, Instruction};
@@ -30,7 +29,7 @@ pub(crate) trait Environment {
         instruction: &Instruction,
         mask: u32,
         space: u32,
-        addresses: &Lanes64,
+        addresses: &mut Lanes64,
         bytes: u64,
         mode: Mode,
     ) -> Result<Located, Flow>;
@@ -74,26 +73,17 @@ enum Level {
 }
 
 fn level() -> Level {
-    static LEVEL: OnceLock<Level> = OnceLock::new();
-    *LEVEL.get_or_init(detect)
-}
-
-#[cfg(target_arch = "x86_64")]
-fn detect() -> Level {
-    macro_rules! have { ($($feature:tt)*) => { $(is_x86_feature_detected!($feature))&&* } }
-    let avx2 = have!("avx2" "fma" "f16c" "bmi1" "bmi2" "lzcnt" "popcnt");
-    if avx2 && have!("avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl") {
-        return Level::Avx512;
+    use crate::isa::matrix::Level as Found;
+    match Found::best() {
+        #[cfg(target_arch = "x86_64")]
+        Found::Avx512 => Level::Avx512,
+        #[cfg(all(target_arch = "x86_64", feature = "portable"))]
+        Found::Avx2 => Level::Avx2,
+        #[cfg(any(not(target_arch = "x86_64"), feature = "portable"))]
+        _ => Level::Baseline,
+        #[cfg(all(target_arch = "x86_64", not(feature = "portable")))]
+        _ => panic!("built without the feature `portable`, which this processor (or VGPU_INSTRUCTIONS) needs"),
     }
-    #[cfg(feature = "portable")]
-    return if avx2 { Level::Avx2 } else { Level::Baseline };
-    #[cfg(not(feature = "portable"))]
-    panic!("built without the feature `portable`, which this processor needs")
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn detect() -> Level {
-    Level::Baseline
 }
 
 /// The value of a type without size.
@@ -118,7 +108,7 @@ macro_rules! environment {
                 instruction: &Instruction,
                 mask: u32,
                 space: u32,
-                addresses: &Lanes64,
+                addresses: &mut Lanes64,
                 bytes: u64,
                 mode: Mode,
             ) -> Result<Located, Flow> {
@@ -135,11 +125,11 @@ macro_rules! environment {
             instruction: &Instruction,
             mask: u32,
             space: u32,
-            addresses: &Lanes64,
+            addresses: &mut Lanes64,
             bytes: u64,
             mode: Mode,
         ) -> Result<Located, Flow> {
-            locate::<WATCHED>(warp, instruction, mask, space, *addresses, bytes, mode)
+            locate::<WATCHED>(warp, instruction, mask, space, addresses, bytes, mode)
         }
 
         #[$condition]
@@ -181,7 +171,7 @@ pub(crate) fn store<R: Copy>(destination: *mut [R; WARP], mask: u32, result: &[R
 }
 
 /// The bit of each lane: a constant vector where shifts by a variable amount would have to be computed.
-const BITS: [u32; WARP] = {
+pub(crate) const BITS: [u32; WARP] = {
     let mut bits = [0; WARP];
     let mut lane = 0;
     while lane < WARP {
@@ -274,18 +264,26 @@ pub(crate) fn test1<F: Fn(u32, A) -> bool + Copy, A: Value>(f: F) -> [Handler; 2
     same_handlers(Test1(f, PhantomData))
 }
 
-/// `selp`: operands are the destination, the two values, and the predicate.
-pub(crate) fn select<R: Value<Register = R>>() -> [Handler; 2] {
-    act(|warp: &mut Warp<'_>, instruction: &Instruction, mask: u32| {
+#[derive(Clone, Copy)]
+struct Select<R>(PhantomData<R>);
+
+impl<R: Value<Register = R>> Semantics for Select<R> {
+    #[inline(always)]
+    fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
         let [d, a, b, p, ..] = instruction.operands;
         let (a, b, chosen) = (warp.read::<R>(a), warp.read::<R>(b), warp.predicate(p.predicate()));
-        let mut result = *a;
+        let mut result = *b;
         for lane in 0..WARP {
-            result[lane] = if chosen >> lane & 1 != 0 { a[lane] } else { b[lane] };
+            result[lane] = if chosen & BITS[lane] != 0 { a[lane] } else { b[lane] };
         }
         store(warp.register::<R>(d), mask, &result);
         Flow::Next
-    })
+    }
+}
+
+/// `selp`: operands are the destination, the two values, and the predicate.
+pub(crate) fn select<R: Value<Register = R>>() -> [Handler; 2] {
+    same_handlers(Select::<R>(PhantomData))
 }
 
 /// `and`, `or`, `xor`, `not` of predicates.

@@ -3,6 +3,7 @@
 use super::FaultKind;
 use super::access::LOCAL;
 use super::code::{Flow, Instruction};
+use super::stack;
 use super::warp::{Progress, Warp};
 use crate::checks::Kind;
 
@@ -41,8 +42,13 @@ fn give(warp: &mut Warp<'_>, instruction: &Instruction, lane: usize, value: u64)
 /// A byte of a text in any memory; `None` where there is none.
 fn read_byte(warp: &Warp<'_>, lane: usize, address: u64) -> Option<u8> {
     if address & !0xffff_ffff == LOCAL {
+        let offset = address - LOCAL;
+        if offset >= stack::BEGIN {
+            let stack = &warp.state.stack;
+            return stack.bytes.get(lane * stack.room + (offset - stack::BEGIN) as usize).copied();
+        }
         let begin = lane * warp.state.local_bytes as usize;
-        return warp.state.local.get(begin + (address - LOCAL) as usize).copied();
+        return warp.state.local.get(begin + offset as usize).copied();
     }
     let window = warp.grid.table.find(address, 1)?;
     // SAFETY: the window holds the address.

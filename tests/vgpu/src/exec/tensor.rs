@@ -8,9 +8,11 @@ use super::FaultKind;
 use super::access::{Mode, PARAM, SHARED, SHARED_BITS, addresses_at};
 use super::code::{Flow, Handler, Instruction};
 use super::mbarrier::send_bytes;
+use super::reduce::{OPERATIONS, Reduce, reduction, type_of};
 use super::semantics::{Environment, Semantics, handlers};
-use super::shared::{self, Flight};
+use super::shared::Flight;
 use super::warp::Warp;
+use super::watch;
 use crate::checks::{Kind, Space};
 use crate::isa::tensor_map::{BYTES, TensorMap};
 use crate::isa::{Lanes64, WARP};
@@ -23,6 +25,8 @@ pub(crate) mod flag {
     pub const STORE: u32 = 1 << 10;
     /// To several blocks of the cluster: the mask is the operand behind the mbarrier.
     pub const MULTICAST: u32 = 1 << 11;
+    /// Where the number of the reduction begins: its operation plus one.
+    pub const OPERATION: u32 = 24;
 }
 
 /// The handlers of a tensor copy: a list of the map, the shared address, the mbarrier, the mask of blocks, and the coordinates.
@@ -85,6 +89,15 @@ fn copy_box(warp: &mut Warp<'_>, instruction: &Instruction, lane: usize, watched
             detail,
         ));
     }
+    let operation = (modifier >> flag::OPERATION) as usize;
+    let reduction = operation
+        .checked_sub(1)
+        .map(|index| type_of(map.data_type).and_then(|ty| reduction(OPERATIONS[index % OPERATIONS.len()], ty)));
+    if reduction == Some(None) {
+        let detail = format!("no such reduction of elements of the type {:?}", map.data_type);
+        let (fault, kind) = (FaultKind::IllegalInstruction, Kind::InvalidOperand);
+        return Err(warp.fault(instruction, lane as u32, fault, kind, None, detail));
+    }
     let targets = if modifier & flag::MULTICAST != 0 {
         let mask = warp.lanes(*blocks)[lane];
         (0..warp.shared.len()).filter(|rank| mask >> rank & 1 != 0).collect()
@@ -114,7 +127,7 @@ fn copy_box(warp: &mut Warp<'_>, instruction: &Instruction, lane: usize, watched
                 detail,
             ));
         }
-        transfer(warp, instruction, lane, &map, position, rank, offset as u32, watched)?;
+        transfer(warp, instruction, lane, &map, position, rank, offset as u32, reduction.flatten(), watched)?;
     }
     if modifier & flag::STORE == 0 {
         for &rank in &targets {
@@ -145,6 +158,7 @@ fn transfer(
     position: [i32; 5],
     rank: usize,
     offset: u32,
+    reduction: Option<Reduce>,
     watched: bool,
 ) -> Result<(), Flow> {
     let stores = instruction.modifier & flag::STORE != 0;
@@ -175,8 +189,17 @@ fn transfer(
             })?;
             let host = window.host(address);
             if stores {
-                // SAFETY: the window holds the bytes.
-                unsafe { std::ptr::copy_nonoverlapping(data[inside].as_ptr(), host, length as usize) };
+                match reduction {
+                    // SAFETY: the window holds the bytes; the elements are aligned, as the map was checked to make them.
+                    Some(reduce) => unsafe {
+                        let from = data[inside].as_ptr();
+                        (0..length as usize)
+                            .step_by(map.data_type.bytes() as usize)
+                            .for_each(|offset| reduce(host.add(offset), from.add(offset)));
+                    },
+                    // SAFETY: the window holds the bytes.
+                    None => unsafe { std::ptr::copy_nonoverlapping(data[inside].as_ptr(), host, length as usize) },
+                }
                 window.mark(address, length);
                 warp.worker.counters.store_sectors += length.div_ceil(32);
                 warp.worker.counters.store_sectors_ideal += length.div_ceil(32);
@@ -210,9 +233,9 @@ fn note(warp: &mut Warp<'_>, instruction: &Instruction, rank: usize, chunks: &[u
     for group in chunks.chunks(WARP) {
         let lanes: Lanes64 = std::array::from_fn(|lane| group.get(lane).copied().unwrap_or(group[0]));
         let mask = if group.len() == WARP { u32::MAX } else { (1 << group.len()) - 1 };
-        let access = shared::Lanes { warp: warp.state.index, mask, addresses: &lanes, bytes: 16 };
+        let access = watch::Lanes { warp: warp.state.index, mask, addresses: &lanes, bytes: 16 };
         if let Err(conflict) = warp.shared[rank].check(access, None, mode) {
-            shared::report(warp, instruction, rank, *conflict);
+            watch::report(warp, instruction, rank, *conflict);
         }
     }
 }

@@ -6,6 +6,7 @@ use super::code::{Flow, Instruction, Operand, Predicate, Slot};
 use super::grid::Grid;
 use super::pending::Pending;
 use super::shared::Shared;
+use super::stack::Stack;
 use super::worker::Worker;
 use crate::checks::{Finding, Kind, Place, Source, Space};
 use crate::isa::{Lanes, Value, WARP};
@@ -52,6 +53,8 @@ pub(crate) struct Frame {
     pub local: u32,
     /// Which function it is.
     pub function: u32,
+    /// What its caller had on the stack ([`super::stack`]).
+    pub stack: u32,
 }
 
 /// How to go on after a function.
@@ -116,6 +119,8 @@ pub(crate) struct State {
     pub last_barrier: u32,
     /// Asynchronous copies.
     pub pending: Pending,
+    /// What lanes took of local memory beside their frames.
+    pub stack: Stack,
 }
 
 impl State {

@@ -14,8 +14,8 @@ const MAXIMUM_FINDINGS: usize = 32;
 pub(crate) struct Worker {
     /// How often each instruction was executed.
     hits: Vec<u64>,
-    /// Lanes that were active in all of them.
-    lanes: u64,
+    /// Lanes that were not active in them.
+    idle: u64,
     /// How many they were.
     pub issued: u64,
     /// What is counted while it happens.
@@ -35,7 +35,7 @@ impl Worker {
     pub fn new(instructions: usize, seed: u64) -> Worker {
         Worker {
             hits: vec![0; instructions],
-            lanes: 0,
+            idle: 0,
             issued: 0,
             counters: Counters::default(),
             findings: Vec::new(),
@@ -50,8 +50,10 @@ impl Worker {
     pub fn count(&mut self, at: u32, mask: u32) {
         // SAFETY: one counter for each instruction of the code that this worker runs.
         unsafe { *self.hits.get_unchecked_mut(at as usize) += 1 };
-        self.lanes += u64::from(mask.count_ones());
         self.issued += 1;
+        if mask != u32::MAX {
+            self.idle += u64::from(mask.count_zeros());
+        }
     }
 
     /// The window that the instruction at `at` used last.
@@ -94,7 +96,8 @@ impl Worker {
 
     /// What was counted and found.
     pub fn finish(self) -> Finished {
-        let Worker { hits, lanes, counters, findings, fault, .. } = self;
+        let Worker { hits, issued, idle, counters, findings, fault, .. } = self;
+        let lanes = issued * 32 - idle;
         Finished { hits, lanes, counters, findings, fault }
     }
 }

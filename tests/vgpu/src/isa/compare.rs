@@ -1,9 +1,6 @@
-//! Comparison and selection (PTX ISA 9.7.6 and 9.7.7): setp set selp slct.
-//!
-//! `setp` gives a predicate register, a mask of lanes: [`setp_integer`], [`setp_float`], then [`Combine`] with the
-//! predicate operand. The second destination of `setp p|q` is the same with the comparison negated.
+//! Comparison and selection (PTX ISA 9.7.6 and 9.7.7): what setp, set and slct ask of their values.
 
-use super::{Value, WARP, float32, half, mask_of};
+use super::{Value, float32, half};
 
 /// Comparison operators. Of integers the first six apply; `lo ls hi hs` are `Lt Le Gt Ge` of unsigned types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,62 +103,6 @@ impl Comparable for half::Bf16 {
     #[inline(always)]
     fn ordered(self, ftz: bool) -> impl PartialOrd + Copy {
         half::Half::to_f32(half::flush(ftz, self))
-    }
-}
-
-/// `setp` of an integer type, in all lanes.
-#[inline(always)]
-pub fn setp_integer<T: Value + Ord>(comparison: Comparison, a: &[T::Register; WARP], b: &[T::Register; WARP]) -> u32 {
-    mask_of(|lane| integer(comparison, T::read(a[lane]), T::read(b[lane])))
-}
-
-/// `setp` of a floating-point type, in all lanes.
-#[inline(always)]
-pub fn setp_float<T: Comparable>(
-    comparison: Comparison,
-    ftz: bool,
-    a: &[T::Register; WARP],
-    b: &[T::Register; WARP],
-) -> u32 {
-    mask_of(|lane| float(comparison, T::read(a[lane]).ordered(ftz), T::read(b[lane]).ordered(ftz)))
-}
-
-/// How `setp` and `set` combine the comparison with a predicate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Combine {
-    /// `.and`
-    And,
-    /// `.or`
-    Or,
-    /// `.xor`
-    Xor,
-}
-
-impl Combine {
-    /// The combination, on masks of lanes.
-    #[inline(always)]
-    pub fn apply(self, comparison: u32, predicate: u32) -> u32 {
-        match self {
-            Combine::And => comparison & predicate,
-            Combine::Or => comparison | predicate,
-            Combine::Xor => comparison ^ predicate,
-        }
-    }
-}
-
-/// `set` to an integer type: all ones where `mask` is set. The f32 form has 1.0 in place of ones, f16 `0x3c00`, bf16
-/// `0x3f80`; packed comparisons put one such half per comparison.
-#[inline(always)]
-pub fn set(mask: u32, lane: usize, one: u32) -> u32 {
-    if mask >> lane & 1 != 0 { one } else { 0 }
-}
-
-/// `selp`: `a` where the predicate holds, else `b`.
-#[inline(always)]
-pub fn selp<R: Copy>(mask: u32, a: &[R; WARP], b: &[R; WARP], predicate: u32, destination: &mut [R; WARP]) {
-    for lane in 0..WARP {
-        let chosen = if predicate >> lane & 1 != 0 { a[lane] } else { b[lane] };
-        destination[lane] = if mask >> lane & 1 != 0 { chosen } else { destination[lane] };
     }
 }
 

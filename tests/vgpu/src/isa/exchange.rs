@@ -3,7 +3,7 @@
 //! Functions of whole registers and of the mask of lanes that take part. They assume what the executor has to check: that
 //! every lane of the member mask is there.
 
-use super::{Lanes, Lanes64, WARP, mask_of};
+use super::{Lanes, WARP, mask_of};
 
 /// The four shuffles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,16 +40,6 @@ pub fn shuffle_sources(shuffle: Shuffle, b: &Lanes, c: &Lanes) -> (Lanes, u32) {
         inside |= (valid as u32) << lane;
     }
     (sources, inside)
-}
-
-/// The data movement of `shfl`: each lane of `mask` gets lane `sources[lane]` of `a`.
-#[inline(always)]
-pub fn gather(mask: u32, destination: &mut Lanes, a: &Lanes, sources: &Lanes) {
-    let a = *a;
-    for lane in 0..WARP {
-        let value = a[(sources[lane] & 31) as usize];
-        destination[lane] = if mask >> lane & 1 != 0 { value } else { destination[lane] };
-    }
 }
 
 /// `vote.all`: whether the predicate holds in every lane of `members`.
@@ -145,16 +135,4 @@ pub fn redux(reduction: Reduction, members: u32, a: &Lanes) -> u32 {
 #[inline(always)]
 pub fn elect(members: u32) -> u32 {
     members.trailing_zeros() & 31
-}
-
-/// `mov.b64` of a pair of 32-bit registers, the lower first.
-#[inline(always)]
-pub fn join(low: &Lanes, high: &Lanes) -> Lanes64 {
-    std::array::from_fn(|lane| low[lane] as u64 | (high[lane] as u64) << 32)
-}
-
-/// `mov` of a 64-bit register into a pair of 32-bit ones, the lower first.
-#[inline(always)]
-pub fn split(pair: &Lanes64) -> (Lanes, Lanes) {
-    (pair.map(|value| value as u32), pair.map(|value| (value >> 32) as u32))
 }

@@ -4,8 +4,7 @@
 //! * A register of a warp is [`Lanes`] (32 bits per lane) or [`Lanes64`]. 16-bit and 8-bit values live in the low bits of
 //!   a 32-bit lane, packed `f16x2`, `bf16x2`, `u16x2` fill it; a predicate register is one `u32` with a bit per lane.
 //! * An instruction that every thread executes for itself is a *scalar* function on Rust values: `float32::add(mode, a, b)`.
-//!   [`each1`], [`each2`], [`each3`] apply such a function to the active lanes of whole registers; [`Value`] says how a
-//!   typed value sits in a register. They are branch-free and `#[inline(always)]`, so that the loops vectorise for
+//!   [`Value`] says how a typed value sits in a register. They are branch-free and `#[inline(always)]`, so that loops over lanes vectorise for
 //!   whatever `#[target_feature]` the caller was compiled with, and give the same bits in each.
 //! * Instructions that look across lanes ([`exchange`], [`matrix`]) take whole registers.
 //! * Modifiers (rounding, `.ftz`, `.sat`, comparison operators) are small enums and structs passed as ordinary arguments.
@@ -18,7 +17,7 @@
 //! | [`float32`], [`float64`] | add sub mul fma div rcp sqrt min max abs neg copysign testp |
 //! | [`half`] | f16 and bf16 arithmetic, rounded once; packed pairs by [`half::pair2`] and its like |
 //! | [`approximate`] | ex2 lg2 sin cos tanh rcp rsqrt sqrt div.approx div.full |
-//! | [`compare`] | setp set selp slct |
+//! | [`compare`] | setp set slct |
 //! | [`convert`] | cvt, cvt.pack |
 //! | [`exchange`] | shfl vote match redux elect |
 //! | [`matrix`] | mma, ldmatrix, stmatrix, movmatrix, wgmma and its descriptors |
@@ -119,57 +118,13 @@ value! {
     half::Bf16, u32, |r| half::Bf16(r as u16), |v| v.0 as u32;
 }
 
-/// `destination = operation(a)` in the lanes of `mask`.
-#[inline(always)]
-pub fn each1<R: Value, A: Value>(
-    mask: u32,
-    destination: &mut [R::Register; WARP],
-    a: &[A::Register; WARP],
-    operation: impl Fn(A) -> R,
-) {
-    for lane in 0..WARP {
-        let result = operation(A::read(a[lane])).write();
-        destination[lane] = if mask >> lane & 1 != 0 { result } else { destination[lane] };
-    }
-}
-
-/// `destination = operation(a, b)` in the lanes of `mask`.
-#[inline(always)]
-pub fn each2<R: Value, A: Value, B: Value>(
-    mask: u32,
-    destination: &mut [R::Register; WARP],
-    a: &[A::Register; WARP],
-    b: &[B::Register; WARP],
-    operation: impl Fn(A, B) -> R,
-) {
-    for lane in 0..WARP {
-        let result = operation(A::read(a[lane]), B::read(b[lane])).write();
-        destination[lane] = if mask >> lane & 1 != 0 { result } else { destination[lane] };
-    }
-}
-
-/// `destination = operation(a, b, c)` in the lanes of `mask`.
-#[inline(always)]
-pub fn each3<R: Value, A: Value, B: Value, C: Value>(
-    mask: u32,
-    destination: &mut [R::Register; WARP],
-    a: &[A::Register; WARP],
-    b: &[B::Register; WARP],
-    c: &[C::Register; WARP],
-    operation: impl Fn(A, B, C) -> R,
-) {
-    for lane in 0..WARP {
-        let result = operation(A::read(a[lane]), B::read(b[lane]), C::read(c[lane])).write();
-        destination[lane] = if mask >> lane & 1 != 0 { result } else { destination[lane] };
-    }
-}
-
 /// The predicate of all 32 lanes: bit `lane` is `test(lane)`.
 #[inline(always)]
 pub fn mask_of(test: impl Fn(usize) -> bool) -> u32 {
-    let mut mask = 0;
+    // Bits in vectors, put together at the end: one shift after the other would not vectorise.
+    let mut bits = [0u32; WARP];
     for lane in 0..WARP {
-        mask |= (test(lane) as u32) << lane;
+        bits[lane] = if test(lane) { 1 << lane } else { 0 };
     }
-    mask
+    bits.iter().fold(0, |mask, bit| mask | bit)
 }

@@ -37,26 +37,42 @@ impl Footprint {
         Footprint { words: words as *const AtomicU64, reserved, origin, sectors }
     }
 
-    /// Adds the sector that holds `address`; true the first time. Addresses outside the set's range are never in it.
+    /// Adds the sectors that hold `bytes` bytes from `address` (at least one); how many of them are new. Addresses outside the set's range are never in it.
     #[inline]
-    pub fn touch(&self, address: u64) -> bool {
-        let sector = address.wrapping_sub(self.origin) / SECTOR;
-        if sector >= self.sectors {
-            return false;
-        }
-        // SAFETY: there is a word for each sector.
-        let word = unsafe { &*self.words.add((sector / 64) as usize) };
-        let bit = 1 << (sector % 64);
-        word.load(Ordering::Relaxed) & bit == 0 && word.fetch_or(bit, Ordering::Relaxed) & bit == 0
+    pub fn touch(&self, address: u64, bytes: u64) -> u64 {
+        let mut added = 0;
+        self.for_words(address, bytes, |word, mask| {
+            if word.load(Ordering::Relaxed) & mask != mask {
+                added += u64::from((mask & !word.fetch_or(mask, Ordering::Relaxed)).count_ones());
+            }
+        });
+        added
     }
 
-    /// Whether the sector that holds `address` is in the set.
+    /// Whether any of the sectors that hold `bytes` bytes from `address` (at least one) is in the set.
     #[inline]
-    pub fn contains(&self, address: u64) -> bool {
-        let sector = address.wrapping_sub(self.origin) / SECTOR;
-        // SAFETY: there is a word for each sector.
-        sector < self.sectors
-            && unsafe { &*self.words.add((sector / 64) as usize) }.load(Ordering::Relaxed) >> (sector % 64) & 1 != 0
+    pub fn contains(&self, address: u64, bytes: u64) -> bool {
+        let mut found = false;
+        self.for_words(address, bytes, |word, mask| found |= word.load(Ordering::Relaxed) & mask != 0);
+        found
+    }
+
+    /// Calls `visit` with each word that sectors of the range share, and the mask of them in it.
+    #[inline(always)]
+    fn for_words(&self, address: u64, bytes: u64, mut visit: impl FnMut(&AtomicU64, u64)) {
+        let offset = address.wrapping_sub(self.origin);
+        let mut first = offset / SECTOR;
+        if first >= self.sectors {
+            return;
+        }
+        let end = (offset + bytes).div_ceil(SECTOR).min(self.sectors);
+        while first < end {
+            let count = (64 - first % 64).min(end - first);
+            let mask = u64::MAX >> (64 - count) << (first % 64);
+            // SAFETY: there is a word for each sector.
+            visit(unsafe { &*self.words.add((first / 64) as usize) }, mask);
+            first += count;
+        }
     }
 }
 
@@ -76,10 +92,13 @@ mod tests {
     #[test]
     fn a_sector_counts_once() {
         let footprint = Footprint::new(1 << 20, 1 << 30);
-        assert!(footprint.touch(1 << 20));
-        assert!(!footprint.touch((1 << 20) + 31));
-        assert!(footprint.touch((1 << 20) + 32));
-        assert!(!footprint.touch(0), "outside the range");
-        assert!(!footprint.touch((1 << 20) + (1 << 30)), "outside the range");
+        assert_eq!(footprint.touch(1 << 20, 1), 1);
+        assert_eq!(footprint.touch((1 << 20) + 31, 1), 0);
+        assert_eq!(footprint.touch((1 << 20) + 31, 2), 1);
+        assert!(footprint.contains((1 << 20) + 63, 1) && !footprint.contains((1 << 20) + 64, 1 << 20));
+        assert_eq!(footprint.touch((1 << 20) + 1, 10_000), 313 - 2);
+        assert_eq!(footprint.touch(0, 1), 0, "outside the range");
+        assert_eq!(footprint.touch((1 << 20) + (1 << 30), 1), 0, "outside the range");
+        assert_eq!(footprint.touch((1 << 20) + (1 << 30) - 32, 64), 1, "partly outside the range");
     }
 }

@@ -12,6 +12,7 @@ mod function;
 mod kernel;
 mod link;
 mod opcode;
+mod operand;
 
 use std::sync::Arc;
 

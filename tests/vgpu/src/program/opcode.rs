@@ -42,6 +42,11 @@ impl<'a> Opcode<'a> {
         self.find(|name| Some((name, Type::parse(name)?)))
     }
 
+    /// The first modifier that names a type, which stays.
+    pub fn peek_type(&self) -> Option<(&'a str, Type)> {
+        self.modifiers.borrow().iter().find_map(|name| Some((*name, Type::parse(name)?)))
+    }
+
     /// Takes away the first modifier, whatever it is.
     pub fn first(&self) -> Option<&'a str> {
         self.find(Some)

@@ -4,6 +4,7 @@ use std::ffi::c_void;
 
 use proptest::prelude::*;
 
+use crate::exec::fuzz;
 use crate::support::{Buffer, check, context, raw};
 
 /// The addresses that programs get wrong: null, small, unmapped, not canonical, and near a live allocation.
@@ -44,7 +45,7 @@ fn size() -> impl Strategy<Value = usize> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(fuzz::rounds(2000).count() as u32))]
 
     /// Each call gets nonsense. None may crash, and none may change the bytes around a live allocation's bounds
     /// unseen: the allocation can still be written and read afterwards.
@@ -92,4 +93,28 @@ proptest! {
         // SAFETY: no arguments.
         check(unsafe { raw::cuCtxSynchronize() });
     }
+}
+
+/// Containers of nvcc in which bytes have changed, and texts where images are expected.
+#[test]
+fn no_image_crashes_the_loader() {
+    let container = include_bytes!("../corpus/nvcc/elementwise.fatbin");
+    fuzz::run(500, |random| {
+        context();
+        let mut bytes = container.to_vec();
+        // The headers rather than the text, or only the parser would see it.
+        let part = if random.below(2) == 0 { 0..160 } else { 0..bytes.len() };
+        let mut damaged = bytes.drain(part).collect();
+        fuzz::damage(&mut damaged, random);
+        damaged.extend(bytes);
+        // The driver is told no size: what lies behind must be there and end the text.
+        damaged.extend([0; 4096]);
+        let mut module = 0;
+        // SAFETY: the bytes live until the call ends; what they say is the matter of the test.
+        let code = unsafe { raw::cuModuleLoadData(&mut module, damaged.as_ptr().cast()) };
+        if code == 0 {
+            // SAFETY: the module was just loaded.
+            check(unsafe { raw::cuModuleUnload(module) });
+        }
+    });
 }

@@ -12,6 +12,8 @@ pub struct Device {
     pub machine: Machine,
     pub program: Program,
     pub settings: Settings,
+    /// Whether launches run all blocks at once.
+    pub cooperative: bool,
     globals: Vec<u64>,
 }
 
@@ -35,7 +37,7 @@ impl Device {
             bytes[..global.init.len()].copy_from_slice(&global.init);
             memory.write(address, &bytes).expect("inside");
         }
-        Device { memory, machine, program, settings, globals }
+        Device { memory, machine, program, settings, cooperative: false, globals }
     }
 
     /// A buffer with contents.
@@ -90,7 +92,7 @@ impl Device {
             block,
             cluster,
             dynamic_shared_bytes: shared,
-            cooperative: false,
+            cooperative: self.cooperative,
         };
         exec::launch(&self.memory, &self.machine, &self.settings, &launch)
     }

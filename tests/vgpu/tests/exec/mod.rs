@@ -1,6 +1,10 @@
 //! Kernels that nvcc compiled, run by the executor and compared with plain Rust.
 
+mod cluster;
 mod device;
+mod fragment;
+pub mod fuzz;
 mod gemm;
+mod memory;
 mod small;
 mod text;

@@ -192,6 +192,15 @@ fn floating_sum(sum: Sum) -> bool {
     matches!(sum, Sum::F16 | Sum::F32)
 }
 
+/// A function that computes `mma.sync` from registers: D, A, B, C.
+pub type Multiply = fn(&mut [Lanes], &[&Lanes], &[&Lanes], &[&Lanes]);
+
+/// The function for a shape that is supported, which is [`mma`] of it; `None` where there is none without the shape (integers, f64, m8n8k4).
+pub fn multiply(shape: &Mma) -> Option<Multiply> {
+    let floating = floating_sum(shape.c) && !shape.is_quad_pair();
+    floating.then(|| product::mma(Level::best(), (shape.a, shape.b), shape.c == Sum::F16))
+}
+
 /// `mma.sync` of 32-bit registers, all but f64 and m8n8k4 of f16. `shape` must be supported, and the operands have as many
 /// registers as [`Mma::registers`] says.
 #[inline]

@@ -26,10 +26,10 @@
 //! | m16n8k32 s8 | 52 | 40 | 1.8 |
 //! | wgmma m64n128k16 bf16, shared A | 75 | | |
 
-use super::Element;
 #[cfg(target_arch = "x86_64")]
 use super::vector::{Avx2, Avx512};
 use super::vector::{Level, Portable, Vector};
+use super::{Element, Multiply};
 use crate::isa::Lanes;
 
 /// Row `k` of B: columns 0 2 4 6, then 1 3 5 7.
@@ -296,9 +296,6 @@ unsafe fn fragments<V: Vector, A: Unpack, B: Unpack, S: Sums>(
         }
     }
 }
-
-/// An `mma` on registers: D, A, B, C.
-type Multiply = fn(&mut [Lanes], &[&Lanes], &[&Lanes], &[&Lanes]);
 
 /// [`fragments`], compiled for each instruction set and chosen at run time.
 fn fragments_at<A: Unpack, B: Unpack, S: Sums>(level: Level) -> Multiply {

@@ -15,14 +15,14 @@ use crate::isa::half::{F16, Half, to_odd_f64};
 pub enum Level {
     /// Whatever the crate was compiled for.
     Portable,
-    /// AVX2, FMA and F16C.
+    /// AVX2, FMA, F16C, BMI1, BMI2, LZCNT, POPCNT.
     Avx2,
-    /// AVX-512 F, BW, VL, DQ.
+    /// AVX-512 F, BW, CD, DQ, VL besides.
     Avx512,
 }
 
 impl Level {
-    /// The best that this processor has; looked up once.
+    /// The best that this processor has and the variable `VGPU_INSTRUCTIONS` allows (`portable`, `avx2`; anything else is no bound); looked up once.
     #[inline(always)]
     pub fn best() -> Level {
         static BEST: AtomicU8 = AtomicU8::new(u8::MAX);
@@ -40,22 +40,20 @@ impl Level {
 
     #[cold]
     fn detect() -> Level {
+        let bound = match std::env::var("VGPU_INSTRUCTIONS").as_deref() {
+            Ok("portable") => Level::Portable,
+            Ok("avx2") => Level::Avx2,
+            _ => Level::Avx512,
+        };
         #[cfg(target_arch = "x86_64")]
         {
-            let avx2 =
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-            let avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512dq");
-            if avx2 && avx512 {
-                return Level::Avx512;
-            }
-            if avx2 {
-                return Level::Avx2;
+            macro_rules! have { ($($feature:tt)*) => { $(is_x86_feature_detected!($feature))&&* } }
+            if have!("avx2" "fma" "f16c" "bmi1" "bmi2" "lzcnt" "popcnt") {
+                let avx512 = have!("avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl");
+                return bound.min(if avx512 { Level::Avx512 } else { Level::Avx2 });
             }
         }
-        Level::Portable
+        bound.min(Level::Portable)
     }
 }
 

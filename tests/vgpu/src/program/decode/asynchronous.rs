@@ -2,7 +2,9 @@
 //! [`crate::exec::mbarrier`].
 
 use super::{U32, U64, memory, required};
+use crate::exec::bulk::flag;
 use crate::exec::mbarrier::{self, Operation};
+use crate::exec::reduce::{OPERATIONS, TYPES, reduction};
 use crate::exec::{Class, act, pending};
 use crate::program::draft::{Field, Role, Width};
 use crate::program::function::{Body, Reason};
@@ -16,6 +18,7 @@ pub(super) fn decode<'a>(
     operands: &[Operand<'a>],
 ) -> Option<Result<(), Reason>> {
     match opcode.root {
+        "cp" if opcode.take("reduce") => Some(reductions(body, opcode, operands)),
         "cp" if opcode.take("async") => Some(copies(body, opcode, operands)),
         "mbarrier" => Some(objects(body, opcode, operands)),
         _ => None,
@@ -24,7 +27,7 @@ pub(super) fn decode<'a>(
 
 fn copies<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>]) -> Result<(), Reason> {
     if opcode.take("bulk") {
-        return bulk(body, opcode, operands);
+        return bulk(body, opcode, operands, None);
     }
     if opcode.take("mbarrier") {
         required(opcode.choose(&[("arrive", ())]), ".arrive")?;
@@ -79,8 +82,22 @@ fn copies<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<
     Ok(())
 }
 
-/// `cp.async.bulk` without tensors.
-fn bulk<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>]) -> Result<(), Reason> {
+/// `cp.reduce.async.bulk`, with tensors too.
+fn reductions<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>]) -> Result<(), Reason> {
+    required(opcode.choose(&[("async", ())]), ".async")?;
+    required(opcode.choose(&[("bulk", ())]), ".bulk")?;
+    let number = |name: &str| OPERATIONS.iter().position(|operation| *operation == name);
+    let operation = required(opcode.find(number), "an operation")?;
+    bulk(body, opcode, operands, Some(operation))
+}
+
+/// `cp.async.bulk` and `cp.reduce.async.bulk`.
+fn bulk<'a>(
+    body: &mut Body<'_, 'a>,
+    opcode: &Opcode<'a>,
+    operands: &[Operand<'a>],
+    operation: Option<usize>,
+) -> Result<(), Reason> {
     if opcode.choose(&[("commit_group", ()), ("wait_group", ())]).is_some() {
         opcode.take("read");
         body.step(mbarrier::nothing(), Class::AsyncCopy, Vec::new());
@@ -91,14 +108,25 @@ fn bulk<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a
         return Ok(());
     }
     if opcode.take("tensor") {
-        return tensor(body, opcode, operands);
+        return tensor(body, opcode, operands, operation);
     }
     let spaces = [("shared::cluster", true), ("shared::cta", true), ("shared", true), ("global", false)];
     let to_shared = required(opcode.choose(&spaces), "a space")?;
     let from_shared = required(opcode.choose(&spaces), "a space")?;
     opcode.choose(&[("mbarrier::complete_tx::bytes", ()), ("bulk_group", ())]);
+    let multicast = opcode.take("multicast::cluster");
+    let reduction = match operation {
+        Some(operation) => {
+            opcode.take("noftz");
+            let number = |name: &str| TYPES.iter().position(|ty| ty.0 == name);
+            let ty = required(opcode.find(number), "a type")?;
+            required(reduction(OPERATIONS[operation], TYPES[ty].0), "an operation that this type has")?;
+            (operation as u32 + 1) << flag::OPERATION | (ty as u32) << flag::TYPE
+        }
+        None => 0,
+    };
     let [to, from, size, rest @ ..] = operands else { return Err(Reason::syntax("expected two addresses and a size")) };
-    if to_shared == from_shared {
+    if !to_shared && !from_shared || operation.is_some() && !from_shared {
         return Err(Reason::unsupported("such a pair of spaces"));
     }
     let (to, from) = (body.address(to)?, body.address(from)?);
@@ -106,28 +134,63 @@ fn bulk<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a
         return Err(Reason::unsupported("offsets of the addresses of a bulk copy"));
     }
     let size = body.source(size, U32)?;
-    let (barrier, wide) = match rest.first().filter(|_| to_shared) {
-        Some(operand) => {
-            let address = body.address(operand)?;
-            (address.base, address.width == Width::Wide)
-        }
-        None => (Field::Narrow(0), false),
+    let (barrier, rest) = match rest {
+        [operand, rest @ ..] if to_shared => (Some(body.address(operand)?), rest),
+        rest => (None, rest),
     };
-    let step = body.step(mbarrier::bulk_copy(), Class::AsyncCopy, vec![to.base, from.base, size, barrier]);
-    step.modifier = u32::from(to.width == Width::Wide) << 8
-        | u32::from(from.width == Width::Wide) << 9
-        | u32::from(wide) << 10
-        | u32::from(from_shared) << 11;
+    let blocks = match rest.first() {
+        Some(mask) if multicast => body.source(mask, crate::ptx::Type { bits: 16, ..U32 })?,
+        _ => Field::Narrow(0),
+    };
+    let base = barrier.map_or(Field::Narrow(0), |barrier| barrier.base);
+    let step = body.step(crate::exec::bulk::copy(), Class::AsyncCopy, vec![to.base, from.base, size, base, blocks]);
+    let when = |condition: bool, flag: u32| if condition { flag } else { 0 };
+    step.modifier = when(to.width == Width::Wide, flag::WIDE_TO)
+        | when(from.width == Width::Wide, flag::WIDE_FROM)
+        | when(barrier.is_some_and(|barrier| barrier.width == Width::Wide), flag::WIDE_BARRIER)
+        | when(from_shared, flag::FROM_SHARED)
+        | when(!to_shared, flag::TO_GLOBAL)
+        | when(multicast, flag::MULTICAST)
+        | reduction;
     Ok(())
 }
 
-/// `cp.async.bulk.tensor`, tiled.
-fn tensor<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>]) -> Result<(), Reason> {
+/// `st.async` and `red.async` to the shared memory of a block of the cluster: the store, which `store` decodes, and then the mbarrier counts its bytes.
+pub(super) fn counted<'a>(
+    body: &mut Body<'_, 'a>,
+    opcode: &Opcode<'a>,
+    operands: &[Operand<'a>],
+    store: impl FnOnce(&mut Body<'_, 'a>, &[Operand<'a>]) -> Result<(), Reason>,
+) -> Result<(), Reason> {
+    required(opcode.choose(&[("mbarrier::complete_tx::bytes", ())]), ".mbarrier::complete_tx::bytes")?;
+    let [address, value, barrier] = operands else {
+        return Err(Reason::syntax("expected an address, a value and an mbarrier"));
+    };
+    let (_, ty) = required(opcode.peek_type(), "a type")?;
+    let count = if let Operand::Vector(parts) = value { parts.len() as u32 } else { 1 };
+    store(body, &operands[..2])?;
+    let (address, barrier) = (body.address(address)?, body.address(barrier)?);
+    let step = body.step(crate::exec::bulk::count(), Class::AsyncCopy, vec![address.base, barrier.base]);
+    // Part of the instruction before.
+    step.class = None;
+    step.immediate = u64::from(address.offset as u32) | u64::from(barrier.offset as u32) << 32;
+    let when = |width: Width, flag: u32| if width == Width::Wide { flag } else { 0 };
+    step.modifier = ty.bytes() * count | when(address.width, flag::WIDE_TO) | when(barrier.width, flag::WIDE_BARRIER);
+    Ok(())
+}
+
+/// `cp.async.bulk.tensor` and `cp.reduce.async.bulk.tensor`, tiled.
+fn tensor<'a>(
+    body: &mut Body<'_, 'a>,
+    opcode: &Opcode<'a>,
+    operands: &[Operand<'a>],
+    operation: Option<usize>,
+) -> Result<(), Reason> {
     let ranks = [("1d", 1), ("2d", 2), ("3d", 3), ("4d", 4), ("5d", 5)];
     let rank = required(opcode.choose(&ranks), "a number of dimensions")?;
     let spaces = [("shared::cluster", true), ("shared::cta", true), ("global", false)];
     let loads = required(opcode.choose(&spaces), "a space")?;
-    if required(opcode.choose(&spaces), "a space")? == loads {
+    if required(opcode.choose(&spaces), "a space")? == loads || operation.is_some() && loads {
         return Err(Reason::unsupported("such a pair of spaces"));
     }
     opcode.take("tile");
@@ -157,7 +220,7 @@ fn tensor<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<
         Some(mask) if multicast => body.source(mask, crate::ptx::Type { bits: 16, ..U32 })?,
         _ => Field::Narrow(0),
     };
-    let wide = |address: Option<crate::program::function::Address>, flag| match address {
+    let wide = |address: Option<crate::program::operand::Address>, flag| match address {
         Some(address) if address.width == Width::Wide => flag,
         _ => 0,
     };
@@ -172,7 +235,8 @@ fn tensor<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<
     step.modifier = wide(Some(shared), flag::WIDE_SHARED)
         | wide(barrier, flag::WIDE_BARRIER)
         | if loads { 0 } else { flag::STORE }
-        | if multicast { flag::MULTICAST } else { 0 };
+        | if multicast { flag::MULTICAST } else { 0 }
+        | operation.map_or(0, |operation| (operation as u32 + 1) << flag::OPERATION);
     Ok(())
 }
 

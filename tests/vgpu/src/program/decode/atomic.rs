@@ -1,10 +1,10 @@
 //! Atomics and reductions (PTX ISA 9.7.13.5, 9.7.13.6): atom and red, with all operations and types. Semantics in [`crate::exec::atomic`].
 //!
-//! Not supported: 128-bit exchange and compare-and-swap; multimem.
+//! Not supported: multimem.
 
-use super::{U32, U64, memory, required};
-use crate::exec::access::space;
-use crate::exec::atomic::{atomic, atomic_vector};
+use super::{U32, U64, asynchronous, memory, required};
+use crate::exec::access::{self, space};
+use crate::exec::atomic::{atomic, atomic_vector, compare_wide, exchange_wide};
 use crate::exec::{Class, Handler};
 use crate::isa::float32::{self, MinMax};
 use crate::isa::half::{self, Bf16, F16, HalfMode};
@@ -22,7 +22,9 @@ pub(super) fn decode<'a>(
 ) -> Option<Result<(), Reason>> {
     match opcode.root {
         "atom" => Some(update(body, opcode, operands, true)),
-        "red" if opcode.take("async") => Some(Err(Reason::unsupported("red.async"))),
+        "red" if opcode.take("async") => {
+            Some(asynchronous::counted(body, opcode, operands, |body, operands| update(body, opcode, operands, false)))
+        }
         "red" => Some(update(body, opcode, operands, false)),
         _ => None,
     }
@@ -38,6 +40,9 @@ fn update<'a>(
     operands: &[Operand<'a>],
     returns: bool,
 ) -> Result<(), Reason> {
+    // A relaxed one, which is the usual, orders nothing but itself.
+    let relaxed = opcode.take("relaxed");
+    let order = if relaxed { 0 } else { memory::take_order(opcode, false) } & !access::STRONG;
     memory::drop_order(opcode);
     let space = memory::take_space(opcode);
     memory::drop_order(opcode);
@@ -52,6 +57,9 @@ fn update<'a>(
         (false, rest) => (None, rest),
         _ => return Err(Reason::syntax("expected more operands")),
     };
+    if ty.bits == 128 {
+        return update_halves(body, operation, destination, rest, space);
+    }
     let wide = ty.bits == 64;
     let width = if wide { Width::Wide } else { Width::Narrow };
     let [address, value, rest @ ..] = rest else { return Err(Reason::syntax("expected an address and a value")) };
@@ -97,6 +105,36 @@ fn update<'a>(
     }
     let step = body.step(run, Class::Atomic, fields);
     step.listed = count > 1;
+    step.immediate = address.offset as u64;
+    step.modifier = space | u32::from(address.width == Width::Wide) << 8 | order;
+    Ok(())
+}
+
+/// `atom.exch.b128` and `atom.cas.b128`.
+fn update_halves<'a>(
+    body: &mut Body<'_, 'a>,
+    operation: &str,
+    destination: Option<&Operand<'a>>,
+    operands: &[Operand<'a>],
+    space: u32,
+) -> Result<(), Reason> {
+    let (Some(destination), [address, values @ ..]) = (destination, operands) else {
+        return Err(Reason::syntax("expected a register and an address"));
+    };
+    let is_exchange = match (operation, values) {
+        ("exch", [_]) => true,
+        ("cas", [_, _]) => false,
+        _ => return Err(Reason::unsupported("such an operation on 128 bits")),
+    };
+    let address = body.address(address)?;
+    let space = memory::place(body.is_entry, space, &address)?;
+    let mut fields = body.halves(destination, Role::Destination)?.to_vec();
+    fields.push(address.base);
+    for value in values {
+        fields.extend(body.halves(value, Role::Source)?);
+    }
+    let step = body.step(if is_exchange { exchange_wide() } else { compare_wide() }, Class::Atomic, fields);
+    step.listed = true;
     step.immediate = address.offset as u64;
     step.modifier = space | u32::from(address.width == Width::Wide) << 8;
     Ok(())

@@ -1,10 +1,10 @@
 //! Control flow (PTX ISA 9.7.13): bra, brx.idx, call, ret, exit, trap and what only a debugger would notice.
 
 use super::{U32, U64, required};
-use crate::exec::{Call, Class, act, flow, system};
+use crate::exec::{Call, Class, act, flow, stack, system};
 use crate::program::LoadErrorKind;
 use crate::program::draft::Next;
-use crate::program::function::{Body, Reason};
+use crate::program::function::{Body, Reason, width_of};
 use crate::program::opcode::Opcode;
 use crate::ptx::Operand;
 
@@ -38,6 +38,7 @@ pub(super) fn decode<'a>(
         "nanosleep" => required(opcode.choose(&[("u32", ())]), ".u32")
             .err()
             .map_or(Some(nanosleep(body, operands)), |error| Some(Err(error))),
+        "alloca" | "stacksave" | "stackrestore" => Some(stack(body, opcode, operands)),
         "pmevent" | "prefetch" | "prefetchu" | "applypriority" | "discard" => {
             // Hints and events, without effect on what a program computes.
             while opcode.first().is_some() {}
@@ -45,6 +46,34 @@ pub(super) fn decode<'a>(
         }
         _ => None,
     }
+}
+
+/// `alloca`, `stacksave`, `stackrestore`.
+fn stack<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>]) -> Result<(), Reason> {
+    let ty = required(opcode.choose(&[("u32", U32), ("u64", U64), ("b32", U32), ("b64", U64)]), ".u32 or .u64")?;
+    let wide = ty.bits == 64;
+    match (opcode.root, operands) {
+        ("alloca", [place, size, rest @ ..]) => {
+            let alignment = match rest {
+                [] => 8,
+                [Operand::Integer(alignment)] if alignment.is_power_of_two() && *alignment <= 1 << 23 => *alignment,
+                _ => return Err(Reason::syntax("expected an alignment, which is a power of two")),
+            };
+            let fields = vec![body.destination(place, width_of(ty))?, body.source(size, ty)?];
+            let run = if wide { act(stack::allocate::<u64>) } else { act(stack::allocate::<u32>) };
+            body.step(run, Class::Local, fields).immediate = alignment;
+        }
+        ("stacksave", [place]) => {
+            let fields = vec![body.destination(place, width_of(ty))?];
+            body.step(if wide { act(stack::save::<u64>) } else { act(stack::save::<u32>) }, Class::Local, fields);
+        }
+        ("stackrestore", [place]) => {
+            let fields = vec![body.source(place, ty)?];
+            body.step(if wide { act(stack::restore::<u64>) } else { act(stack::restore::<u32>) }, Class::Local, fields);
+        }
+        _ => return Err(Reason::syntax("such operands")),
+    }
+    Ok(())
 }
 
 fn branch<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>]) -> Result<(), Reason> {

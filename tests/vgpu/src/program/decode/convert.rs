@@ -161,16 +161,17 @@ fn convert<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand
     });
     let source = relaxed_source(body, &operands[1], from)?;
     let modifier = pack_conversion(conversion, from, to);
-    let wanted = body.width_of(&operands[0]).unwrap_or(to.width());
-    if wanted == to.width() {
-        let destination = body.destination(&operands[0], wanted)?;
+    // A register may be wider than the result, and not narrower.
+    let wider = to.width() == Width::Narrow && body.width_of(&operands[0]) == Some(Width::Wide);
+    if !wider {
+        let destination = body.destination(&operands[0], to.width())?;
         body.step(run, Class::Convert, vec![destination, source]).modifier = modifier;
         return Ok(());
     }
     // A 64-bit register for a narrower result: extended by its sign.
     let narrow = body.temporary(to.width());
     body.step(run, Class::Convert, vec![Field::Register(narrow, Role::Destination), source]).modifier = modifier;
-    let destination = body.destination(&operands[0], wanted)?;
+    let destination = body.destination(&operands[0], Width::Wide)?;
     let signed = matches!(to, Kind::Integer(Integer { signed: true, .. }));
     let extend = if signed { map1(|_, a: i32| i64::from(a)) } else { map1(|_, a: u32| u64::from(a)) };
     body.step(extend, Class::Convert, vec![destination, Field::Register(narrow, Role::Source)]).class = None;

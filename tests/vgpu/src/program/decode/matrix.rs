@@ -114,9 +114,8 @@ fn mma<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>
         }
     }
     let shapes = &mut body.builder.matrices;
-    let shape_of = MatrixShape { shape, orders };
-    let index = shapes.iter().position(|known| *known == shape_of).unwrap_or_else(|| {
-        shapes.push(shape_of);
+    let index = shapes.iter().position(|known| (known.shape, known.orders) == (shape, orders)).unwrap_or_else(|| {
+        shapes.push(MatrixShape::new(shape, orders));
         shapes.len() - 1
     });
     let run = if is_double { matrix::mma_double() } else { matrix::mma() };

@@ -1,12 +1,14 @@
 //! Loads and stores (PTX ISA 9.7.9.8 to 9.7.9.12): ld, ldu, st. Semantics in [`crate::exec::access`].
 //!
-//! Cache hints and memory order are dropped: our memory is always coherent, and stores are seen in the order of the text.
+//! Cache hints are dropped: our memory is always coherent, and stores are seen in the order of the text. Memory order matters to the search for races alone.
 
-use super::required;
-use crate::exec::access::{self, load, space, store};
-use crate::program::draft::Width;
-use crate::program::function::{Address, Body, Reason};
+use super::{asynchronous, required};
+use crate::exec::access::{self, space};
+use crate::exec::transfer::{self, load, store};
+use crate::program::draft::{Role, Width};
+use crate::program::function::{Body, Reason};
 use crate::program::opcode::Opcode;
+use crate::program::operand::Address;
 use crate::ptx::{Operand, StateSpace, Type, TypeKind};
 
 /// Decodes the instructions of this file; `None` if it is none of them.
@@ -17,6 +19,9 @@ pub(super) fn decode<'a>(
 ) -> Option<Result<(), Reason>> {
     match opcode.root {
         "ld" | "ldu" => Some(transfer(body, opcode, operands, false)),
+        "st" if opcode.take("async") => {
+            Some(asynchronous::counted(body, opcode, operands, |body, operands| transfer(body, opcode, operands, true)))
+        }
         "st" => Some(transfer(body, opcode, operands, true)),
         _ => None,
     }
@@ -37,6 +42,20 @@ pub(super) fn take_space(opcode: &Opcode<'_>) -> u32 {
             ("param::func", space::PARAM),
         ])
         .unwrap_or(space::GENERIC)
+}
+
+/// Takes away what orders accesses: whether they are strong, acquire or release, as in [`access`].
+pub(super) fn take_order(opcode: &Opcode<'_>, stores: bool) -> u32 {
+    let both = access::ACQUIRE | access::RELEASE;
+    let order = opcode.choose(&[
+        // With a fence before or behind it, such an access releases or acquires too: it gets the benefit of the doubt.
+        ("relaxed", if stores { access::RELEASE } else { access::ACQUIRE }),
+        ("acquire", access::ACQUIRE),
+        ("release", access::RELEASE),
+        ("acq_rel", both),
+    ]);
+    drop_order(opcode);
+    order.map_or(0, |order| access::STRONG | order)
 }
 
 /// Drops what orders accesses and hints at caches.
@@ -69,7 +88,7 @@ fn transfer<'a>(
     stores: bool,
 ) -> Result<(), Reason> {
     let read_only = opcode.take("nc");
-    drop_order(opcode);
+    let order = take_order(opcode, stores);
     let space = take_space(opcode);
     drop_order(opcode);
     let count = opcode.choose(&[("v2", 2), ("v4", 4)]).unwrap_or(1);
@@ -89,6 +108,9 @@ fn transfer<'a>(
     };
     if parts.len() != count {
         return Err(Reason::syntax(format!("expected {count} registers, found {}", parts.len())));
+    }
+    if ty.bits == 128 {
+        return transfer_halves(body, parts, address, space, stores);
     }
     let natural = if ty.bits == 64 { Width::Wide } else { Width::Narrow };
     let width = parts.iter().find_map(|part| body.width_of(part)).unwrap_or(natural);
@@ -115,13 +137,34 @@ fn transfer<'a>(
     if space == space::SHARED || space == space::GENERIC {
         body.builder.shared_granule = body.builder.shared_granule.min(ty.bytes().max(1));
     }
-    let class = access::class_of(space, stores);
+    let class = transfer::class_of(space, stores);
     let step = body.step(run, class, fields);
     step.immediate = address.offset as u64;
-    step.modifier = space | u32::from(address.width == Width::Wide) << 8;
+    step.modifier = space | u32::from(address.width == Width::Wide) << 8 | order;
     if read_only {
         step.modifier |= access::READ_ONLY;
     }
+    Ok(())
+}
+
+/// Loads and stores of 128 bits per element: as halves of 64.
+fn transfer_halves<'a>(
+    body: &mut Body<'_, 'a>,
+    parts: &[Operand<'a>],
+    address: Address,
+    space: u32,
+    stores: bool,
+) -> Result<(), Reason> {
+    let mut fields = Vec::new();
+    for part in parts {
+        fields.extend(body.halves(part, if stores { Role::Source } else { Role::Destination })?);
+    }
+    let count = fields.len();
+    fields.push(address.base);
+    let run = if stores { store::<u64, u64>(count) } else { load::<u64, u64>(count) };
+    let step = body.step(required(run, "one or two elements")?, transfer::class_of(space, stores), fields);
+    step.immediate = address.offset as u64;
+    step.modifier = space | u32::from(address.width == Width::Wide) << 8;
     Ok(())
 }
 

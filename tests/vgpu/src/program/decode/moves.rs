@@ -27,6 +27,13 @@ pub(super) fn decode<'a>(
 fn mov<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>]) -> Result<(), Reason> {
     let (_, ty) = required(opcode.ty(), "a type")?;
     super::expect_operands(operands, 2)?;
+    if ty.bits == 128 {
+        let (to, from) = (body.halves(&operands[0], Role::Destination)?, body.halves(&operands[1], Role::Source)?);
+        for (to, from) in to.into_iter().zip(from) {
+            body.step(map1(|_, a: u64| a), Class::Move, vec![to, from]);
+        }
+        return Ok(());
+    }
     match (&operands[0], &operands[1]) {
         (Operand::Vector(parts), source) => return unpack(body, parts, source),
         (destination, Operand::Vector(parts)) => return pack(body, destination, parts),
@@ -49,7 +56,8 @@ fn mov<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>
 
 /// `mov.b64 %rd, {%r1, %r2}` and `mov.b32 %r, {%rs1, %rs2}`, and four of 8 or 16 bits.
 fn pack<'a>(body: &mut Body<'_, 'a>, destination: &Operand<'a>, parts: &[Operand<'a>]) -> Result<(), Reason> {
-    let width = body.width_of(destination).unwrap_or(Width::Narrow);
+    let wide = body.width_of(destination) == Some(Width::Wide);
+    let width = if wide { Width::Wide } else { Width::Narrow };
     let bits = if width == Width::Wide { 64 } else { 32 } / parts.len().max(1) as u32;
     let mut fields = vec![body.destination(destination, width)?];
     for part in parts {
