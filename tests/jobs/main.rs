@@ -9,6 +9,7 @@ mod tiny;
 mod capi;
 #[cfg(feature = "cli")]
 mod commands;
+mod cuda;
 mod generation;
 mod parity;
 mod pictures;

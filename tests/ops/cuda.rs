@@ -4,7 +4,6 @@
 //! `libcuda.so.1`. By hand, or on a real GPU: `DEEM_TEST_DEVICE=cuda cargo test --release --test ops -- NAMES`.
 
 use std::io::Write;
-use std::process::{Command, Stdio};
 
 use deem::Context;
 use deem::memory::{Tensor, View};
@@ -12,8 +11,8 @@ use deem::ops::activation::{self, Activation};
 use deem::ops::{add, reduce, rmsnorm};
 use deem::params::{Grads, Init, Params, Registry};
 
-use crate::pointwise::{PRINT, message};
-use crate::support::{DEVICE, device, get, is_on_cuda, put, unset};
+use crate::pointwise::message;
+use crate::support::{device, get, is_on_cuda, put, unset, vgpu};
 
 /// The tests that run on the device, against the oracle on the host.
 const TESTS: &[&str] = &[
@@ -86,40 +85,6 @@ const BITS: &[&str] = &[
     "rope::bits_and_errors",
 ];
 
-/// Runs tests of this very program on the virtual GPU, and returns what they print.
-fn on_virtual_gpu(tests: &[&str], seed: u32) -> String {
-    let program = std::env::current_exe().unwrap();
-    let built = program.ancestors().nth(2).unwrap().join("libcuda.so");
-    assert!(
-        built.exists(),
-        "the virtual GPU is not built: there is no {}. Run: cargo build {}-p vgpu",
-        built.display(),
-        if cfg!(debug_assertions) { "" } else { "--release " }
-    );
-    let folder = tempfile::tempdir().unwrap();
-    for name in ["libcuda.so", "libcuda.so.1"] {
-        std::os::unix::fs::symlink(&built, folder.path().join(name)).unwrap();
-    }
-    let mut command = Command::new(program);
-    let others = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let path =
-        std::env::join_paths(std::iter::once(folder.path().into()).chain(std::env::split_paths(&others))).unwrap();
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("VGPU_") && name != "VGPU_REPORT" {
-            command.env_remove(name);
-        }
-    }
-    command.env("LD_LIBRARY_PATH", path).env(DEVICE, "cuda").env(PRINT, "1");
-    command.env("VGPU_CHECKS", "all").env("VGPU_SEED", seed.to_string());
-    command.args(["--exact", "--nocapture"]).args(tests);
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{text}\n{errors}");
-    assert!(!errors.contains("vgpu:"), "findings of the virtual GPU:\n{errors}");
-    assert!(text.contains(&format!("{} passed", tests.len())), "some of {tests:?} do not exist:\n{text}");
-    text.into_owned()
-}
-
 /// Every op against the oracle, and the same bits whatever the order of blocks and warps. `tests/run.sh` collects the line "ran: ..".
 #[test]
 fn on_the_virtual_gpu() {
@@ -132,9 +97,9 @@ fn on_the_virtual_gpu() {
         lines.sort();
         lines
     };
-    let first = bits(on_virtual_gpu(&all, 0));
+    let first = bits(vgpu::run(&all, 0));
     // Tests of the first list print bits too.
-    let again = bits(on_virtual_gpu(BITS, 1));
+    let again = bits(vgpu::run(BITS, 1));
     assert!(again.len() >= BITS.len());
     let changed: Vec<_> = again.iter().filter(|line| !first.contains(line)).collect();
     assert!(changed.is_empty(), "the order of blocks and warps changes bits: {changed:?}");

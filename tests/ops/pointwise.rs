@@ -8,7 +8,7 @@ use deem::dtype::{DType, Element, Real};
 use deem::memory::{Shape, Tensor, View, ViewMut};
 use half::bf16;
 
-use crate::support;
+use crate::support::{self, vgpu::PRINT};
 
 /// All outputs of a runner.
 pub type Outputs = Vec<Vec<f64>>;
@@ -169,9 +169,6 @@ pub fn same_bits(what: &str, run: impl Fn(&Context) -> Outputs) {
         println!("\nBITS {what} {hash:016x}");
     }
 }
-
-/// Has [`same_bits`] print a line.
-pub const PRINT: &str = "DEEM_TEST_PRINT_BITS";
 
 /// Runs the tests called `*bits*` once per instruction set, each in a process of its own, because the choice holds for a whole process.
 #[test]

@@ -1,6 +1,8 @@
 //! What all tests share: reproducible numbers, gradient checks against central differences, and error bounds.
 #![allow(dead_code)] // each test binary uses its own part
 
+pub mod vgpu;
+
 use deem::Context;
 use deem::dtype::Element;
 use deem::memory::{Shape, Tensor};

@@ -1,0 +1,129 @@
+//! The whole model on a CUDA device, the virtual GPU with all of its checks on, against the host: a caption, a picture of four steps, a training step.
+
+use std::io::Write;
+
+use deem::Context;
+use deem::blocks::Pass;
+use deem::dtype::Element;
+use deem::infer::image::{ImageOptions, imagine};
+use deem::infer::prompt::{Padding, Prompt, batch, grey, picture_ids};
+use deem::infer::text::{TextOptions, generate};
+use deem::models::deem::{Draws, Inputs, Mode};
+use deem::models::image_decoder::DiffusionDraws;
+use deem::ops::adamw::{self, AdamW, Group};
+use deem::ops::reduce;
+use deem::params::Grads;
+
+use crate::support::{device, is_on_cuda, normals, uniforms, vgpu};
+use crate::tiny;
+
+const TESTS: &[&str] = &["cuda::a_caption_and_a_picture", "cuda::a_training_step"];
+
+/// `tests/run.sh` collects the line "ran: ..".
+#[test]
+fn on_the_virtual_gpu() {
+    if !is_on_cuda() {
+        vgpu::run(TESTS, 0);
+        // Not through `println!`, which the harness keeps from the log.
+        writeln!(std::io::stderr(), "ran: cuda, virtual GPU, {} tests of the whole model", TESTS.len()).unwrap();
+    }
+}
+
+/// Text, a picture, text, and a picture to be drawn.
+fn prompt() -> Prompt {
+    let config = tiny::config();
+    let mut ids = vec![1, 5, 6];
+    ids.extend(picture_ids(&config));
+    ids.extend([7, 8]);
+    ids.extend(picture_ids(&config));
+    Prompt { ids, pictures: vec![tiny::picture(&config, "p"), grey(&config)], masks: Vec::new() }
+}
+
+/// Ids of a caption and pixels of a picture.
+fn answers<E: Element>(cx: &Context) -> (Vec<i32>, Vec<f32>) {
+    let (model, params) = tiny::model::<E>(&tiny::config(), 5);
+    let params = params.on(cx).unwrap();
+    let pass = Pass::new(cx, &params);
+    let mut asked = prompt();
+    asked.ids.truncate(asked.ids.len() - picture_ids(&model.config).count());
+    asked.pictures.truncate(1);
+    let inputs = batch(&model.config, &[asked], Padding::Left).unwrap();
+    let said = generate(&pass, &model, &inputs, &TextOptions::greedy(6)).unwrap();
+    let inputs = batch(&model.config, &[prompt()], Padding::Right).unwrap();
+    let options = ImageOptions { steps: 4, guidance: 2.0, seed: 3, ..ImageOptions::default() };
+    let drawn = imagine(&pass, &model, &inputs, Some(&[1]), &options, &mut |_, _| Ok(())).unwrap();
+    (said[0].ids.clone(), drawn.pixels)
+}
+
+#[test]
+fn a_caption_and_a_picture() {
+    let (found, oracle, host) =
+        (answers::<f32>(&device()), answers::<f64>(&Context::host(2)), answers::<f32>(&Context::host(2)));
+    assert_eq!(found.0, oracle.0);
+    let worst = |pixels: &[f32]| pixels.iter().zip(&oracle.1).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let (error, allowed) = (worst(&found.1), 2.0 * worst(&host.1) + 1e-5);
+    assert!(error <= allowed, "a pixel is off by {error}, allowed {allowed}");
+}
+
+/// Two pictures between words, with everything that the three losses want.
+fn training() -> (Inputs, Draws) {
+    let config = tiny::config();
+    let mut inputs = batch(&config, &[prompt()], Padding::Right).unwrap();
+    let diffusion = config.diffusion.as_ref().unwrap();
+    let images = inputs.num_images();
+    let narrow = |x: Vec<f64>| -> Vec<f32> { x.into_iter().map(|x| x as f32).collect() };
+    let side = diffusion.image_size;
+    inputs.images = narrow(uniforms("images", inputs.images.len(), 0.0, 1.0));
+    inputs.images_dec = narrow(uniforms("images_dec", images * side * side * 3, 0.0, 1.0));
+    inputs.labels = inputs.text_ids.iter().map(|&id| if id < 20 { id } else { -100 }).collect();
+    let latent = side >> (diffusion.vae.block_out_channels.len() - 1);
+    let count = images * latent * latent * diffusion.vae.latent_channels;
+    let draws = |name: &str| DiffusionDraws {
+        posterior: narrow(normals(&format!("{name} posterior"), count)),
+        noise: narrow(normals(&format!("{name} noise"), count)),
+        timesteps: (0..images).map(|i| 100 + 400 * i).collect(),
+    };
+    let draws = Draws { csr: draws("csr"), nip: draws("nip"), uncond: vec![0.5; images], drop_seed: Some(9) };
+    (inputs, draws)
+}
+
+/// The loss, all gradients, and the parameters after a step of AdamW.
+fn trained<E: Element>(cx: &Context) -> (f64, Vec<f64>, Vec<f64>) {
+    let (model, params) = tiny::model::<E>(&tiny::config(), 5);
+    let mut params = params.on(cx).unwrap();
+    let mut grads = Grads::<E::Acc>::on(params.table(), cx).unwrap();
+    let (inputs, draws) = training();
+    let pass = Pass::new(cx, &params);
+    let out = model.forward(&pass, &inputs, &draws, Mode::Train).unwrap();
+    model.backward(&pass, &mut grads, out.saved).unwrap();
+    let n = grads.flat_view().shape().len();
+    let norm = reduce::norm_squared(cx, grads.flat_view()).unwrap().sqrt();
+    let (mut m, mut v) = (cx.zeros::<E::Acc>([n]).unwrap(), cx.zeros::<E::Acc>([n]).unwrap());
+    let groups = [Group { start: 0, len: n, lr: 1e-3, weight_decay: 0.05 }];
+    // A large eps: the step follows the gradient's size, not its sign alone.
+    let hyper = AdamW { beta1: 0.9, beta2: 0.995, eps: 1e-2 };
+    let gradient = cx.read_view(grads.flat_view()).unwrap().iter().map(|g| g.to_f64()).collect();
+    let (to, m, v) = (params.trainable_view_mut(), m.view_mut(), v.view_mut());
+    adamw::step(cx, to, None, grads.flat_view(), m, v, &groups, &hyper, 1, 1.0 / norm).unwrap();
+    let after = cx.read_view(params.trainable_view()).unwrap().iter().map(|x| x.to_f64()).collect();
+    (out.losses.total, gradient, after)
+}
+
+#[test]
+fn a_training_step() {
+    let (found, oracle, host) =
+        (trained::<f32>(&device()), trained::<f64>(&Context::host(2)), trained::<f32>(&Context::host(2)));
+    // Twice the error of the host in the same precision, and the roundoff of a sum as long as the longest here.
+    let allowed = |host: f64, size: f64| 2.0 * host + 1e-5 * size;
+    let (error, host_error) = ((found.0 - oracle.0).abs(), (host.0 - oracle.0).abs());
+    assert!(error <= allowed(host_error, oracle.0.abs()), "loss {} instead of {}", found.0, oracle.0);
+    let worst = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let largest = |x: &[f64]| x.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+    assert!(largest(&oracle.1) > 0.0);
+    for (name, found, oracle, host) in
+        [("gradient", &found.1, &oracle.1, &host.1), ("parameter", &found.2, &oracle.2, &host.2)]
+    {
+        let (error, allowed) = (worst(found, oracle), allowed(worst(host, oracle), largest(oracle)));
+        assert!(error <= allowed, "a {name} is off by {error}, allowed {allowed}");
+    }
+}
