@@ -4,6 +4,7 @@
 mod support;
 
 mod arguments;
+mod cuda;
 mod programs;
 mod same_bits;
 
@@ -34,6 +35,11 @@ impl Drop for Ctx {
 /// A tensor over a slice.
 fn t<E: Element>(data: &mut [E], shape: &[usize]) -> deem_tensor {
     assert_eq!(data.len(), shape.iter().product::<usize>());
+    tensor_at(data.as_mut_ptr(), shape)
+}
+
+/// A tensor at an address of any memory.
+fn tensor_at<E: Element>(data: *mut E, shape: &[usize]) -> deem_tensor {
     let mut sizes = [0; 6];
     sizes.iter_mut().zip(shape).for_each(|(to, &size)| *to = size as i64);
     let dtype = match E::DTYPE {
@@ -41,7 +47,7 @@ fn t<E: Element>(data: &mut [E], shape: &[usize]) -> deem_tensor {
         DType::Bf16 => 1,
         DType::F64 => 2,
     };
-    deem_tensor { data: data.as_mut_ptr().cast::<c_void>(), shape: sizes, rank: shape.len() as i32, dtype }
+    deem_tensor { data: data.cast::<c_void>(), shape: sizes, rank: shape.len() as i32, dtype }
 }
 
 /// The message of the last call that failed.
