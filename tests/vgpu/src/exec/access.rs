@@ -4,6 +4,9 @@
 //! Generic addresses: global memory has its own; shared memory, local memory and the parameters have a window each. A shared address holds in its upper byte
 //! which block of the cluster is meant: 0 for the own, else its rank plus one.
 
+// A lane index addresses several registers at once.
+#![allow(clippy::needless_range_loop)]
+
 use super::FaultKind;
 use super::code::{Flow, Instruction, Operand};
 use super::semantics::{BITS, store as store_register};

@@ -179,7 +179,7 @@ impl Watch {
     pub fn check(&mut self, lanes: Lanes<'_>, span: Option<(u64, u64)>, mode: Mode) -> Result<(), Box<Conflict>> {
         let warp = lanes.warp as usize;
         if warp >= self.warps {
-            self.from_outside(lanes, mode);
+            self.note_outside(lanes, mode);
             return Ok(());
         }
         let in_order = match (span, mode) {
@@ -212,7 +212,7 @@ impl Watch {
     /// An access of another block of the cluster. What it writes is in order with what this block does behind the next barrier of the cluster, or mbarrier; what
     /// it reads is not noted.
     #[cold]
-    fn from_outside(&mut self, lanes: Lanes<'_>, mode: Mode) {
+    fn note_outside(&mut self, lanes: Lanes<'_>, mode: Mode) {
         for lane in lanes_of(lanes.mask) {
             let range = self.granules_of(lanes.addresses[lane], lanes.bytes);
             match mode {

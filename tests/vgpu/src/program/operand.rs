@@ -8,11 +8,9 @@ use crate::ptx::{Operand, StateSpace, Type, TypeKind};
 impl<'a> Body<'_, 'a> {
     /// The family or single register of that name, and which one of it.
     fn member(&self, name: &str) -> Option<(Entity, u32)> {
-        match self.lookup(name) {
-            Some(entity @ (Entity::Registers { count: 0, .. } | Entity::Pairs { count: 0, .. })) => {
-                return Some((entity, 0));
-            }
-            _ => {}
+        if let Some(entity @ (Entity::Registers { count: 0, .. } | Entity::Pairs { count: 0, .. })) = self.lookup(name)
+        {
+            return Some((entity, 0));
         }
         let digits = name.bytes().rev().take_while(u8::is_ascii_digit).count();
         // `%r<10>` declares %r0 to %r9; the prefix itself may end in digits.

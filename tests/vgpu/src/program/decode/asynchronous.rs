@@ -126,7 +126,7 @@ fn bulk<'a>(
         None => 0,
     };
     let [to, from, size, rest @ ..] = operands else { return Err(Reason::syntax("expected two addresses and a size")) };
-    if !to_shared && !from_shared || operation.is_some() && !from_shared {
+    if !from_shared && (!to_shared || operation.is_some()) {
         return Err(Reason::unsupported("such a pair of spaces"));
     }
     let (to, from) = (body.address(to)?, body.address(from)?);
@@ -175,7 +175,8 @@ pub(super) fn counted<'a>(
     step.class = None;
     step.immediate = u64::from(address.offset as u32) | u64::from(barrier.offset as u32) << 32;
     let when = |width: Width, flag: u32| if width == Width::Wide { flag } else { 0 };
-    step.modifier = ty.bytes() * count | when(address.width, flag::WIDE_TO) | when(barrier.width, flag::WIDE_BARRIER);
+    let bytes = ty.bytes() * count;
+    step.modifier = bytes | when(address.width, flag::WIDE_TO) | when(barrier.width, flag::WIDE_BARRIER);
     Ok(())
 }
 
