@@ -89,7 +89,8 @@ fn compile(nvcc: &Path, version: &str, target: &Path, sources: &[(String, PathBu
         let mut hasher = DefaultHasher::new();
         let mut seen = HashSet::new();
         hash_with_includes(source, &mut seen, &mut hasher);
-        (version, FLAGS).hash(&mut hasher);
+        // This program's own text: it decides what becomes of the compiler's output.
+        (version, FLAGS, include_str!("build.rs")).hash(&mut hasher);
         let key = hasher.finish();
         let hopper = fs::read_to_string(source).is_ok_and(|text| text.contains("DEEM_SM90A"));
         let mut add = |architecture: &str, machine_code: bool| {
@@ -158,14 +159,17 @@ fn run(nvcc: &Path, job: &Job) -> Result<(), String> {
     let io = |error: std::io::Error| format!("{}: {error}", job.cached.display());
     if !job.machine_code {
         let text = fs::read_to_string(&partial).map_err(io)?;
-        fs::write(&partial, lower_version(&text, if hopper { "8.0" } else { "7.0" })).map_err(io)?;
+        fs::write(&partial, lower_version(&text)).map_err(io)?;
     }
     fs::rename(&partial, &job.cached).map_err(io)
 }
 
-fn lower_version(ptx: &str, version: &str) -> String {
-    let lines = ptx.lines().map(|line| match line.strip_prefix(".version ") {
-        Some(_) => format!(".version {version}\n"),
+/// PTX of version 8.0: that of the oldest driver that the program takes, CUDA 12.0. A parameter's address (`cvta.param`) needs 7.7, Hopper's instructions
+/// 8.0; a hint that came with 8.3, about which bytes of a load are used, is left out.
+fn lower_version(ptx: &str) -> String {
+    let kept = ptx.lines().filter(|line| !line.trim_start().starts_with(".pragma \"used_bytes_mask"));
+    let lines = kept.map(|line| match line.strip_prefix(".version ") {
+        Some(_) => ".version 8.0\n".into(),
         None => format!("{line}\n"),
     });
     lines.collect()
