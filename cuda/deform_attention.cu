@@ -110,6 +110,14 @@ struct Mmfs {
         total = warp_reduce(total, Sum()) + ignored;
         ignored /= total;
     }
+    // The weight of point k, its picture and its corners; 0 if it is not there.
+    __device__ __forceinline__ float weigh(int k, float largest, float total, int &picture, Corners &at) const {
+        Point point = this->point(k);
+        if (!point.seen) return 0.0f;
+        picture = point.picture;
+        at = place(point);
+        return expf(logit(point) - largest) / total;
+    }
     __device__ __forceinline__ const T *pixels(int picture) const {
         return static_cast<const T *>(x.value) + (int64_t(picture) * x.levels.positions * x.heads + u.n) * x.size;
     }
@@ -150,13 +158,7 @@ __device__ __forceinline__ void mmfs_forward(const DeemDeformAttentionMmfsForwar
         float sum = active ? ignored * widen(static_cast<const T *>(x.ignore_token)[m.u.n * x.size + c]) : 0.0f;
         each_corner(
             m.all(),
-            [&](int k, int &picture, Corners &at) {
-                Point point = m.point(k);
-                if (!point.seen) return 0.0f;
-                picture = point.picture;
-                at = m.place(point);
-                return expf(m.logit(point) - largest) / total;
-            },
+            [&](int k, int &picture, Corners &at) { return m.weigh(k, largest, total, picture, at); },
             [&](float share, int row, int picture) {
                 if (active) sum += share * widen(m.pixels(picture)[int64_t(row) * x.heads * x.size + c]);
             });
@@ -259,13 +261,7 @@ __device__ __forceinline__ void mmfs_scatter(const DeemDeformAttentionMmfsScatte
         float d = active ? widen(static_cast<const T *>(p.d_out)[index * x.size + c]) : 0.0f;
         each_corner(
             m.all(),
-            [&](int k, int &picture, Corners &at) {
-                Point point = m.point(k);
-                if (!point.seen) return 0.0f;
-                picture = point.picture;
-                at = m.place(point);
-                return expf(m.logit(point) - largest) / total;
-            },
+            [&](int k, int &picture, Corners &at) { return m.weigh(k, largest, total, picture, at); },
             [&](float share, int row, int picture) {
                 int64_t pixel = int64_t(picture) * x.levels.positions + row;
                 if (active) add_fixed(p.sums, (pixel * x.heads + m.u.n) * x.size + c, share * d, scale);
@@ -384,6 +380,10 @@ struct Sample {
         return corners(x.levels, l, widen(at[0]) * x.levels.width[l] - 0.5f, widen(at[1]) * x.levels.height[l] - 0.5f);
     }
     __device__ __forceinline__ float weight(int k) const { return widen(static_cast<const T *>(x.weight)[u.index * all() + k]); }
+    __device__ __forceinline__ float weigh(int k, Corners &at) const {
+        at = place(k);
+        return weight(k);
+    }
     __device__ __forceinline__ const T *pixels() const {
         return static_cast<const T *>(x.value) + (int64_t(u.entry) * x.levels.positions * x.heads + u.n) * x.size;
     }
@@ -401,10 +401,7 @@ __device__ __forceinline__ void sample_forward(const DeemDeformAttentionSampleFo
         float sum = 0.0f;
         each_corner(
             m.all(),
-            [&](int k, int &, Corners &at) {
-                at = m.place(k);
-                return m.weight(k);
-            },
+            [&](int k, int &, Corners &at) { return m.weigh(k, at); },
             [&](float share, int row, int) {
                 if (active) sum += share * widen(m.pixels()[int64_t(row) * x.heads * x.size + c]);
             });
@@ -442,10 +439,7 @@ __device__ __forceinline__ void sample_scatter(const DeemDeformAttentionSampleSc
         float d = active ? widen(static_cast<const T *>(p.d_out)[index * x.size + c]) : 0.0f;
         each_corner(
             m.all(),
-            [&](int k, int &, Corners &at) {
-                at = m.place(k);
-                return m.weight(k);
-            },
+            [&](int k, int &, Corners &at) { return m.weigh(k, at); },
             [&](float share, int row, int) {
                 int64_t pixel = int64_t(m.u.entry) * x.levels.positions + row;
                 if (active) add_fixed(p.sums, (pixel * x.heads + m.u.n) * x.size + c, share * d, scale);

@@ -26,6 +26,17 @@ pub enum DType {
     F64,
 }
 
+impl DType {
+    /// Bytes of an element, which begins at a multiple of them.
+    pub fn bytes(self) -> usize {
+        match self {
+            DType::F32 => size_of::<f32>(),
+            DType::Bf16 => size_of::<bf16>(),
+            DType::F64 => size_of::<f64>(),
+        }
+    }
+}
+
 impl Display for DType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

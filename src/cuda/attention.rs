@@ -4,7 +4,7 @@ use std::ffi::c_void;
 
 use super::gemm::aligned;
 use super::params::{DeemAttentionBackward, DeemAttentionDropout, DeemAttentionForward};
-use super::{by_dtype, input, output, small};
+use super::{by_dtype, input, output, small, whole_numbers};
 use crate::device::Context;
 use crate::device::cuda::Geometry;
 use crate::dtype::{DType, Element};
@@ -140,7 +140,7 @@ fn address(cx: &Context, keys: Option<&Tensor<f32>>) -> Result<*const c_void> {
 
 /// The first key of each query, in device memory.
 fn upload_first(cx: &Context, p: &Problem<'_>) -> Result<Option<Tensor<f32>>> {
-    p.first.map(|first| cx.tensor([first.len()], bytemuck::cast_slice(first))).transpose()
+    p.first.map(|first| whole_numbers(cx, bytemuck::cast_slice(first))).transpose()
 }
 
 /// Dropout as kernels take it.

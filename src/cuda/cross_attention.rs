@@ -35,21 +35,27 @@ fn pick_variant(dtype: DType, p: &Problem) -> Option<(&'static str, usize)> {
     Some((kernel, if p.s <= 80 { 80 } else { 128 }))
 }
 
-/// Whether [`forward`] takes this problem; the general attention takes all.
-pub(crate) fn takes<E: Element>(
+/// The kernel of a problem, and its capacity of keys.
+pub(crate) struct Kernel(&'static str, usize);
+
+/// The kernel for this problem, if there is one; the general attention takes all.
+pub(crate) fn kernel<E: Element>(
     p: &Problem,
     q: View<'_, E>,
     k: View<'_, E>,
     v: View<'_, E>,
     out: &ViewMut<'_, E>,
-) -> bool {
+) -> Option<Kernel> {
     let pointers = [q.address(), k.address(), v.address(), out.address().cast_const()];
-    pick_variant(E::DTYPE, p).is_some() && aligned(&pointers.map(<*const E>::cast))
+    let (name, keys) = pick_variant(E::DTYPE, p)?;
+    aligned(&pointers.map(<*const E>::cast)).then_some(Kernel(name, keys))
 }
 
-/// Output and lse. Without a kernel for the problem (see [`takes`]) nothing is done.
+/// Output and lse, by the kernel that [`kernel`] chose.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn forward<E: Element>(
     cx: &Context,
+    Kernel(kernel, keys): Kernel,
     p: &Problem,
     q: View<'_, E>,
     k: View<'_, E>,
@@ -57,7 +63,6 @@ pub(crate) fn forward<E: Element>(
     out: ViewMut<'_, E>,
     lse: ViewMut<'_, E::Acc>,
 ) -> Result<()> {
-    let Some((kernel, keys)) = pick_variant(E::DTYPE, p) else { return Ok(()) };
     let params = DeemCrossAttentionForward {
         q: input(cx, OP, "q", q)?,
         k: input(cx, OP, "k", k)?,

@@ -2,10 +2,8 @@
 
 use std::ffi::c_void;
 
-use super::params::{
-    DEEM_ACTIVATION_GELU, DEEM_ACTIVATION_NONE, DEEM_ACTIVATION_QUICK_GELU, DEEM_ACTIVATION_RELU, DEEM_ACTIVATION_SILU,
-    DEEM_GEMM_NN, DEEM_GEMM_NT, DEEM_GEMM_TN, DeemGemmForward,
-};
+use super::activation::number;
+use super::params::{DEEM_GEMM_NN, DEEM_GEMM_NT, DEEM_GEMM_TN, DeemGemmForward};
 use super::{by_dtype, input, optional_input, output};
 use crate::device::Context;
 use crate::device::cuda::Geometry;
@@ -13,7 +11,6 @@ use crate::dtype::{DType, Element};
 use crate::error::Result;
 use crate::memory::{View, ViewMut};
 use crate::ops::Accumulate;
-use crate::ops::activation::Activation;
 use crate::ops::gemm::{Epilogue, Form};
 
 const OP: &str = "gemm";
@@ -56,18 +53,6 @@ fn pick_variant(dtype: DType, form: Form, batch: usize, (m, n, k): (usize, usize
     }
 }
 
-/// The number of an activation function for kernels.
-fn kind(activation: Activation) -> i32 {
-    let kind = match activation {
-        Activation::None => DEEM_ACTIVATION_NONE,
-        Activation::Relu => DEEM_ACTIVATION_RELU,
-        Activation::Gelu => DEEM_ACTIVATION_GELU,
-        Activation::QuickGelu => DEEM_ACTIVATION_QUICK_GELU,
-        Activation::Silu => DEEM_ACTIVATION_SILU,
-    };
-    kind as i32
-}
-
 /// `batch` products through the epilogue.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn forward<E: Element, O: Element<Acc = E::Acc>>(
@@ -97,7 +82,7 @@ pub(crate) fn forward<E: Element, O: Element<Acc = E::Acc>>(
             Form::Nn => DEEM_GEMM_NN,
             Form::Tn => DEEM_GEMM_TN,
         } as i32,
-        activation: kind(epilogue.activation),
+        activation: number(epilogue.activation),
         accumulate: i32::from(epilogue.accumulate == Accumulate::Add),
         c_is_f32: i32::from(O::DTYPE == DType::F32),
     };

@@ -3,8 +3,6 @@
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
-use half::bf16;
-
 use super::{deem_context, wrong};
 use crate::device::Device;
 use crate::dtype::{DType, Element};
@@ -58,14 +56,14 @@ pub(super) unsafe fn optional(
     let Some(t) = (unsafe { pointer.as_ref() }) else { return Ok(None) };
     let rank = usize::try_from(t.rank).ok().filter(|&rank| rank <= MAX_RANK);
     let rank = rank.ok_or_else(|| wrong(format!("`{name}` has rank {}, expected 0 to {MAX_RANK}", t.rank)))?;
-    let (dtype, bytes, align) = match t.dtype {
-        0 => (DType::F32, size_of::<f32>(), align_of::<f32>()),
-        1 => (DType::Bf16, size_of::<bf16>(), align_of::<bf16>()),
-        2 => (DType::F64, size_of::<f64>(), align_of::<f64>()),
+    let dtype = match t.dtype {
+        0 => DType::F32,
+        1 => DType::Bf16,
+        2 => DType::F64,
         other => return Err(wrong(format!("`{name}` has dtype {other}, expected 0 (f32), 1 (bf16) or 2 (f64)"))),
     };
     let mut sizes = [0; MAX_RANK];
-    let mut all = bytes;
+    let (align, mut all) = (dtype.bytes(), dtype.bytes());
     for (to, &size) in sizes.iter_mut().zip(&t.shape[..rank]) {
         let shape = &t.shape[..rank];
         *to = usize::try_from(size).map_err(|_| wrong(format!("`{name}` has shape {shape:?}: a size is negative")))?;
@@ -131,13 +129,8 @@ impl Argument {
     }
 
     fn bytes(&self) -> std::ops::Range<usize> {
-        let size = match self.dtype {
-            DType::F32 => size_of::<f32>(),
-            DType::Bf16 => size_of::<bf16>(),
-            DType::F64 => size_of::<f64>(),
-        };
         let start = self.data as usize;
-        start..start + size * self.shape.len()
+        start..start + self.dtype.bytes() * self.shape.len()
     }
 }
 

@@ -59,14 +59,18 @@ pub fn forward<E: Element>(
     let problem = problem(OP, q.shape(), k.shape(), v.shape(), lse.shape(), spec)?;
     check_shape(OP, "out", out.shape(), q.shape())?;
     let is_short = problem.s <= SHORT && problem.s > 0;
-    if !is_short || (cx.is_cuda() && !crate::cuda::cross_attention::takes(&problem, q, k, v, &out)) {
+    let kernel = match cx.is_cuda() && is_short {
+        true => crate::cuda::cross_attention::kernel(&problem, q, k, v, &out),
+        false => None,
+    };
+    if !is_short || (cx.is_cuda() && kernel.is_none()) {
         return attention::forward(cx, q, k, v, out, lse, &spec.general());
     }
     if lse.shape().is_empty() {
         return Ok(());
     }
-    if cx.is_cuda() {
-        return crate::cuda::cross_attention::forward(cx, &problem, q, k, v, out, lse);
+    if let Some(kernel) = kernel {
+        return crate::cuda::cross_attention::forward(cx, kernel, &problem, q, k, v, out, lse);
     }
     if cx.is_planning() {
         return Ok(());
