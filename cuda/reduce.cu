@@ -88,6 +88,14 @@ __device__ __forceinline__ void argmax(const DeemReduceArgmax &p) {
     if (threadIdx.x == 0) static_cast<int32_t *>(p.found)[row] = at;
 }
 
+extern "C" __global__ void __launch_bounds__(256, 1) reduce_hits_s32(const __grid_constant__ DeemReduceHits p) {
+    const int32_t *found = static_cast<const int32_t *>(p.found), *wanted = static_cast<const int32_t *>(p.wanted);
+    double sum = 0.0;
+    each_index(p.n, [&](int64_t i) { sum += found[i] == wanted[i] ? 1.0 : 0.0; });
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) static_cast<double *>(p.partial)[blockIdx.x] = sum;
+}
+
 template <typename T>
 __device__ __forceinline__ void log_softmax(const DeemReduceLogSoftmax &p) {
     int64_t row = row_index();

@@ -20,14 +20,15 @@ struct DeemAdamw {
     void *m;            /* f32 [n] */
     void *v;            /* f32 [n] */
     const void *groups; /* DeemAdamwGroup [groups] */
-    float scale;        /* of the gradients */
+    const void *norm_squared; /* f64 [1]: of the gradients; null: they are multiplied with `factor` alone */
+    double factor;      /* of the gradients */
+    double largest;     /* norm, after the factor; 0: any */
     float beta1;
     float other1; /* 1 - beta1 */
     float beta2;
     float other2; /* 1 - beta2 */
     float second; /* 1 / (1 - beta2^step) */
     float eps;
-    int32_t padding;
 };
 
 #endif

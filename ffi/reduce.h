@@ -52,6 +52,14 @@ struct DeemReduceArgmax {
     int32_t padding;
 };
 
+/* Partial sums of how often a column is the wanted one */
+struct DeemReduceHits {
+    const void *found;  /* i32 [n] */
+    const void *wanted; /* i32 [n] */
+    void *partial;      /* f64 [blocks] */
+    int64_t n;
+};
+
 /* y = x - ln sum exp(x) per row */
 struct DeemReduceLogSoftmax {
     const void *x; /* [rows, cols] */

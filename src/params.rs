@@ -13,7 +13,7 @@ mod buffer;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use self::buffer::Buffer;
+pub(crate) use self::buffer::Buffer;
 use crate::device::Context;
 use crate::dtype::{Element, Real};
 use crate::error::{Error, Result};
@@ -455,6 +455,14 @@ impl<A: Real> Grads<A> {
     /// [`Error::OutOfMemory`] and [`Error::Device`].
     pub fn on(table: &Arc<Table>, cx: &Context) -> Result<Self> {
         Ok(Grads { table: table.clone(), flat: Buffer::zeros(cx, table.trainable_len)? })
+    }
+
+    /// The same gradients in the memory of the context's device.
+    ///
+    /// # Errors
+    /// As [`Grads::on`].
+    pub fn moved(self, cx: &Context) -> Result<Self> {
+        Ok(Grads { table: self.table, flat: self.flat.on(cx)? })
     }
 
     /// Gradients without memory, for a dry run.

@@ -5,7 +5,7 @@ use crate::dtype::Element;
 use crate::error::Result;
 use crate::memory::{Shape, Tensor};
 use crate::ops::activation::{self, Activation};
-use crate::ops::adamw::{self, AdamW, Group};
+use crate::ops::adamw::{self, AdamW, GradScale, Group};
 use crate::ops::attention::{self, Attention};
 use crate::ops::conv2d::{self, Conv2d, Pad};
 use crate::ops::cross_attention::{self, CrossAttention};
@@ -371,7 +371,7 @@ impl<'a> List<'a> {
                 step += 1;
                 let master = master.as_mut().map(Tensor::view_mut);
                 let (params, m, v) = (params.view_mut(), m.view_mut(), v.view_mut());
-                adamw::step(cx, params, master, grads.view(), m, v, &groups, &hyper, step, 1.0)
+                adamw::step(cx, params, master, grads.view(), m, v, &groups, &hyper, step, GradScale::by(1.0))
             });
             let moved =
                 bytes::<E>(&[if narrow { n } else { 2 * n }]) + bytes::<E::Acc>(&[if narrow { 7 * n } else { 5 * n }]);

@@ -5,14 +5,14 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::blocks::Pass;
-use crate::device::Context;
+use crate::device::{Context, Graphs};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::models::deem::Mode;
 use crate::ops::adamw::{AdamW, Group};
 use crate::params::Grads;
 use crate::parity::{self, Fixture, Loaded};
-use crate::train::step::Optimizer;
+use crate::train::step::{self, Optimizer};
 
 /// The times of one optimiser step, repeated.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -58,23 +58,31 @@ impl fmt::Display for StepTimes {
 /// As [`parity::load`].
 pub fn step<E: Element>(cx: &Context, dir: &Path, repeats: usize) -> Result<StepTimes> {
     let fixture = Fixture::open(dir)?;
-    let Loaded { model, mut params } = parity::load::<E>(&fixture)?;
+    let Loaded { model, params } = parity::load::<E>(&fixture)?;
     let (inputs, _) = parity::inputs(&fixture, &model.config)?;
     let draws = parity::draws(&fixture, &model.config, inputs.num_images(), "draw")?;
     drop(fixture);
-    let mut grads = Grads::new(params.table());
-    let mut optimizer = Optimizer::new(&params, AdamW { beta1: 0.9, beta2: 0.995, eps: 1e-6 }, 1.0);
     let groups = [Group { start: 0, len: params.trainable().len(), lr: 1e-4, weight_decay: 0.05 }];
+    let hyper = AdamW { beta1: 0.9, beta2: 0.995, eps: 1e-6 };
+    let mut optimizer = Optimizer::new(&params, hyper, 1.0).on(cx)?;
+    let mut params = params.on(cx)?;
+    let mut grads = Grads::on(params.table(), cx)?;
+    let mut graphs = Graphs::new();
     let (mut times_ms, mut loss) = (Vec::new(), None);
     for _ in 0..=repeats {
         let start = Instant::now();
-        grads.clear()?;
-        let pass = Pass::new(cx, &params);
-        let out = model.forward(&pass, &inputs, &draws, Mode::Train)?;
-        loss = loss.or(Some(out.losses.total));
-        model.backward(&pass, &mut grads, out.saved)?;
-        drop(out.hidden);
-        optimizer.update(cx, &mut params, &grads, &groups, 1.0)?;
+        let found = graphs.run(cx, || {
+            grads.clear()?;
+            let pass = Pass::new(cx, &params);
+            let out = model.forward(&pass, &inputs, &draws, Mode::Train)?;
+            model.backward(&pass, &mut grads, out.saved)?;
+            drop(out.hidden);
+            let norm = optimizer.update(cx, &mut params, &grads, &groups, 1.0, 1)?;
+            Ok([out.losses.total, norm])
+        })?;
+        let found = cx.values(&found)?;
+        step::norm(found[1])?;
+        loss = loss.or(Some(found[0]));
         times_ms.push(start.elapsed().as_secs_f64() * 1e3);
     }
     times_ms.remove(0);

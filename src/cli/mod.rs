@@ -82,11 +82,6 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
             let resume = args.resume.as_deref().map(|dir| Checkpoint::load(&newest(dir)?)).transpose()?;
             let console = Console::new(cli.common.quiet, config.log.console_seconds);
             let cx = context(&cli.common, config.run.threads)?;
-            if cx.is_cuda() {
-                // Moments and masters of the optimiser are in host memory still.
-                let reason = "parameters cannot be trained there yet: use --device host".into();
-                return Err(Error::Device { device: cx.device().to_string(), reason }.into());
-            }
             let interrupt = Interrupt::on_ctrl_c()?;
             let summary = train::run::train(&cx, config, resume.as_ref(), console, &interrupt);
             out.result(&summary.map_err(Failure::of_options)?)?;

@@ -1,13 +1,13 @@
 //! The launch of `cuda/adamw.cu`; see [`crate::ops::adamw`].
 
 use super::params::DeemAdamw;
-use super::{input, kernel, optional_output, output};
+use super::{input, kernel, optional_input, optional_output, output};
 use crate::device::Context;
 use crate::device::cuda::Geometry;
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::memory::{View, ViewMut};
-use crate::ops::adamw::{AdamW, Group};
+use crate::memory::{Tensor, View, ViewMut};
+use crate::ops::adamw::{AdamW, GradScale, Group};
 
 const OP: &str = "adamw";
 
@@ -23,7 +23,7 @@ pub(crate) fn step<E: Element>(
     groups: &[Group],
     hyper: &AdamW,
     step: u64,
-    grad_scale: f64,
+    scale: GradScale<'_>,
 ) -> Result<()> {
     let longest = groups.iter().map(|group| group.len).max().unwrap_or(0);
     if longest == 0 {
@@ -40,6 +40,13 @@ pub(crate) fn step<E: Element>(
     };
     let words: Vec<f32> = groups.iter().flat_map(words).collect();
     let on_device = cx.tensor::<f32>([words.len()], &words)?;
+    let norm_squared = match scale.norm_squared {
+        None => None,
+        Some(number) => Some(match number.as_tensor() {
+            Some(number) => number.clone(),
+            None => cx.tensor([1], &[number.value()?])?,
+        }),
+    };
     let params = DeemAdamw {
         params: output(cx, OP, "params", &params)?,
         master: optional_output(cx, OP, "master", master.as_ref())?,
@@ -47,14 +54,15 @@ pub(crate) fn step<E: Element>(
         m: output(cx, OP, "m", &m)?,
         v: output(cx, OP, "v", &v)?,
         groups: input(cx, OP, "groups", on_device.view())?,
-        scale: grad_scale as f32,
+        norm_squared: optional_input(cx, OP, "norm_squared", norm_squared.as_ref().map(Tensor::view))?,
+        factor: scale.factor,
+        largest: scale.largest,
         beta1: hyper.beta1 as f32,
         other1: (1.0 - hyper.beta1) as f32,
         beta2: hyper.beta2 as f32,
         other2: (1.0 - hyper.beta2) as f32,
         second: (1.0 / correction(hyper.beta2)) as f32,
         eps: hyper.eps as f32,
-        padding: 0,
     };
     let geometry = Geometry::linear(OP, longest.div_ceil(1024).min(1 << 16), 256)?;
     let geometry = Geometry { blocks: [geometry.blocks[0], groups.len() as u32, 1], ..geometry };

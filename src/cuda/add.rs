@@ -7,7 +7,7 @@ use super::{Op, Slices, input, kernel, output, pointwise, reduce, small, summing
 use crate::device::Context;
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::memory::{Tensor, View, ViewMut};
+use crate::memory::{Scalar, Tensor, View, ViewMut};
 
 const OP: &str = "add";
 
@@ -93,7 +93,7 @@ pub(crate) fn mask_rows<E: Element>(cx: &Context, keep: &[f32], x: View<'_, E>, 
 }
 
 /// Sum of a b, in f64.
-pub(crate) fn dot<E: Element>(cx: &Context, a: View<'_, E>, b: View<'_, E>) -> Result<f64> {
+pub(crate) fn dot<E: Element>(cx: &Context, a: View<'_, E>, b: View<'_, E>) -> Result<Scalar> {
     reduce::total(cx, OP, dot_partial(cx, OP, a, b)?.view())
 }
 

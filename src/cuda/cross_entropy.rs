@@ -5,7 +5,7 @@ use super::{input, kernel, output, reduce, rows, small, whole_numbers};
 use crate::device::Context;
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::memory::{View, ViewMut};
+use crate::memory::{Scalar, View, ViewMut};
 
 const OP: &str = "cross_entropy";
 
@@ -15,7 +15,7 @@ pub(crate) fn forward<E: Element>(
     logits: View<'_, E>,
     targets: &[i32],
     lse: ViewMut<'_, E::Acc>,
-) -> Result<f64> {
+) -> Result<Scalar> {
     let (r, cols) = (targets.len(), logits.shape().last());
     let targets = whole_numbers(cx, targets)?;
     let mut losses = cx.uninit::<f64>([r])?;

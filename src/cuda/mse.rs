@@ -5,7 +5,7 @@ use super::{input, kernel, optional_input, optional_output, output, pointwise, r
 use crate::device::Context;
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::memory::{Tensor, View, ViewMut};
+use crate::memory::{Scalar, Tensor, View, ViewMut};
 
 const OP: &str = "mse";
 
@@ -16,7 +16,7 @@ pub(crate) fn forward<E: Element>(
     target: View<'_, E>,
     factor: Option<&[f32]>,
     map: Option<ViewMut<'_, E>>,
-) -> Result<f64> {
+) -> Result<Scalar> {
     let (n, cols) = (pred.shape().len(), pred.shape().last());
     let factor = factor.map(|factor| cx.tensor([factor.len()], factor)).transpose()?;
     let geometry = summing(OP, n)?;

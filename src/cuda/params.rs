@@ -80,18 +80,19 @@ pub struct DeemAdamw {
     pub m: *mut ::core::ffi::c_void,
     pub v: *mut ::core::ffi::c_void,
     pub groups: *const ::core::ffi::c_void,
-    pub scale: f32,
+    pub norm_squared: *const ::core::ffi::c_void,
+    pub factor: f64,
+    pub largest: f64,
     pub beta1: f32,
     pub other1: f32,
     pub beta2: f32,
     pub other2: f32,
     pub second: f32,
     pub eps: f32,
-    pub padding: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DeemAdamw"][::core::mem::size_of::<DeemAdamw>() - 80usize];
+    ["Size of DeemAdamw"][::core::mem::size_of::<DeemAdamw>() - 96usize];
     ["Alignment of DeemAdamw"][::core::mem::align_of::<DeemAdamw>() - 8usize];
     ["Offset of field: DeemAdamw::params"][::core::mem::offset_of!(DeemAdamw, params) - 0usize];
     ["Offset of field: DeemAdamw::master"][::core::mem::offset_of!(DeemAdamw, master) - 8usize];
@@ -99,14 +100,15 @@ const _: () = {
     ["Offset of field: DeemAdamw::m"][::core::mem::offset_of!(DeemAdamw, m) - 24usize];
     ["Offset of field: DeemAdamw::v"][::core::mem::offset_of!(DeemAdamw, v) - 32usize];
     ["Offset of field: DeemAdamw::groups"][::core::mem::offset_of!(DeemAdamw, groups) - 40usize];
-    ["Offset of field: DeemAdamw::scale"][::core::mem::offset_of!(DeemAdamw, scale) - 48usize];
-    ["Offset of field: DeemAdamw::beta1"][::core::mem::offset_of!(DeemAdamw, beta1) - 52usize];
-    ["Offset of field: DeemAdamw::other1"][::core::mem::offset_of!(DeemAdamw, other1) - 56usize];
-    ["Offset of field: DeemAdamw::beta2"][::core::mem::offset_of!(DeemAdamw, beta2) - 60usize];
-    ["Offset of field: DeemAdamw::other2"][::core::mem::offset_of!(DeemAdamw, other2) - 64usize];
-    ["Offset of field: DeemAdamw::second"][::core::mem::offset_of!(DeemAdamw, second) - 68usize];
-    ["Offset of field: DeemAdamw::eps"][::core::mem::offset_of!(DeemAdamw, eps) - 72usize];
-    ["Offset of field: DeemAdamw::padding"][::core::mem::offset_of!(DeemAdamw, padding) - 76usize];
+    ["Offset of field: DeemAdamw::norm_squared"][::core::mem::offset_of!(DeemAdamw, norm_squared) - 48usize];
+    ["Offset of field: DeemAdamw::factor"][::core::mem::offset_of!(DeemAdamw, factor) - 56usize];
+    ["Offset of field: DeemAdamw::largest"][::core::mem::offset_of!(DeemAdamw, largest) - 64usize];
+    ["Offset of field: DeemAdamw::beta1"][::core::mem::offset_of!(DeemAdamw, beta1) - 72usize];
+    ["Offset of field: DeemAdamw::other1"][::core::mem::offset_of!(DeemAdamw, other1) - 76usize];
+    ["Offset of field: DeemAdamw::beta2"][::core::mem::offset_of!(DeemAdamw, beta2) - 80usize];
+    ["Offset of field: DeemAdamw::other2"][::core::mem::offset_of!(DeemAdamw, other2) - 84usize];
+    ["Offset of field: DeemAdamw::second"][::core::mem::offset_of!(DeemAdamw, second) - 88usize];
+    ["Offset of field: DeemAdamw::eps"][::core::mem::offset_of!(DeemAdamw, eps) - 92usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -2190,6 +2192,23 @@ const _: () = {
     ["Offset of field: DeemReduceArgmax::rows"][::core::mem::offset_of!(DeemReduceArgmax, rows) - 16usize];
     ["Offset of field: DeemReduceArgmax::cols"][::core::mem::offset_of!(DeemReduceArgmax, cols) - 24usize];
     ["Offset of field: DeemReduceArgmax::padding"][::core::mem::offset_of!(DeemReduceArgmax, padding) - 28usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemReduceHits {
+    pub found: *const ::core::ffi::c_void,
+    pub wanted: *const ::core::ffi::c_void,
+    pub partial: *mut ::core::ffi::c_void,
+    pub n: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemReduceHits"][::core::mem::size_of::<DeemReduceHits>() - 32usize];
+    ["Alignment of DeemReduceHits"][::core::mem::align_of::<DeemReduceHits>() - 8usize];
+    ["Offset of field: DeemReduceHits::found"][::core::mem::offset_of!(DeemReduceHits, found) - 0usize];
+    ["Offset of field: DeemReduceHits::wanted"][::core::mem::offset_of!(DeemReduceHits, wanted) - 8usize];
+    ["Offset of field: DeemReduceHits::partial"][::core::mem::offset_of!(DeemReduceHits, partial) - 16usize];
+    ["Offset of field: DeemReduceHits::n"][::core::mem::offset_of!(DeemReduceHits, n) - 24usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]

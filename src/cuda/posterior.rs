@@ -5,7 +5,7 @@ use super::{indexwise, input, kernel, optional_input, output, reduce, small, sum
 use crate::device::Context;
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::memory::{View, ViewMut};
+use crate::memory::{Scalar, View, ViewMut};
 
 const OP: &str = "posterior";
 
@@ -39,7 +39,7 @@ pub(crate) fn backward<E: Element>(
     d_moments: ViewMut<'_, E>,
     scaling: f64,
     weight: f64,
-) -> Result<f64> {
+) -> Result<Scalar> {
     let shape = d_latents.shape();
     let geometry = summing(OP, shape.len())?;
     let mut partial = cx.uninit::<f64>([geometry.blocks[0] as usize])?;

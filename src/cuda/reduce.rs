@@ -1,15 +1,15 @@
 //! Launches of `cuda/reduce.cu`; see [`crate::ops::reduce`].
 
 use super::params::{
-    self, DeemReduceArgmax, DeemReduceLogSoftmax, DeemReduceSlices, DeemReduceSpreadPixels, DeemReduceSum,
-    DeemReduceSumPixels, DeemReduceSumRows, DeemReduceTotal,
+    self, DeemReduceArgmax, DeemReduceHits, DeemReduceLogSoftmax, DeemReduceSlices, DeemReduceSpreadPixels,
+    DeemReduceSum, DeemReduceSumPixels, DeemReduceSumRows, DeemReduceTotal,
 };
-use super::{Op, Slices, by_dtype, indexwise, input, kernel, output, rows, small, summing};
+use super::{Op, Slices, by_dtype, indexwise, input, kernel, output, rows, small, summing, whole_numbers};
 use crate::device::Context;
 use crate::device::cuda::Geometry;
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::memory::{View, ViewMut};
+use crate::memory::{Scalar, Tensor, View, ViewMut};
 
 const OP: &str = "reduce";
 
@@ -47,8 +47,8 @@ pub(crate) fn sum_rows<E: Element>(cx: &Context, x: View<'_, E>, out: ViewMut<'_
     add_slices(cx, OP, partial.view(), &out)
 }
 
-/// The sum of partial sums, in order, on the host; 0 in a dry run.
-pub(crate) fn total(cx: &Context, op: Op, partial: View<'_, f64>) -> Result<f64> {
+/// The sum of partial sums, in order.
+pub(crate) fn total(cx: &Context, op: Op, partial: View<'_, f64>) -> Result<Scalar> {
     let mut out = cx.uninit::<f64>([1])?;
     let params = DeemReduceTotal {
         partial: input(cx, op, "partial sums", partial)?,
@@ -57,7 +57,7 @@ pub(crate) fn total(cx: &Context, op: Op, partial: View<'_, f64>) -> Result<f64>
     };
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names.
     unsafe { cx.launch(OP, "reduce_total_f64", Geometry::linear(op, 1, 256)?, &params)? };
-    Ok(out.to_vec()?.first().copied().unwrap_or(0.0))
+    Ok(Scalar::on_device(out))
 }
 
 /// What is added up over all elements.
@@ -71,8 +71,8 @@ pub(crate) enum What {
     NotFinite,
 }
 
-/// A sum over all elements, in f64, on the host.
-pub(crate) fn sum<E: Element>(cx: &Context, what: What, x: View<'_, E>) -> Result<f64> {
+/// A sum over all elements, in f64.
+pub(crate) fn sum<E: Element>(cx: &Context, what: What, x: View<'_, E>) -> Result<Scalar> {
     let n = x.shape().len();
     let geometry = summing(OP, n)?;
     let mut partial = cx.uninit::<f64>([geometry.blocks[0] as usize])?;
@@ -93,10 +93,9 @@ pub(crate) fn sum<E: Element>(cx: &Context, what: What, x: View<'_, E>) -> Resul
     total(cx, OP, partial.view())
 }
 
-/// Column of the largest element of each row, on the host.
-pub(crate) fn argmax_rows<E: Element>(cx: &Context, x: View<'_, E>) -> Result<Vec<usize>> {
+/// Column of the largest element of each row: 32-bit whole numbers, in a tensor of as many bytes.
+fn columns<E: Element>(cx: &Context, x: View<'_, E>) -> Result<Tensor<f32>> {
     let (r, cols) = (x.shape().rows(), x.shape().last());
-    // 32-bit whole numbers, in a tensor of as many bytes.
     let mut found = cx.uninit::<f32>([r])?;
     let params = DeemReduceArgmax {
         x: input(cx, OP, "x", x)?,
@@ -107,8 +106,33 @@ pub(crate) fn argmax_rows<E: Element>(cx: &Context, x: View<'_, E>) -> Result<Ve
     };
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names.
     unsafe { cx.launch(OP, kernel!(E, cx, OP, "reduce_argmax"), rows(OP, r, cols)?, &params)? };
-    let found = found.to_vec()?;
+    Ok(found)
+}
+
+/// Column of the largest element of each row, on the host.
+pub(crate) fn argmax_rows<E: Element>(cx: &Context, x: View<'_, E>) -> Result<Vec<usize>> {
+    let r = x.shape().rows();
+    let found = columns(cx, x)?.to_vec()?;
     Ok(if cx.is_planning() { vec![0; r] } else { found.iter().map(|found| found.to_bits() as usize).collect() })
+}
+
+/// Number of rows whose largest element is in the wanted column.
+pub(crate) fn count_hits<E: Element>(cx: &Context, x: View<'_, E>, wanted: &[Option<u32>]) -> Result<Scalar> {
+    let found = columns(cx, x)?;
+    // No column has the number -1.
+    let wanted: Vec<i32> = wanted.iter().map(|wanted| wanted.map_or(-1, |wanted| wanted as i32)).collect();
+    let wanted = whole_numbers(cx, &wanted)?;
+    let geometry = summing(OP, found.len())?;
+    let mut partial = cx.uninit::<f64>([geometry.blocks[0] as usize])?;
+    let params = DeemReduceHits {
+        found: input(cx, OP, "columns", found.view())?,
+        wanted: input(cx, OP, "wanted columns", wanted.view())?,
+        partial: output(cx, OP, "partial sums", &partial.view_mut())?,
+        n: found.len() as i64,
+    };
+    // SAFETY: the kernel's own struct; every block has a partial sum.
+    unsafe { cx.launch(OP, "reduce_hits_s32", geometry, &params)? };
+    total(cx, OP, partial.view())
 }
 
 /// y = x - ln sum exp(x) per row.

@@ -5,7 +5,7 @@
 pub mod cuda;
 mod pool;
 
-pub use cuda::{Capability, Event, Graph};
+pub use cuda::{Capability, Event, GraphCounts, Graphs};
 pub use pool::Pool;
 pub(crate) use pool::SendPtr;
 
@@ -18,7 +18,7 @@ use cuda::{Geometry, Gpu, Queue};
 
 use crate::dtype::Element;
 use crate::error::{Error, Result};
-use crate::memory::{Arena, DeviceMemory, Place, Shape, Tensor, View};
+use crate::memory::{Arena, DeviceMemory, Place, Scalar, Shape, Tensor, View};
 
 /// A place where ops run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,6 +222,22 @@ impl Context {
         }
     }
 
+    /// The values of numbers that ops found, with one wait for the device. 0 each in a dry run.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if a kernel before failed.
+    pub fn values(&self, numbers: &[Scalar]) -> Result<Vec<f64>> {
+        let tensors: Vec<_> = numbers.iter().flat_map(Scalar::tensors).collect();
+        let mut found = vec![0.0; tensors.len()];
+        let addresses: Vec<_> =
+            tensors.iter().filter_map(|t| NonNull::new(t.view().address().cast_mut().cast())).collect();
+        if let (Some(queue), false) = (self.queue(), tensors.is_empty()) {
+            queue.gather(&addresses, size_of::<f64>(), bytemuck::cast_slice_mut(&mut found))?;
+        }
+        let mut found = found.into_iter();
+        Ok(numbers.iter().map(|number| number.from_numbers(&mut found)).collect())
+    }
+
     /// Overwrites a tensor's elements; `data` may be changed once this returns.
     ///
     /// # Errors
@@ -239,21 +255,6 @@ impl Context {
     /// [`Error::Device`] if one of them failed.
     pub fn synchronize(&self) -> Result<()> {
         self.queue().map_or(Ok(()), |queue| queue.synchronize())
-    }
-
-    /// Records the launches of `work` into a graph instead of running them; `work` gets a context of its own, whose memory the graph keeps. What `work`
-    /// reads and writes besides must outlive the graph. On other devices than a CUDA device this is an error.
-    ///
-    /// # Errors
-    /// [`Error::Device`] if `work` does what a graph cannot hold (reading results on the host, for one); errors of `work`.
-    pub fn capture<T>(&self, work: impl FnOnce(&Context) -> Result<T>) -> Result<(Graph, T)> {
-        let Some(queue) = self.queue() else {
-            let reason = "graphs of launches exist on CUDA devices only".into();
-            return Err(Error::Device { device: self.device().to_string(), reason });
-        };
-        let arena = Arena::on(queue.clone());
-        let inner = Context { backend: self.backend.clone(), pool: self.pool.clone(), arena: arena.clone() };
-        Graph::capture(queue, arena, || work(&inner))
     }
 
     /// Launches `kernel` of `cuda/<op>.cu`; nothing in a dry run.

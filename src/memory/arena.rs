@@ -73,6 +73,12 @@ pub trait DeviceMemory: Send + Sync {
     /// # Errors
     /// [`Error::Device`] if the driver fails, now or in a kernel before.
     fn download(&self, from: NonNull<u8>, to: &mut [u8]) -> Result<()>;
+
+    /// Copies `bytes` bytes each from several places on the device, one after the other into `to`, and waits once.
+    ///
+    /// # Errors
+    /// As [`DeviceMemory::download`].
+    fn gather(&self, from: &[NonNull<u8>], bytes: usize, to: &mut [u8]) -> Result<()>;
 }
 
 /// Where an arena's reservations come from.

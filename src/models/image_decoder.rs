@@ -13,7 +13,7 @@ use crate::blocks::attention::Mask;
 use crate::blocks::{Linear, LinearSaved, Pass};
 use crate::dtype::{Element, Real};
 use crate::error::Result;
-use crate::memory::Tensor;
+use crate::memory::{Scalar, Tensor};
 use crate::models::config::DiffusionConfig;
 use crate::models::mmfs::Conditioning;
 use crate::models::qformer::{QFormer, QFormerSaved};
@@ -21,16 +21,53 @@ use crate::models::tables;
 use crate::models::unet::{Unet, UnetSaved};
 use crate::models::vae::Vae;
 use crate::ops::diffusion::{self, Schedule};
-use crate::ops::{add, copy, embedding, mse};
+use crate::ops::{add, copy, embedding, mse, random};
 use crate::params::{Grads, Init, ParamId, Registry};
+
+/// Standard normal numbers.
+#[derive(Clone, Debug)]
+pub enum Noise {
+    /// These.
+    Given(Vec<f32>),
+    /// Those of a tensor with this name under this seed ([`crate::ops::random`]), found where they are used.
+    Drawn {
+        /// The seed.
+        seed: u64,
+        /// The name.
+        name: String,
+    },
+}
+
+impl Default for Noise {
+    fn default() -> Self {
+        Noise::Given(Vec::new())
+    }
+}
+
+impl Noise {
+    /// The numbers in a tensor of this shape.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] if there are not so many.
+    pub fn tensor<E: Element>(&self, pass: &Pass<'_, E>, shape: &[usize]) -> Result<Tensor<E>> {
+        match self {
+            Noise::Given(values) => tensor(pass, shape, values),
+            Noise::Drawn { seed, name } => {
+                let mut y = pass.uninit(shape)?;
+                random::fill_normal(pass.cx, *seed, name, y.view_mut())?;
+                Ok(y)
+            }
+        }
+    }
+}
 
 /// The random numbers of one diffusion loss for I pictures with latents `[h, w, z]`.
 #[derive(Clone, Debug, Default)]
 pub struct DiffusionDraws {
     /// `[I, h, w, z]`: noise of the VAE's posterior.
-    pub posterior: Vec<f32>,
+    pub posterior: Noise,
     /// `[I, h, w, z]`: what is added to the latents.
-    pub noise: Vec<f32>,
+    pub noise: Noise,
     /// `[I]`: timesteps, already mapped.
     pub timesteps: Vec<usize>,
 }
@@ -124,11 +161,11 @@ impl Diffusion {
         context: &Tensor<E>,
         features: Option<&Conditioning<E>>,
         weight: Option<Vec<f32>>,
-    ) -> Result<(f64, DiffusionSaved<E>)> {
+    ) -> Result<(Scalar, DiffusionSaved<E>)> {
         let shape = moments.shape().with_last(moments.shape().last() / 2);
-        let latents = self.vae.sample(pass, moments, Some(&tensor(pass, shape.dims(), &draws.posterior)?))?;
+        let latents = self.vae.sample(pass, moments, Some(&draws.posterior.tensor(pass, shape.dims())?))?;
         pass.tap("latents", &latents);
-        let noise = tensor(pass, shape.dims(), &draws.noise)?;
+        let noise = draws.noise.tensor(pass, shape.dims())?;
         let mut noisy = pass.uninit(shape)?;
         let steps = &draws.timesteps;
         diffusion::add_noise(pass.cx, &self.schedule, latents.view(), noise.view(), steps, noisy.view_mut())?;

@@ -12,7 +12,7 @@ use crate::blocks::attention::{Heads, Mask, MultiHead, MultiHeadSaved, Projectio
 use crate::blocks::{Conv, ConvSaved, GroupNorm, GroupNormSaved, Pass};
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::memory::Tensor;
+use crate::memory::{Scalar, Tensor};
 use crate::models::resnet::{ResnetBlock, ResnetSaved, upsample, upsample_backward};
 use crate::ops::conv2d::Pad;
 use crate::ops::posterior;
@@ -291,13 +291,13 @@ impl Vae {
         noise: &Tensor<E>,
         d_latents: &Tensor<E>,
         kl: f64,
-    ) -> Result<(Tensor<E>, f64)> {
+    ) -> Result<(Tensor<E>, Scalar)> {
         let mut d_moments = pass.uninit(moments.shape())?;
         let images = moments.shape()[0].max(1) as f64;
         let (inputs, weight) = ((moments.view(), noise.view(), d_latents.view()), kl / images);
         let to = d_moments.view_mut();
         let divergence = posterior::backward(pass.cx, inputs.0, inputs.1, inputs.2, to, self.scaling, weight)?;
-        Ok((d_moments, divergence / images))
+        Ok((d_moments, divergence * (1.0 / images)))
     }
 
     /// Images `[B, H, W, 3]` from scaled latents `[B, h, w, z]`.

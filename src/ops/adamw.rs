@@ -1,6 +1,6 @@
 //! AdamW with decoupled weight decay; all parameter groups in one launch.
 //!
-//! Loshchilov and Hutter (arXiv 1711.05101). For step k from 1 and g = grad_scale * gradient, in this order:
+//! Loshchilov and Hutter (arXiv 1711.05101). For step k from 1 and g = scale * gradient, in this order:
 //! p *= 1 - lr wd; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; p -= lr (m / (1 - b1^k)) / (sqrt(v / (1 - b2^k)) + eps).
 //!
 //! Shapes: params, master, grads, m, v are flat and of one length; groups are ranges of it that do not overlap; elements in no group stay.
@@ -10,7 +10,7 @@ use super::check;
 use crate::device::Context;
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::memory::{View, ViewMut};
+use crate::memory::{Scalar, View, ViewMut};
 
 const OP: &str = "adamw";
 
@@ -38,10 +38,36 @@ pub struct AdamW {
     pub eps: f64,
 }
 
+/// What gradients are multiplied with on their way into the moments.
+#[derive(Clone, Copy)]
+pub struct GradScale<'a> {
+    /// First this: one over the number of parts of a batch, or of a loss scale.
+    pub factor: f64,
+    /// Then what brings their norm down to this, if it is larger; 0 for any norm.
+    pub largest: f64,
+    /// Squared norm of the gradients, before all of it. If that is not finite the step changes nothing.
+    pub norm_squared: Option<&'a Scalar>,
+}
+
+impl GradScale<'_> {
+    /// This factor alone.
+    pub fn by(factor: f64) -> Self {
+        GradScale { factor, largest: 0.0, norm_squared: None }
+    }
+
+    /// The product of all factors for a squared norm of the gradients; none if the norm is not finite.
+    pub(crate) fn product(&self, norm_squared: f64) -> Option<f64> {
+        let norm = norm_squared.sqrt() * self.factor;
+        let clipped = self.largest > 0.0 && norm > self.largest;
+        let limit = if clipped { self.largest / (norm + 1e-6) } else { 1.0 };
+        norm.is_finite().then_some(self.factor * limit)
+    }
+}
+
 /// One step of AdamW on all groups.
 ///
 /// `master` holds the parameters in the accumulation type and is updated first; `params` is its rounding. Pass `None` when the two types are
-/// one. `grads` are multiplied by `grad_scale` (clipping, loss scale) on the way.
+/// one. `grads` are multiplied by `scale` on the way; on a device it is found there, so that no step waits for the norm.
 ///
 /// # Errors
 /// [`crate::Error::Domain`] for unequal lengths, groups outside of the parameters or overlapping, step 0, or a missing master.
@@ -56,7 +82,7 @@ pub fn step<E: Element>(
     groups: &[Group],
     hyper: &AdamW,
     step: u64,
-    grad_scale: f64,
+    scale: GradScale<'_>,
 ) -> Result<()> {
     let n = params.shape().len();
     check(OP, step > 0, || "steps count from 1".into())?;
@@ -83,11 +109,12 @@ pub fn step<E: Element>(
         }
     }
     if cx.is_cuda() {
-        return crate::cuda::adamw::step(cx, params, master, grads, m, v, groups, hyper, step, grad_scale);
+        return crate::cuda::adamw::step(cx, params, master, grads, m, v, groups, hyper, step, scale);
     }
-    if !cx.is_planning() {
+    let norm_squared = scale.norm_squared.map_or(Ok(0.0), Scalar::value)?;
+    if let (Some(scale), false) = (scale.product(norm_squared), cx.is_planning()) {
         let (params, master, m, v) = (params.data(), master.map(ViewMut::data), m.data(), v.data());
-        crate::host::adamw::step(cx.pool(), params, master, grads.data(), m, v, groups, hyper, step, grad_scale);
+        crate::host::adamw::step(cx.pool(), params, master, grads.data(), m, v, groups, hyper, step, scale);
     }
     Ok(())
 }

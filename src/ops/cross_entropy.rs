@@ -5,9 +5,9 @@
 
 use super::{check, check_shape};
 use crate::device::Context;
-use crate::dtype::{Element, Real};
+use crate::dtype::Element;
 use crate::error::Result;
-use crate::memory::{Shape, View, ViewMut};
+use crate::memory::{Scalar, Shape, View, ViewMut};
 
 /// The target of rows that take no part (the ignore index of PyTorch).
 pub const IGNORE: i32 = -100;
@@ -15,18 +15,18 @@ pub const IGNORE: i32 = -100;
 const OP: &str = "cross_entropy";
 
 /// Sum of the losses of rows with a target, and the number of such rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct CrossEntropy<A> {
+#[derive(Clone, Default)]
+pub struct CrossEntropy {
     /// Sum of the losses.
-    pub sum: A,
+    pub sum: Scalar,
     /// Number of rows with a target.
     pub count: usize,
 }
 
-impl<A: Real> CrossEntropy<A> {
+impl CrossEntropy {
     /// Mean loss of the rows with a target; 0 if there is none.
-    pub fn mean(&self) -> A {
-        if self.count == 0 { A::ZERO } else { self.sum / A::of_usize(self.count) }
+    pub fn mean(self) -> Scalar {
+        self.sum * (1.0 / self.count.max(1) as f64)
     }
 }
 
@@ -51,24 +51,21 @@ pub fn forward<E: Element>(
     logits: View<'_, E>,
     targets: &[i32],
     lse: ViewMut<'_, E::Acc>,
-) -> Result<CrossEntropy<E::Acc>> {
+) -> Result<CrossEntropy> {
     let v = sizes(logits.shape(), targets)?;
     check_shape(OP, "lse", lse.shape(), [targets.len()])?;
-    let nothing = CrossEntropy { sum: E::Acc::ZERO, count: 0 };
     if logits.shape().is_empty() {
-        return Ok(nothing);
+        return Ok(CrossEntropy::default());
     }
-    let sum = if cx.is_cuda() {
-        crate::cuda::cross_entropy::forward(cx, logits, targets, lse)?
-    } else if cx.is_planning() {
-        return Ok(nothing);
-    } else {
-        crate::host::cross_entropy::forward(cx.pool(), logits.data(), targets, lse.data(), v)
-    };
+    let count = targets.iter().filter(|t| **t != IGNORE).count();
+    if cx.is_cuda() {
+        return Ok(CrossEntropy { sum: crate::cuda::cross_entropy::forward(cx, logits, targets, lse)?, count });
+    }
     if cx.is_planning() {
-        return Ok(nothing);
+        return Ok(CrossEntropy::default());
     }
-    Ok(CrossEntropy { sum: E::Acc::of(sum), count: targets.iter().filter(|t| **t != IGNORE).count() })
+    let sum = crate::host::cross_entropy::forward(cx.pool(), logits.data(), targets, lse.data(), v);
+    Ok(CrossEntropy { sum: Scalar::of(sum), count })
 }
 
 /// d_logits [R, V] = scale (softmax(logits) - onehot(target)); 0 in ignored rows. For the mean loss, scale is its gradient / count.

@@ -62,7 +62,7 @@ pub fn backward<E: Element>(
     }
     let opening = value(gate);
     if let Some(d_gate) = d_gate {
-        let dot = add::dot(cx, dy, x)?;
+        let dot = E::Acc::of(add::dot(cx, dy, x)?.value()?);
         if let Some(d_gate) = d_gate.data().first_mut() {
             *d_gate += dot * E::Acc::of(1.0 - opening * opening);
         }

@@ -7,7 +7,7 @@ use super::{check, check_shape};
 use crate::device::Context;
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::memory::{Shape, View, ViewMut};
+use crate::memory::{Scalar, Shape, View, ViewMut};
 
 const OP: &str = "mse";
 
@@ -26,24 +26,24 @@ pub fn forward<E: Element>(
     target: View<'_, E>,
     factor: Option<&[f32]>,
     loss_map: Option<ViewMut<'_, E>>,
-) -> Result<f64> {
+) -> Result<Scalar> {
     check_shape(OP, "target", target.shape(), pred.shape())?;
     if let Some(map) = &loss_map {
         check_shape(OP, "loss_map", map.shape(), pred.shape())?;
     }
     check_factor(pred.shape(), factor)?;
     if pred.shape().is_empty() {
-        return Ok(0.0);
+        return Ok(Scalar::of(0.0));
     }
     if cx.is_cuda() {
-        return Ok(crate::cuda::mse::forward(cx, pred, target, factor, loss_map)? / pred.shape().len() as f64);
+        return Ok(crate::cuda::mse::forward(cx, pred, target, factor, loss_map)? * (1.0 / pred.shape().len() as f64));
     }
     if cx.is_planning() {
-        return Ok(0.0);
+        return Ok(Scalar::of(0.0));
     }
     let (c, map) = (pred.shape().last(), loss_map.map(ViewMut::data));
     let sum = crate::host::mse::forward(cx.pool(), pred.data(), target.data(), factor, map, c);
-    Ok(sum / pred.shape().len() as f64)
+    Ok(Scalar::of(sum / pred.shape().len() as f64))
 }
 
 /// dpred = scale 2 factor (pred - target) / n.

@@ -14,7 +14,7 @@ use super::check_shape;
 use crate::device::Context;
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::memory::{View, ViewMut};
+use crate::memory::{Scalar, View, ViewMut};
 
 const OP: &str = "posterior";
 
@@ -58,20 +58,21 @@ pub fn backward<E: Element>(
     d_moments: ViewMut<'_, E>,
     scaling: f64,
     weight: f64,
-) -> Result<f64> {
+) -> Result<Scalar> {
     let z = d_latents.shape().last();
     check_shape(OP, "moments", moments.shape(), d_latents.shape().with_last(2 * z))?;
     check_shape(OP, "noise", noise.shape(), d_latents.shape())?;
     check_shape(OP, "d_moments", d_moments.shape(), moments.shape())?;
     if d_latents.shape().is_empty() {
-        return Ok(0.0);
+        return Ok(Scalar::of(0.0));
     }
     if cx.is_cuda() {
         return crate::cuda::posterior::backward(cx, moments, noise, d_latents, d_moments, scaling, weight);
     }
     if cx.is_planning() {
-        return Ok(0.0);
+        return Ok(Scalar::of(0.0));
     }
     let inputs = (moments.data(), noise.data(), d_latents.data());
-    Ok(crate::host::posterior::backward(inputs.0, inputs.1, inputs.2, d_moments.data(), z, scaling, weight))
+    let found = crate::host::posterior::backward(inputs.0, inputs.1, inputs.2, d_moments.data(), z, scaling, weight);
+    Ok(Scalar::of(found))
 }

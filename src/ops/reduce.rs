@@ -7,7 +7,7 @@ use crate::cuda::reduce::What;
 use crate::device::Context;
 use crate::dtype::{Element, Real};
 use crate::error::Result;
-use crate::memory::{Shape, View, ViewMut};
+use crate::memory::{Scalar, Shape, View, ViewMut};
 
 const OP: &str = "reduce";
 
@@ -30,26 +30,26 @@ pub fn sum_rows<E: Element>(cx: &Context, x: View<'_, E>, out: ViewMut<'_, E::Ac
     Ok(())
 }
 
-/// Sum of all elements; 0 while planning.
+/// Sum of all elements, taken in f64.
 ///
 /// # Errors
-/// None at present.
-pub fn sum<E: Element>(cx: &Context, x: View<'_, E>) -> Result<E::Acc> {
+/// [`crate::Error::Device`].
+pub fn sum<E: Element>(cx: &Context, x: View<'_, E>) -> Result<Scalar> {
     if cx.is_cuda() {
-        return Ok(E::Acc::of(crate::cuda::reduce::sum(cx, What::Elements, x)?));
+        return crate::cuda::reduce::sum(cx, What::Elements, x);
     }
-    Ok(E::Acc::of(crate::host::reduce::sum(cx.pool(), x.data())))
+    Ok(Scalar::of(crate::host::reduce::sum(cx.pool(), x.data())))
 }
 
 /// Sum of squares, in f64 throughout, so that gradients of any size can be measured.
 ///
 /// # Errors
 /// [`crate::Error::Device`].
-pub fn norm_squared<A: Real>(cx: &Context, x: View<'_, A>) -> Result<f64> {
+pub fn norm_squared<A: Real>(cx: &Context, x: View<'_, A>) -> Result<Scalar> {
     if cx.is_cuda() {
         return crate::cuda::reduce::sum(cx, What::Squares, x);
     }
-    Ok(crate::host::reduce::norm_squared(cx.pool(), x.data()))
+    Ok(Scalar::of(crate::host::reduce::norm_squared(cx.pool(), x.data())))
 }
 
 /// Whether no element is infinite or NaN.
@@ -58,7 +58,7 @@ pub fn norm_squared<A: Real>(cx: &Context, x: View<'_, A>) -> Result<f64> {
 /// [`crate::Error::Device`].
 pub fn all_finite<A: Real>(cx: &Context, x: View<'_, A>) -> Result<bool> {
     if cx.is_cuda() {
-        return Ok(crate::cuda::reduce::sum(cx, What::NotFinite, x)? == 0.0);
+        return Ok(crate::cuda::reduce::sum(cx, What::NotFinite, x)?.value()? == 0.0);
     }
     Ok(crate::host::reduce::all_finite(cx.pool(), x.data()))
 }
@@ -80,6 +80,23 @@ pub fn argmax_rows<E: Element>(cx: &Context, x: View<'_, E>) -> Result<Vec<usize
         crate::host::reduce::argmax_rows(cx.pool(), x.data(), &mut found, c);
     }
     Ok(found)
+}
+
+/// Number of rows of x [R, C] whose [`argmax_rows`] is the wanted column; rows without one count as nothing.
+///
+/// # Errors
+/// [`crate::Error::Domain`] if there are not R wanted columns, or rows are empty.
+pub fn count_hits<E: Element>(cx: &Context, x: View<'_, E>, wanted: &[Option<u32>]) -> Result<Scalar> {
+    let (rows, c) = (x.shape().rows(), x.shape().last());
+    check(OP, wanted.len() == rows, || format!("{} wanted columns for the {rows} rows of `x`", wanted.len()))?;
+    if cx.is_cuda() && rows > 0 {
+        check(OP, c > 0, || format!("arg-max of the empty rows of `x` {}", x.shape()))?;
+        return crate::cuda::reduce::count_hits(cx, x, wanted);
+    }
+    let found = argmax_rows(cx, x)?;
+    let hits =
+        found.iter().zip(wanted).filter(|(found, wanted)| wanted.is_some_and(|wanted| wanted as usize == **found));
+    Ok(Scalar::of(if cx.is_planning() { 0.0 } else { hits.count() as f64 }))
 }
 
 /// y = x - ln sum exp(x) per row; both [.., C].

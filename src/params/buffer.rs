@@ -1,5 +1,6 @@
 //! Flat memory of parameters and their companions: a vector on the host, or one tensor on a device.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::device::Context;
@@ -8,7 +9,7 @@ use crate::error::Result;
 use crate::memory::{Arena, Shape, Tensor, View, ViewMut};
 
 /// Elements of many tensors, one after the other. Without any it is a plan: its views have shapes and no elements.
-pub(super) enum Buffer<E> {
+pub(crate) enum Buffer<E> {
     Host(Vec<E>),
     Device(Tensor<E>),
 }
@@ -93,6 +94,23 @@ impl<E: Element> Buffer<E> {
             Buffer::Host(elements) => Ok(elements.get(range).unwrap_or(&[]).to_vec()),
             Buffer::Device(tensor) => tensor.narrow(range.start, range.len()).to_vec(),
         }
+    }
+
+    /// All elements in one row, to be written.
+    pub fn all_mut(&mut self) -> ViewMut<'_, E> {
+        let len = match self {
+            Buffer::Host(elements) => elements.len(),
+            Buffer::Device(tensor) => tensor.len(),
+        };
+        self.view_mut(0..len, [len].into())
+    }
+
+    /// All elements on the host; from a device, a copy.
+    pub fn to_host(&self) -> Result<Cow<'_, [E]>> {
+        Ok(match self {
+            Buffer::Host(elements) => Cow::Borrowed(elements),
+            Buffer::Device(tensor) => Cow::Owned(tensor.to_vec()?),
+        })
     }
 
     /// Overwrites the elements from `start` on.

@@ -8,7 +8,7 @@ use crate::data::{Batch, SpecialIds};
 use crate::error::{Error, Result};
 use crate::models::config::DeemConfig;
 use crate::models::deem::{Draws, Inputs};
-use crate::models::image_decoder::DiffusionDraws;
+use crate::models::image_decoder::{DiffusionDraws, Noise};
 
 /// Names in `inputs.safetensors` that are read, without scopes and the draws.
 const KNOWN: [&str; 13] = [
@@ -197,7 +197,7 @@ pub fn draws(fixture: &Fixture, config: &DeemConfig, images: usize, scope: &str)
         Ok(found)
     };
     let part = |part: &str| -> Result<DiffusionDraws> {
-        let numbers = |name: &str| Ok(get(&format!("{part}/{name}"), &latents)?.channels_last().f32());
+        let numbers = |name: &str| Ok(Noise::Given(get(&format!("{part}/{name}"), &latents)?.channels_last().f32()));
         let timesteps = get(&format!("{part}/randint"), &[images])?.usize();
         if let Some(t) = timesteps.iter().find(|t| **t >= diffusion.schedule.num_train_timesteps) {
             let steps = format!("less than {}", diffusion.schedule.num_train_timesteps);

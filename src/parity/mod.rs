@@ -104,9 +104,9 @@ pub fn run<E: Element>(cx: &Context, fixture: &Fixture) -> Result<Table> {
     }
 
     let mut found = recorder.seen.into_inner();
-    insert_losses(&mut found, "", &train.losses);
+    insert_losses(&mut found, "", &train.losses)?;
     if let Some(losses) = &eval {
-        insert_losses(&mut found, "eval/", losses);
+        insert_losses(&mut found, "eval/", losses)?;
     }
     // The official code normalises the pictures in place: this is what its caller is left with.
     if let Some(pictures) = found.get("image/sd.in.image_after_inplace").cloned() {
@@ -166,12 +166,15 @@ fn list_unread<E: Element>(fixture: &Fixture, params: &Params<E>, table: &mut Ta
     }
 }
 
-fn insert_losses(found: &mut Found, scope: &str, losses: &Losses) {
-    let all =
-        [("loss", losses.total), ("loss_sniffer", losses.csr), ("loss_txt", losses.txt), ("loss_img", losses.img)];
-    for (name, value) in all.into_iter().chain([("visual.out.loss_sniffer", losses.csr)]) {
-        found.insert(format!("{scope}{name}"), (Vec::new(), vec![value]));
+fn insert_losses(found: &mut Found, scope: &str, losses: &Losses) -> Result<()> {
+    let Losses { total, csr, txt, img, .. } = losses;
+    let all = [("loss_sniffer", csr), ("visual.out.loss_sniffer", csr), ("loss_txt", txt), ("loss_img", img)];
+    // A loss that was not asked for is recorded as 0.
+    let all = all.map(|(name, loss)| (name, loss.clone().unwrap_or_default()));
+    for (name, loss) in all.into_iter().chain([("loss", total.clone())]) {
+        found.insert(format!("{scope}{name}"), (Vec::new(), vec![loss.value()?]));
     }
+    Ok(())
 }
 
 /// Labels under the rules that the name spells out: `ignore_noimage.offsets_2_3`.

@@ -15,13 +15,13 @@
 //! the words that they have become while UNet and tokenizer agree on what else a token says (its ground, where exactly, which way it looks).
 
 use super::config::StageKind;
-use super::stage::{Stage, step_seed};
+use super::stage::{Stage, Values, step_seed};
 use crate::blocks::Pass;
 use crate::data::Batch;
 use crate::device::Context;
-use crate::dtype::{Element, Real};
+use crate::dtype::Element;
 use crate::error::{Error, Result};
-use crate::memory::Tensor;
+use crate::memory::{Scalar, Tensor};
 use crate::models::config::LossWeights;
 use crate::models::deem::{Deem, Draws, join_maps, split_maps};
 use crate::models::visual_tokenizer::VisualTokensGradient;
@@ -54,26 +54,21 @@ fn layouts(batch: &Batch, image: i32, count: usize) -> Result<Vec<i32>> {
 
 impl<E: Element> Stage<E> {
     /// Adds the gradients of one batch of pictures with layouts: of the alignment and, in a diffusion prior, of the consistency loss.
-    pub(super) fn accumulate_layouts(
-        &mut self,
-        cx: &Context,
-        batch: &Batch,
-        seed: u64,
-        number: u64,
-    ) -> Result<Vec<(&'static str, f64)>> {
+    pub(super) fn accumulate_layouts(&mut self, cx: &Context, batch: &Batch, seed: u64, number: u64) -> Result<Values> {
         let weights = match self.kind {
             StageKind::Alignment => LossWeights { csr: 0.0, txt: 1.0, img: 0.0 },
             _ => self.weights,
         };
+        let square = self.word_square()?;
         let (model, images) = (&self.model, batch.num_images());
         let words = layouts(batch, model.config.special.image, model.config.num_img_token)?;
         let redrawn = weights.csr != 0.0;
-        let draws = if redrawn { self.draws(cx, images, seed, number)? } else { Draws::default() };
+        let draws = if redrawn { self.draws(images, seed, number) } else { Draws::default() };
         let pass = Pass::new(cx, &self.params);
         let drop_seed = Some(step_seed(seed, number));
         let (tokens, saved) = model.tokenizer.forward(&pass, &batch.images, images, None, redrawn, drop_seed)?;
         let mut d = VisualTokensGradient { maps: vec![None; tokens.maps.len()], vis_embed: None, dif_embed: None };
-        let mut csr = 0.0;
+        let mut csr = None;
         if let (Some(diffusion), Some(context)) = (&model.diffusion, &tokens.dif_embed) {
             let shapes: Vec<[usize; 4]> =
                 tokens.maps.iter().map(|m| m.shape()).map(|s| [s[0], s[1], s[2], s[3]]).collect();
@@ -84,34 +79,48 @@ impl<E: Element> Stage<E> {
             let gradient = saved.backward(&pass, &mut self.grads, diffusion, weights.csr)?;
             d.dif_embed = gradient.context;
             d.maps = split_maps(&pass, gradient.features, &shapes)?;
-            csr = loss;
+            csr = Some(loss);
         }
         drop(tokens.maps);
-        let (found, d_vis) = align(&pass, model, tokens.vis_embed, &words, weights.txt, drop_seed)?;
+        let (found, d_vis) = align(&pass, model, tokens.vis_embed, &words, square, weights.txt, drop_seed)?;
         d.vis_embed = Some(d_vis);
         model.tokenizer.backward(&pass, &mut self.grads, saved, d)?;
         let Found { contrast, distance, named } = found;
-        let loss = weights.txt * (contrast + distance) + weights.csr * csr;
-        let values =
-            [("loss", loss), ("loss_csr", csr), ("contrast", contrast), ("distance", distance), ("named", named)];
-        Ok(values.into_iter().filter(|(name, _)| redrawn || *name != "loss_csr").collect())
+        let mut loss = (contrast.clone() + distance.clone()) * weights.txt;
+        if let Some(csr) = &csr {
+            loss = loss + csr.clone() * weights.csr;
+        }
+        let values = [("loss", Some(loss)), ("loss_csr", csr)];
+        let own = [("contrast", contrast), ("distance", distance), ("named", named)];
+        Ok(values.into_iter().filter_map(|(name, value)| Some((name, value?))).chain(own).collect())
+    }
+
+    /// Mean squared length of a word of the language model, which is frozen here.
+    pub(super) fn word_square(&mut self) -> Result<f64> {
+        if let Some(known) = self.word_square {
+            return Ok(known);
+        }
+        let words = self.params.values(self.model.llm.embed_tokens)?;
+        let square = words.iter().map(|x| x.to_f64().powi(2)).sum::<f64>() / self.model.config.llm.vocab_size as f64;
+        Ok(*self.word_square.insert(square))
     }
 }
 
 /// What an alignment says of itself.
 struct Found {
-    contrast: f64,
-    distance: f64,
+    contrast: Scalar,
+    distance: Scalar,
     /// See [`correct`].
-    named: f64,
+    named: Scalar,
 }
 
-/// The alignment of tokens `[I, Q, C]` with words `[I * Q]`, and the gradient of `weight` times contrast + distance.
+/// The alignment of tokens `[I, Q, C]` with words `[I * Q]`, whose mean squared length is `square`, and the gradient of `weight` times contrast + distance.
 fn align<E: Element>(
     pass: &Pass<'_, E>,
     model: &Deem,
     tokens: Tensor<E>,
     words: &[i32],
+    square: f64,
     weight: f64,
     seed: Option<u64>,
 ) -> Result<(Found, Tensor<E>)> {
@@ -122,17 +131,16 @@ fn align<E: Element>(
     let rows = contrasted.iter().filter(|&&w| w != cross_entropy::IGNORE).count();
     let v = tokens.reshape([words.len(), width]);
     let table = pass.param(model.llm.embed_tokens);
-    let square = cx.read_view(table)?.iter().map(|x| x.to_f64().powi(2)).sum::<f64>() / vocabulary as f64;
     let temperature = square / SHARPNESS;
     let mut scaled = pass.uninit(v.shape())?;
     add::scale(cx, 1.0 / temperature, v.view(), scaled.view_mut())?;
     let logits = pass.product(Form::Nt, scaled.view(), table, [words.len(), vocabulary])?;
     let mut lse = pass.statistics([words.len()])?;
-    let contrast = cross_entropy::forward(cx, logits.view(), &contrasted, lse.view_mut())?.mean().as_f64();
+    let contrast = cross_entropy::forward(cx, logits.view(), &contrasted, lse.view_mut())?.mean();
     let named = correct(cx, &logits, words, frequent)?;
     let mut targets: Tensor<E> = pass.uninit(v.shape())?;
     embedding::gather(cx, table, words, targets.view_mut())?;
-    let distance = mse::forward(cx, v.view(), targets.view(), None, None)? * width as f64 / square;
+    let distance = mse::forward(cx, v.view(), targets.view(), None, None)? * (width as f64 / square);
 
     // Undoes the distance, then the contrast.
     let mut d_distance = pass.uninit(v.shape())?;
@@ -162,10 +170,8 @@ fn balanced(words: &[i32], (frequent, count): (i32, usize), seed: u64) -> Vec<i3
 }
 
 /// Share of the rows of all but the most frequent word in which the largest logit is that of the word.
-fn correct<E: Element>(cx: &Context, logits: &Tensor<E>, words: &[i32], (frequent, _): (i32, usize)) -> Result<f64> {
-    let found = reduce::argmax_rows(cx, logits.view())?;
-    let asked = found.iter().zip(words).filter(|(_, word)| **word != frequent);
-    let (right, all) = asked
-        .fold((0usize, 0usize), |(right, all), (&found, &word)| (right + usize::from(found == word as usize), all + 1));
-    Ok(right as f64 / all.max(1) as f64)
+fn correct<E: Element>(cx: &Context, logits: &Tensor<E>, words: &[i32], (frequent, _): (i32, usize)) -> Result<Scalar> {
+    let wanted: Vec<Option<u32>> = words.iter().map(|&word| (word != frequent).then_some(word as u32)).collect();
+    let all = wanted.iter().flatten().count();
+    Ok(reduce::count_hits(cx, logits.view(), &wanted)? * (1.0 / all.max(1) as f64))
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::Interrupt;
 use crate::data::{BatchSource, Collator, Loader, SceneSource, Tokenizer, World};
-use crate::device::Context;
+use crate::device::{Context, Graphs};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::infer::session::Session;
@@ -21,8 +21,8 @@ use crate::train::config::{StageConfig, StageKind, TrainConfig};
 use crate::train::log::{Metrics, Record};
 use crate::train::samples::{self, SAMPLES_FOLDER, Shown};
 use crate::train::schedule::{self, GroupPlan};
-use crate::train::stage::Stage;
-use crate::train::step::Optimizer;
+use crate::train::stage::{Stage, Values};
+use crate::train::step::{self, Numbers, Optimizer};
 use crate::weights::atomic::write_file;
 use crate::weights::checkpoint::{
     CHECKPOINT_PREFIX, CHECKPOINTS_FOLDER, CONFIG_FILE, Checkpoint, Moments, Parts, State, keep_last, list,
@@ -202,7 +202,7 @@ impl Run<'_> {
     /// Makes room for the activations of a stage, by a dry run on its first batches, and returns their bytes. Longer batches may still let the arena
     /// grow.
     fn reserve<E: Element>(&self, stage: &mut Stage<E>, source: &SceneSource) -> Result<usize> {
-        let planned = (0..PLANNED_BATCHES).map(|k| stage.plan(&source.batch(k)?));
+        let planned = (0..PLANNED_BATCHES).map(|k| stage.plan(self.cx, &source.batch(k)?));
         let most = planned.collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(0);
         let arena = self.cx.arena();
         if arena.stats().reserved_bytes < most {
@@ -221,17 +221,15 @@ impl Run<'_> {
         let (cx, seed) = (self.cx, self.config.run.seed ^ ((at.stage as u64 + 1) << 48));
         let mut stage = Stage::<E>::new(&self.config.model, config, self.config.run.seed, before)?;
         let optimiser = self.config.optimiser.clone();
-        let mut optimizer = Optimizer::new(&stage.params, optimiser.adamw(), optimiser.clip);
         if let Some(checkpoint) = resume {
             checkpoint.load_params(&mut stage.params)?;
-            optimizer = Optimizer::new(&stage.params, optimiser.adamw(), optimiser.clip);
-            if at.step < config.steps {
-                let table = stage.params.table().clone();
-                let Optimizer { m, v, master, .. } = &mut optimizer;
-                checkpoint.load_moments(&table, master.as_deref_mut(), m, v)?;
-            }
-            optimizer.step = at.step;
         }
+        let mut optimizer = Optimizer::new(&stage.params, optimiser.adamw(), optimiser.clip);
+        if let Some(checkpoint) = resume.filter(|_| at.step < config.steps) {
+            optimizer.load(&stage.params.table().clone(), checkpoint)?;
+        }
+        optimizer.step = at.step;
+        let (mut stage, mut optimizer) = (stage.on(cx)?, optimizer.on(cx)?);
         let rules = config.groups.as_ref().unwrap_or(&optimiser.groups);
         let decay = config.weight_decay.unwrap_or(optimiser.weight_decay);
         let plan = GroupPlan::new(stage.params.table(), config.lr, decay, rules)?;
@@ -252,24 +250,36 @@ impl Run<'_> {
             config.name
         ));
         let mut folder = self.folder(at.before + at.step);
+        let mut graphs = Graphs::new();
         for step in at.step..config.steps {
             let began = Instant::now();
-            stage.grads.clear()?;
-            let (mut values, mut pictures, mut tokens) = (Vec::new(), 0, 0);
-            for part in 0..parts {
-                let batch = loader.next_batch()?;
-                pictures += batch.num_images();
-                tokens += batch.num_tokens();
-                let losses = stage.accumulate(cx, &batch, seed, step * parts + part)?;
-                add(&mut values, losses, 1.0 / parts as f64);
-            }
-            if parts > 1 {
-                stage.grads.flat_mut().iter_mut().for_each(|g| *g /= parts as f32);
-            }
+            let batches = (0..parts).map(|_| loader.next_batch()).collect::<Result<Vec<_>>>()?;
+            let (pictures, tokens) =
+                batches.iter().fold((0, 0), |(p, t), batch| (p + batch.num_images(), t + batch.num_tokens()));
             let factor = schedule::factor(step, config.warmup, config.steps);
-            let norm = optimizer.update(cx, &mut stage.params, &stage.grads, &plan.at(1.0), factor)?;
+            let (names, numbers): (Vec<_>, Vec<_>) = graphs
+                .run(cx, || {
+                    stage.grads.clear()?;
+                    let mut values = Vec::new();
+                    for (part, batch) in (0..).zip(&batches) {
+                        let losses = stage.accumulate(cx, batch, seed, step * parts + part)?;
+                        add(&mut values, losses, 1.0 / parts as f64);
+                    }
+                    let (params, grads) = (&mut stage.params, &stage.grads);
+                    let norm = optimizer.update(cx, params, grads, &plan.at(1.0), factor, batches.len())?;
+                    values.push(("grad_norm", norm));
+                    Ok(values)
+                })?
+                .into_iter()
+                .unzip();
+            // The one wait for the device in a step.
+            let numbers = cx.values(&numbers)?;
+            let mut values: Vec<_> = names.into_iter().zip(numbers).collect();
+            if let Some((_, norm)) = values.last_mut() {
+                *norm = step::norm(*norm)?;
+            }
             let seconds = began.elapsed().as_secs_f64();
-            values.extend([("lr", config.lr * factor), ("grad_norm", norm)]);
+            values.push(("lr", config.lr * factor));
             values.extend([("pictures_per_s", pictures as f64 / seconds), ("tokens_per_s", tokens as f64 / seconds)]);
             let total = at.before + step + 1;
             self.metrics.step(&Record { step: total, stage: &config.name, stage_step: step + 1, values: &values })?;
@@ -336,14 +346,14 @@ impl Run<'_> {
             data_position: step * stage.accumulate as u64,
             extra: json!({ "total": total }),
         };
-        let Optimizer { m, v, master, .. } = optimizer;
+        let Numbers { master, m, v } = optimizer.numbers()?;
         let config = self.config.to_toml()?;
         let parts = Parts {
             config: &config,
             tokenizer: Some(&self.vocabulary),
             params,
             dtype: E::DTYPE,
-            moments: Some(Moments { master: master.as_deref(), m, v }),
+            moments: Some(Moments { master: master.as_deref(), m: &m, v: &v }),
             state: &state,
         };
         self.metrics.flush()?;
@@ -354,11 +364,11 @@ impl Run<'_> {
 }
 
 /// Adds the named values times `factor`.
-fn add(sums: &mut Vec<(&'static str, f64)>, values: Vec<(&'static str, f64)>, factor: f64) {
+fn add(sums: &mut Values, values: Values, factor: f64) {
     for (name, value) in values {
         match sums.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, sum)) => *sum += factor * value,
-            None => sums.push((name, factor * value)),
+            Some((_, sum)) => *sum = std::mem::take(sum) + value * factor,
+            None => sums.push((name, value * factor)),
         }
     }
 }

@@ -8,9 +8,10 @@ use crate::data::Batch;
 use crate::device::Context;
 use crate::dtype::{Element, Real};
 use crate::error::{Error, Result};
+use crate::memory::Scalar;
 use crate::models::config::{DeemConfig, LossWeights};
 use crate::models::deem::{Deem, Draws, Inputs, Losses, Mode};
-use crate::models::image_decoder::DiffusionDraws;
+use crate::models::image_decoder::{DiffusionDraws, Noise};
 use crate::ops::random::{self, Stream};
 use crate::ops::{copy, mse};
 use crate::params::{Grads, Params, Spec};
@@ -50,7 +51,12 @@ pub struct Stage<E: Element> {
     /// Their gradients.
     pub grads: Grads<E::Acc>,
     pub(super) weights: LossWeights,
+    /// Mean squared length of the language model's words, where it is needed and they are frozen.
+    pub(super) word_square: Option<f64>,
 }
+
+/// What a batch was worth, by name.
+pub type Values = Vec<(&'static str, Scalar)>;
 
 impl<E: Element> Stage<E> {
     /// Lays out the model of a stage. Values come from `before` where it has them, else from the initial rules under `seed`.
@@ -77,20 +83,26 @@ impl<E: Element> Stage<E> {
             StageKind::LanguageModel => LossWeights { csr: 0.0, txt: 1.0, img: 0.0 },
             _ => config.loss,
         };
-        Ok(Stage { kind: stage.kind, model: deem, params, grads, weights })
+        Ok(Stage { kind: stage.kind, model: deem, params, grads, weights, word_square: None })
     }
 
-    /// Adds the gradients of one batch; every random number follows from (seed, number of the batch). Returns the losses by name.
+    /// The same stage with everything in the memory of the context's device. What depends on frozen parameters alone is found now.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] and [`Error::Device`].
+    pub fn on(mut self, cx: &Context) -> Result<Self> {
+        if matches!(self.kind, StageKind::Alignment | StageKind::DiffusionPrior) {
+            self.word_square()?;
+        }
+        Ok(Stage { params: self.params.on(cx)?, grads: self.grads.moved(cx)?, ..self })
+    }
+
+    /// Adds the gradients of one batch; every random number follows from (seed, number of the batch). Returns the losses by name; nothing is read from a
+    /// device for them.
     ///
     /// # Errors
     /// [`Error::Domain`] if the batch does not fit the model.
-    pub fn accumulate(
-        &mut self,
-        cx: &Context,
-        batch: &Batch,
-        seed: u64,
-        number: u64,
-    ) -> Result<Vec<(&'static str, f64)>> {
+    pub fn accumulate(&mut self, cx: &Context, batch: &Batch, seed: u64, number: u64) -> Result<Values> {
         if self.kind == StageKind::Vae {
             return self.accumulate_vae(cx, batch, seed, number);
         }
@@ -99,22 +111,22 @@ impl<E: Element> Stage<E> {
             return self.accumulate_layouts(cx, batch, seed, number);
         }
         let inputs = self.inputs(batch);
-        let draws = self.draws(cx, inputs.num_images(), seed, number)?;
+        let draws = self.draws(inputs.num_images(), seed, number);
         let pass = Pass::new(cx, &self.params);
         let out = self.model.forward(&pass, &inputs, &draws, Mode::Train)?;
         self.model.backward(&pass, &mut self.grads, out.saved)?;
         let Losses { total, csr, txt, img, .. } = out.losses;
-        let named = [("loss", total), ("loss_csr", csr), ("loss_txt", txt), ("loss_img", img)];
-        Ok(named.into_iter().filter(|(name, value)| *name == "loss" || *value != 0.0).collect())
+        let named = [("loss", Some(total)), ("loss_csr", csr), ("loss_txt", txt), ("loss_img", img)];
+        Ok(named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
     }
 
-    /// Most bytes of activations in use while the gradients of a batch like this one are found: a dry run of the very same code on an arena that only
-    /// counts.
+    /// Most bytes of activations that `cx` will have in use while the gradients of a batch like this one are found: a dry run of the very same code on an
+    /// arena that only counts.
     ///
     /// # Errors
     /// As [`Stage::accumulate`].
-    pub fn plan(&mut self, batch: &Batch) -> Result<usize> {
-        let cx = Context::planning();
+    pub fn plan(&mut self, cx: &Context, batch: &Batch) -> Result<usize> {
+        let cx = cx.planning_alike();
         let grads = std::mem::replace(&mut self.grads, Grads::planned(self.params.table()));
         let done = self.accumulate(&cx, batch, 0, 0);
         self.grads = grads;
@@ -157,47 +169,34 @@ impl<E: Element> Stage<E> {
     }
 
     /// The random numbers of a step.
-    pub(super) fn draws(&self, cx: &Context, images: usize, seed: u64, number: u64) -> Result<Draws> {
+    pub(super) fn draws(&self, images: usize, seed: u64, number: u64) -> Draws {
         let Some(config) = self.model.config.diffusion.as_ref().filter(|_| images > 0) else {
-            return Ok(Draws { drop_seed: Some(step_seed(seed, number)), ..Draws::default() });
+            return Draws { drop_seed: Some(step_seed(seed, number)), ..Draws::default() };
         };
         let seed = step_seed(seed, number);
-        let side = latent_side(&self.model.config)?;
-        let count = images * side * side * config.vae.latent_channels;
-        let normals = |name: &str| -> Result<Vec<f32>> {
-            let mut t = cx.uninit::<f32>([count])?;
-            random::fill_normal(cx, seed, name, t.view_mut())?;
-            cx.read(&t)
-        };
         let steps = config.schedule.num_train_timesteps as u64;
-        let part = |name: &str, wanted: bool| -> Result<DiffusionDraws> {
+        let part = |name: &str, wanted: bool| {
             if !wanted {
-                return Ok(DiffusionDraws::default());
+                return DiffusionDraws::default();
             }
             let stream = Stream::new(seed, &format!("{name}.timestep"));
-            Ok(DiffusionDraws {
-                posterior: normals(&format!("{name}.posterior"))?,
-                noise: normals(&format!("{name}.noise"))?,
+            DiffusionDraws {
+                posterior: Noise::Drawn { seed, name: format!("{name}.posterior") },
+                noise: Noise::Drawn { seed, name: format!("{name}.noise") },
                 timesteps: (0..images as u64).map(|i| stream.below(i, steps) as usize).collect(),
-            })
+            }
         };
         let uncond = Stream::new(seed, "uncond");
-        Ok(Draws {
-            csr: part("csr", self.weights.csr != 0.0)?,
-            nip: part("nip", self.weights.img != 0.0)?,
+        Draws {
+            csr: part("csr", self.weights.csr != 0.0),
+            nip: part("nip", self.weights.img != 0.0),
             uncond: (0..images as u64).map(|i| uncond.uniform(i) as f32).collect(),
             drop_seed: Some(seed),
-        })
+        }
     }
 
     /// The VAE's own loss: mean squared error of the decoded picture, plus a little divergence.
-    fn accumulate_vae(
-        &mut self,
-        cx: &Context,
-        batch: &Batch,
-        seed: u64,
-        number: u64,
-    ) -> Result<Vec<(&'static str, f64)>> {
+    fn accumulate_vae(&mut self, cx: &Context, batch: &Batch, seed: u64, number: u64) -> Result<Values> {
         let Some(diffusion) = &self.model.diffusion else {
             return Err(Error::Config("the stage `vae` needs a model with [model.diffusion]".into()));
         };
@@ -214,7 +213,8 @@ impl<E: Element> Stage<E> {
         let d_latents = diffusion.vae.decode_backward(&pass, &mut self.grads, decoded, &d)?;
         let (d_moments, divergence) = diffusion.vae.sample_backward(&pass, &moments, &noise, &d_latents, KL_WEIGHT)?;
         diffusion.vae.encode_backward(&pass, &mut self.grads, encoded, &d_moments)?;
-        Ok(vec![("loss", error + KL_WEIGHT * divergence), ("loss_picture", error), ("divergence", divergence)])
+        let loss = error.clone() + divergence.clone() * KL_WEIGHT;
+        Ok(vec![("loss", loss), ("loss_picture", error), ("divergence", divergence)])
     }
 
     /// The factor that gives the latents of these pictures unit variance (Rombach et al., section D.1).

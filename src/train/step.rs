@@ -1,21 +1,22 @@
 //! One optimiser step: gradient norm, clipping, AdamW over all trainable parameters at once.
 
+use std::borrow::Cow;
+
 use crate::device::Context;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
-use crate::memory::ViewMut;
-use crate::ops::adamw::{self, AdamW, Group};
+use crate::memory::Scalar;
+use crate::ops::adamw::{self, AdamW, GradScale, Group};
 use crate::ops::reduce;
-use crate::params::{Grads, Params};
+use crate::params::{Buffer, Grads, Params, Table};
+use crate::weights::checkpoint::Checkpoint;
 
-/// Moments, masters and constants of AdamW (Loshchilov and Hutter, arXiv 1711.05101; spec 6.4).
+/// Moments, masters and constants of AdamW (Loshchilov and Hutter, arXiv 1711.05101; spec 6.4), in the memory of the device that trains.
 pub struct Optimizer<E: Element> {
-    /// First moments, in the order of the trainable buffer.
-    pub m: Vec<E::Acc>,
-    /// Second moments.
-    pub v: Vec<E::Acc>,
+    m: Buffer<E::Acc>,
+    v: Buffer<E::Acc>,
     /// Full-precision parameters, if the stored ones are rounded.
-    pub master: Option<Vec<E::Acc>>,
+    master: Option<Buffer<E::Acc>>,
     /// Betas and epsilon.
     pub hyper: AdamW,
     /// Largest gradient norm; larger gradients are scaled down to it. 0 for no clipping.
@@ -24,13 +25,33 @@ pub struct Optimizer<E: Element> {
     pub step: u64,
 }
 
+/// The optimiser's numbers on the host, in the order of the trainable parameters.
+pub struct Numbers<'a, A: Clone> {
+    /// Full-precision parameters, if the stored ones are rounded.
+    pub master: Option<Cow<'a, [A]>>,
+    /// First moments.
+    pub m: Cow<'a, [A]>,
+    /// Second moments.
+    pub v: Cow<'a, [A]>,
+}
+
 impl<E: Element> Optimizer<E> {
-    /// Zero moments for these parameters.
+    /// Zero moments for these parameters, which are in host memory, as the moments will be; [`Optimizer::on`] moves them.
     pub fn new(params: &Params<E>, hyper: AdamW, clip: f64) -> Self {
         let len = params.trainable().len();
-        let zeros = || vec![E::Acc::default(); len];
-        let master = (E::DTYPE == DType::Bf16).then(|| params.trainable().iter().map(|x| x.to_acc()).collect());
+        let zeros = || Buffer::Host(vec![E::Acc::default(); len]);
+        let widened = || Buffer::Host(params.trainable().iter().map(|x| x.to_acc()).collect());
+        let master = (E::DTYPE == DType::Bf16).then(widened);
         Optimizer { m: zeros(), v: zeros(), master, hyper, clip, step: 0 }
+    }
+
+    /// The same in the memory of the context's device.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] and [`Error::Device`].
+    pub fn on(self, cx: &Context) -> Result<Self> {
+        let master = self.master.map(|master| master.on(cx)).transpose()?;
+        Ok(Optimizer { m: self.m.on(cx)?, v: self.v.on(cx)?, master, ..self })
     }
 
     /// Bytes of parameters, of gradients, and of moments with masters.
@@ -40,10 +61,20 @@ impl<E: Element> Optimizer<E> {
         [size_of::<E>() * (trainable + frozen), size_of::<E::Acc>() * trainable, size_of::<E::Acc>() * trainable * kept]
     }
 
-    /// Updates the parameters from the gradients; every group's rate is multiplied by `rate`. Returns the norm of the gradients before clipping.
+    /// Moments and masters on the host; from a device, a copy.
     ///
     /// # Errors
-    /// [`Error::Domain`] if a gradient is not finite: nothing was changed then.
+    /// [`Error::Device`].
+    pub fn numbers(&self) -> Result<Numbers<'_, E::Acc>> {
+        let master = self.master.as_ref().map(Buffer::to_host).transpose()?;
+        Ok(Numbers { master, m: self.m.to_host()?, v: self.v.to_host()? })
+    }
+
+    /// Updates the parameters from the gradients, which are sums over `parts` parts of a batch; every group's rate is multiplied by `rate`. Returns the
+    /// squared norm of the mean gradients before clipping, for [`norm`]: if it is not finite, nothing was changed.
+    ///
+    /// # Errors
+    /// [`Error::Domain`] if a group lies outside of the parameters; [`Error::Device`].
     pub fn update(
         &mut self,
         cx: &Context,
@@ -51,30 +82,43 @@ impl<E: Element> Optimizer<E> {
         grads: &Grads<E::Acc>,
         groups: &[Group],
         rate: f64,
-    ) -> Result<f64> {
-        let norm = reduce::norm_squared(cx, grads.flat_view())?.sqrt();
-        if !norm.is_finite() {
-            return Err(Error::Domain { op: "optimizer", reason: format!("the norm of the gradients is {norm}") });
-        }
-        let scale = if self.clip > 0.0 && norm > self.clip { self.clip / (norm + 1e-6) } else { 1.0 };
+        parts: usize,
+    ) -> Result<Scalar> {
+        let norm_squared = reduce::norm_squared(cx, grads.flat_view())?;
+        let factor = 1.0 / parts.max(1) as f64;
+        let scale = GradScale { factor, largest: self.clip, norm_squared: Some(&norm_squared) };
         let scaled: Vec<Group> = groups
             .iter()
             .map(|g| Group { start: g.start, len: g.len, lr: g.lr * rate, weight_decay: g.weight_decay })
             .collect();
         self.step += 1;
-        let len = self.m.len();
-        adamw::step(
-            cx,
-            params.trainable_view_mut(),
-            self.master.as_deref_mut().map(|master| ViewMut::new(master, [len])),
-            grads.flat_view(),
-            ViewMut::new(&mut self.m, [len]),
-            ViewMut::new(&mut self.v, [len]),
-            &scaled,
-            &self.hyper,
-            self.step,
-            scale,
-        )?;
-        Ok(norm)
+        let master = self.master.as_mut().map(Buffer::all_mut);
+        let (params, grads) = (params.trainable_view_mut(), grads.flat_view());
+        let (m, v) = (self.m.all_mut(), self.v.all_mut());
+        adamw::step(cx, params, master, grads, m, v, &scaled, &self.hyper, self.step, scale)?;
+        Ok(norm_squared * (factor * factor))
     }
+}
+
+impl<E: Element<Acc = f32>> Optimizer<E> {
+    /// Takes moments and masters from a checkpoint. They are in host memory still.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load_moments`].
+    pub fn load(&mut self, table: &Table, checkpoint: &Checkpoint) -> Result<()> {
+        let master = self.master.as_mut().map(Buffer::host_mut);
+        checkpoint.load_moments(table, master, self.m.host_mut(), self.v.host_mut())
+    }
+}
+
+/// The norm of gradients whose squared norm [`Optimizer::update`] returned.
+///
+/// # Errors
+/// [`Error::Domain`] if it is not finite: the parameters are as they were.
+pub fn norm(squared: f64) -> Result<f64> {
+    let norm = squared.sqrt();
+    if norm.is_finite() {
+        return Ok(norm);
+    }
+    Err(Error::Domain { op: "optimizer", reason: format!("the norm of the gradients is {norm}") })
 }

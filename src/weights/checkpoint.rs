@@ -462,7 +462,7 @@ fn moment_sources<'a>(table: &'a Table, moments: Moments<'a>) -> Vec<Source<'a>>
             let (Some(range), spec) = (table.trainable_range(id), table.spec(id)) else { continue };
             let values = move || {
                 let memory: Vec<f64> = buffer[range.clone()].iter().map(|&x| x.into()).collect();
-                spec.layout.to_file(spec.shape, &memory)
+                Ok(spec.layout.to_file(spec.shape, &memory))
             };
             let shape = spec.layout.file_shape(spec.shape).dims().to_vec();
             let name = format!("{kind}/{}", spec.name);

@@ -342,7 +342,7 @@ pub struct Source<'a> {
     /// The tensor that this one repeats under another name.
     pub alias_of: Option<String>,
     /// The elements in file order.
-    pub values: Box<dyn Fn() -> Vec<f64> + 'a>,
+    pub values: Box<dyn Fn() -> io::Result<Vec<f64>> + 'a>,
 }
 
 fn file_dtype(dtype: DType) -> (Dtype, usize) {
@@ -380,7 +380,7 @@ pub fn write_tensors(out: &mut dyn Write, tensors: &mut [Source<'_>]) -> io::Res
     out.write_all(&header)?;
     let mut bytes = Vec::new();
     for t in tensors.iter() {
-        let values = (t.values)();
+        let values = (t.values)()?;
         assert_eq!(values.len(), t.shape.iter().product::<usize>(), "tensor `{}`", t.name);
         bytes.clear();
         match t.dtype {
@@ -405,9 +405,9 @@ pub fn sources<E: Element>(params: &Params<E>, dtype: DType) -> Vec<Source<'_>> 
         for name in std::iter::once(&spec.name).chain(&spec.aliases) {
             let layout = table.spec(id).layout;
             let values = move || {
-                // A device that fails has failed in the step before, whose error was told.
-                let memory: Vec<f64> = params.values(id).unwrap_or_default().iter().map(|x| x.to_f64()).collect();
-                layout.to_file(params.table().spec(id).shape, &memory)
+                let memory = params.values(id).map_err(io::Error::other)?;
+                let memory: Vec<f64> = memory.iter().map(|x| x.to_f64()).collect();
+                Ok(layout.to_file(params.table().spec(id).shape, &memory))
             };
             let shape = layout.file_shape(spec.shape).dims().to_vec();
             let alias_of = (name != &spec.name).then(|| spec.name.clone());

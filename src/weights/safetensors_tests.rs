@@ -83,7 +83,7 @@ fn source(name: &str, shape: &[usize]) -> Source<'static> {
         dtype: DType::F32,
         shape: shape.to_vec(),
         alias_of: None,
-        values: Box::new(move || vec![1.0; n]),
+        values: Box::new(move || Ok(vec![1.0; n])),
     }
 }
 

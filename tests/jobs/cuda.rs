@@ -9,8 +9,8 @@ use deem::infer::image::{ImageOptions, imagine};
 use deem::infer::prompt::{Padding, Prompt, batch, grey, picture_ids};
 use deem::infer::text::{TextOptions, generate};
 use deem::models::deem::{Draws, Inputs, Mode};
-use deem::models::image_decoder::DiffusionDraws;
-use deem::ops::adamw::{self, AdamW, Group};
+use deem::models::image_decoder::{DiffusionDraws, Noise};
+use deem::ops::adamw::{self, AdamW, GradScale, Group};
 use deem::ops::reduce;
 use deem::params::Grads;
 
@@ -79,8 +79,8 @@ fn training() -> (Inputs, Draws) {
     let latent = side >> (diffusion.vae.block_out_channels.len() - 1);
     let count = images * latent * latent * diffusion.vae.latent_channels;
     let draws = |name: &str| DiffusionDraws {
-        posterior: narrow(normals(&format!("{name} posterior"), count)),
-        noise: narrow(normals(&format!("{name} noise"), count)),
+        posterior: Noise::Given(narrow(normals(&format!("{name} posterior"), count))),
+        noise: Noise::Given(narrow(normals(&format!("{name} noise"), count))),
         timesteps: (0..images).map(|i| 100 + 400 * i).collect(),
     };
     let draws = Draws { csr: draws("csr"), nip: draws("nip"), uncond: vec![0.5; images], drop_seed: Some(9) };
@@ -97,16 +97,17 @@ fn trained<E: Element>(cx: &Context) -> (f64, Vec<f64>, Vec<f64>) {
     let out = model.forward(&pass, &inputs, &draws, Mode::Train).unwrap();
     model.backward(&pass, &mut grads, out.saved).unwrap();
     let n = grads.flat_view().shape().len();
-    let norm = reduce::norm_squared(cx, grads.flat_view()).unwrap().sqrt();
+    let norm_squared = reduce::norm_squared(cx, grads.flat_view()).unwrap();
     let (mut m, mut v) = (cx.zeros::<E::Acc>([n]).unwrap(), cx.zeros::<E::Acc>([n]).unwrap());
     let groups = [Group { start: 0, len: n, lr: 1e-3, weight_decay: 0.05 }];
     // A large eps: the step follows the gradient's size, not its sign alone.
     let hyper = AdamW { beta1: 0.9, beta2: 0.995, eps: 1e-2 };
     let gradient = cx.read_view(grads.flat_view()).unwrap().iter().map(|g| g.to_f64()).collect();
     let (to, m, v) = (params.trainable_view_mut(), m.view_mut(), v.view_mut());
-    adamw::step(cx, to, None, grads.flat_view(), m, v, &groups, &hyper, 1, 1.0 / norm).unwrap();
+    let scale = GradScale { factor: 1.0, largest: 1.0, norm_squared: Some(&norm_squared) };
+    adamw::step(cx, to, None, grads.flat_view(), m, v, &groups, &hyper, 1, scale).unwrap();
     let after = cx.read_view(params.trainable_view()).unwrap().iter().map(|x| x.to_f64()).collect();
-    (out.losses.total, gradient, after)
+    (out.losses.total.value().unwrap(), gradient, after)
 }
 
 #[test]

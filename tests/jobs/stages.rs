@@ -7,7 +7,7 @@ use deem::data::{Batch, Collator, Loader, SceneSource};
 use deem::dtype::Element;
 use deem::ops::random::Stream;
 use deem::train::config::{StageConfig, StageKind, TrainConfig};
-use deem::train::stage::Stage;
+use deem::train::stage::{Stage, Values};
 
 const SMALL: &str = include_str!("small.toml");
 
@@ -31,6 +31,11 @@ fn stage<E: Element>(name: &str) -> (Stage<E>, Batch) {
     (stage, batch)
 }
 
+/// The weighted loss among the values of a batch.
+fn loss_of(values: Values) -> f64 {
+    values.into_iter().find(|(name, _)| *name == "loss").unwrap().1.value().unwrap()
+}
+
 /// The loss of a stage on its first batch, its gradient along a direction, and the central difference of the loss along it.
 fn along_a_direction(name: &str) -> [f64; 2] {
     let (mut stage, batch) = stage::<f64>(name);
@@ -45,9 +50,9 @@ fn along_a_direction(name: &str) -> [f64; 2] {
             *to = from + step * noise("direction", i);
         }
         stage.grads.clear().unwrap();
-        let values = stage.accumulate(&cx, &batch, 5, 7).unwrap();
+        let loss = loss_of(stage.accumulate(&cx, &batch, 5, 7).unwrap());
         let slope: f64 = stage.grads.flat().iter().enumerate().map(|(i, g)| g * noise("direction", i)).sum();
-        (values.iter().find(|(name, _)| *name == "loss").unwrap().1, slope)
+        (loss, slope)
     };
     let h = 1e-7;
     let (slope, difference) = (loss(0.0).1, (loss(h).0 - loss(-h).0) / (2.0 * h));
@@ -73,7 +78,7 @@ fn slopes_are_central_differences() {
 fn memory_is_planned() {
     for config in TrainConfig::parse::<&str>(SMALL, &[]).unwrap().stages {
         let (mut stage, batch) = stage::<f32>(&config.name);
-        let planned = stage.plan(&batch).unwrap();
+        let planned = stage.plan(&Context::host(1), &batch).unwrap();
         for threads in [1, 2] {
             let cx = Context::host(threads);
             stage.accumulate(&cx, &batch, 0, 0).unwrap();
@@ -92,7 +97,7 @@ fn stages_in_bf16_are_near() {
         let (mut exact, batch) = stage::<f64>(&config.name);
         let (mut rounded, _) = stage::<half::bf16>(&config.name);
         let losses = [exact.accumulate(&cx, &batch, 0, 0).unwrap(), rounded.accumulate(&cx, &batch, 0, 0).unwrap()];
-        let [wanted, found] = losses.map(|values| values.iter().find(|(name, _)| *name == "loss").unwrap().1);
+        let [wanted, found] = losses.map(loss_of);
         assert!((found - wanted).abs() <= 0.02 * wanted.abs(), "{}: {found} is far from {wanted}", config.name);
         let dot = |a: &mut dyn Iterator<Item = (f64, f64)>| a.fold(0.0, |s, (x, y)| s + x * y);
         let (a, b) = (exact.grads.flat(), rounded.grads.flat());

@@ -106,7 +106,7 @@ fn vae() {
             let (d_moments, _) = model.sample_backward(pass, &moments, &noise, &d_latents, 0.3).unwrap();
             model.encode_backward(pass, grads, encode, &d_moments).unwrap();
         }
-        dot(&decoded, &cotangent) + 0.3 * divergence
+        dot(&decoded, &cotangent) + 0.3 * divergence.value().unwrap()
     });
 }
 

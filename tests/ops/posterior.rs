@@ -20,7 +20,7 @@ fn run<E: Element>(cx: &Context, r: usize, z: usize, data: &[Vec<f64>]) -> Outpu
     posterior::forward(cx, moments.view(), None, mode.view_mut(), SCALING).unwrap();
     let (noise, d) = (noise.view(), d.view());
     let divergence = posterior::backward(cx, moments.view(), noise, d, dm.view_mut(), SCALING, WEIGHT).unwrap();
-    vec![get(&y), get(&mode), get(&dm), vec![divergence]]
+    vec![get(&y), get(&mode), get(&dm), vec![divergence.value().unwrap()]]
 }
 
 /// Moments, some of whose log-variances are beyond the clamp; noise, cotangents.

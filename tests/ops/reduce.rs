@@ -1,5 +1,6 @@
 use deem::Context;
-use deem::dtype::{Element, Real};
+use deem::dtype::Element;
+use deem::memory::Scalar;
 use deem::ops::reduce;
 use half::bf16;
 
@@ -11,7 +12,7 @@ fn run<E: Element>(cx: &Context, r: usize, c: usize, x: &[f64]) -> Outputs {
     let x = on::<E>(cx, x);
     let mut rows = ones_on::<E::Acc>(cx, c);
     reduce::sum_rows(cx, v(&x, [r, c]), vm(&mut rows, [c])).unwrap();
-    let sum = reduce::sum(cx, v(&x, [r, c])).unwrap();
+    let sum = reduce::sum(cx, v(&x, [r, c])).unwrap().value().unwrap();
     let mut log_softmax = nan_on::<E::Acc>(cx, r * c);
     reduce::log_softmax_rows(cx, v(&x, [r, c]), vm(&mut log_softmax, [r, c])).unwrap();
     let (mut mean, mut back) = (nan_on::<E>(cx, c), nan_on::<E>(cx, r * c));
@@ -19,7 +20,7 @@ fn run<E: Element>(cx: &Context, r: usize, c: usize, x: &[f64]) -> Outputs {
     reduce::mean_pixels_backward(cx, v(&mean, [1, c]), vm(&mut back, [1, r, c])).unwrap();
     let argmax = reduce::argmax_rows(cx, v(&x, [r, c])).unwrap();
     let argmax = argmax.into_iter().map(|i| i as f64).collect();
-    vec![wide(&rows), vec![sum.as_f64()], wide(&log_softmax), wide(&mean), wide(&back), argmax]
+    vec![wide(&rows), vec![sum], wide(&log_softmax), wide(&mean), wide(&back), argmax]
 }
 
 #[test]
@@ -55,7 +56,7 @@ fn norm_and_finiteness() {
     let cx = support::device();
     let mut x = vec![1e30; 50_000];
     let put = |x: &[f64]| on::<f32>(&cx, x);
-    let norm = reduce::norm_squared(&cx, put(&x).view()).unwrap();
+    let norm = reduce::norm_squared(&cx, put(&x).view()).unwrap().value().unwrap();
     let want = 50_000.0 * f64::from(1e30f32).powi(2);
     assert!((norm / want - 1.0).abs() < 1e-11);
     assert!(reduce::all_finite(&cx, put(&x).view()).unwrap() && reduce::all_finite(&cx, put(&[]).view()).unwrap());
@@ -66,7 +67,7 @@ fn norm_and_finiteness() {
             x[at] = old;
         }
     }
-    assert_eq!(reduce::norm_squared(&cx, put(&[]).view()).unwrap(), 0.0);
+    assert_eq!(reduce::norm_squared(&cx, put(&[]).view()).unwrap().value().unwrap(), 0.0);
 }
 
 #[test]
@@ -80,6 +81,36 @@ fn argmax_takes_the_first_of_equals_and_nan() {
     assert_eq!(reduce::argmax_rows(&cx, v(&on::<f32>(&cx, &long), [11, 100])).unwrap()[0], 40);
     (long[40], long[90]) = (0.0, f64::NAN);
     assert_eq!(reduce::argmax_rows(&cx, v(&on::<f32>(&cx, &long), [1, 1100])).unwrap(), [90]);
+}
+
+#[test]
+fn hits_are_rows_whose_largest_is_the_wanted_one() {
+    let cx = support::device();
+    let (r, c) = (5000, 7);
+    let x = support::normals("x", r * c);
+    let x = on::<f32>(&cx, &x);
+    let argmax = reduce::argmax_rows(&cx, v(&x, [r, c])).unwrap();
+    // A third has no wanted column, a third the right one, a third another.
+    let other = |i: usize| (argmax[i] as u32 + 1) % c as u32;
+    let wanted: Vec<_> = (0..r).map(|i| [None, Some(argmax[i] as u32), Some(other(i))][i % 3]).collect();
+    let hits = |wanted: &[Option<u32>]| {
+        reduce::count_hits(&cx, v(&x, [wanted.len(), c]), wanted).map(|hits| hits.value().unwrap())
+    };
+    assert_eq!(hits(&wanted).unwrap(), (0..r).filter(|i| i % 3 == 1).count() as f64);
+    assert_eq!(reduce::count_hits(&cx, v(&on::<f32>(&cx, &[]), [0, c]), &[]).unwrap().value().unwrap(), 0.0);
+    let error = message(reduce::count_hits(&cx, v(&x, [r, c]), &[None]));
+    assert_eq!(error, "reduce: 1 wanted columns for the 5000 rows of `x`");
+}
+
+/// Several numbers are read with one wait, weighted sums of them too.
+#[test]
+fn numbers_are_read_together() {
+    let cx = support::device();
+    let (a, b) = (on::<f32>(&cx, &[1.0, 2.0]), on::<f32>(&cx, &[4.0, -3.0]));
+    let sum = |x| reduce::sum(&cx, v(x, [1, 2])).unwrap();
+    let both = sum(&a) * 2.0 + sum(&b) * 0.5 + Scalar::of(1.0);
+    assert_eq!(cx.values(&[sum(&b), both, Scalar::of(7.0), sum(&a)]).unwrap(), [1.0, 7.5, 7.0, 3.0]);
+    assert!(cx.values(&[]).unwrap().is_empty());
 }
 
 #[test]

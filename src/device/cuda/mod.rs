@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`Gpu`] | one device of this process: its primary context, its capabilities, its loaded kernels |
 //! | [`Queue`] | one stream of it with pinned staging buffers: uploads, downloads, launches, in order |
-//! | [`Graph`] | a sequence of launches, captured once and replayed |
+//! | [`Graphs`] | sequences of work that come again and again, each given to the device with one call |
 //! | [`Event`] | a point in a stream, for timing |
 //!
 //! With `DEEM_CUDA_SYNC=1` every launch is waited for, so that an error names the kernel that made it.
@@ -13,9 +13,10 @@ mod event;
 mod graph;
 mod module;
 mod queue;
+mod recording;
 
 pub use event::Event;
-pub use graph::Graph;
+pub use graph::{GraphCounts, Graphs};
 pub use queue::{Geometry, Queue};
 
 use std::collections::HashMap;

@@ -2,10 +2,11 @@
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use cudarc::driver::sys;
 
+use super::recording::Recording;
 use super::{Gpu, describe};
 use crate::error::{Error, Result};
 use crate::memory::{DeviceMemory, Place};
@@ -58,7 +59,10 @@ pub struct Queue {
     owned: bool,
     /// Buffers, made when the first copy needs them; the next to use is the first.
     staging: Mutex<Vec<Staging>>,
+    /// What is asked while it is only written down.
+    recording: Mutex<Option<Recording>>,
     synchronous: bool,
+    graphs: bool,
 }
 
 // SAFETY: handles of the driver may be used by any thread; the staging buffers are behind a mutex.
@@ -90,7 +94,8 @@ impl Queue {
 
     fn over(gpu: Arc<Gpu>, stream: sys::CUstream, owned: bool) -> Self {
         let synchronous = std::env::var_os("DEEM_CUDA_SYNC").is_some_and(|value| value != "0" && !value.is_empty());
-        Queue { gpu, stream, owned, staging: Mutex::default(), synchronous }
+        let graphs = std::env::var_os("DEEM_CUDA_GRAPHS").is_none_or(|value| value != "0");
+        Queue { gpu, stream, owned, staging: Mutex::default(), recording: Mutex::default(), synchronous, graphs }
     }
 
     /// The device.
@@ -136,9 +141,29 @@ impl Queue {
         if geometry.blocks.contains(&0) {
             return Ok(());
         }
+        if let Some(recording) = &mut *self.recording() {
+            // SAFETY: the caller's contract, which holds until the works are done: memory given back meanwhile is kept.
+            unsafe { recording.launch(op, kernel, geometry, params) };
+            return Ok(());
+        }
+        // SAFETY: the caller's contract.
+        unsafe { self.launch_raw(op, kernel, geometry, std::ptr::from_ref(params).cast()) }
+    }
+
+    /// [`Queue::launch`] with the address of the parameter struct.
+    ///
+    /// # Safety
+    /// As [`Queue::launch`].
+    pub(super) unsafe fn launch_raw(
+        &self,
+        op: &'static str,
+        kernel: &'static str,
+        geometry: Geometry,
+        params: *const c_void,
+    ) -> Result<()> {
         self.gpu.bind()?;
         let function = self.gpu.function(op, kernel, geometry.shared_bytes)?;
-        let mut arguments = [std::ptr::from_ref(params).cast_mut().cast::<c_void>()];
+        let mut arguments = [params.cast_mut()];
         let ([bx, by, bz], [tx, ty, tz]) = (geometry.blocks, geometry.threads);
         // SAFETY: the driver copies the arguments before it returns; the rest is the caller's contract.
         let result = unsafe {
@@ -151,7 +176,7 @@ impl Queue {
             let hint = if self.synchronous { "" } else { " (it may be a kernel before; DEEM_CUDA_SYNC=1 tells)" };
             return Err(self.gpu.error(format!("{}: {}{hint}", place(), describe(result))));
         }
-        if self.synchronous && !self.is_capturing()? {
+        if self.synchronous {
             // SAFETY: the stream lives as long as the queue.
             let result = unsafe { sys::cuStreamSynchronize(self.stream) };
             if result != sys::CUresult::CUDA_SUCCESS {
@@ -161,20 +186,52 @@ impl Queue {
         Ok(())
     }
 
-    /// Whether launches are recorded instead of run.
-    pub(super) fn is_capturing(&self) -> Result<bool> {
-        let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
-        // SAFETY: the stream lives as long as the queue.
-        self.gpu.check("cuStreamIsCapturing", unsafe { sys::cuStreamIsCapturing(self.stream, &mut status) })?;
-        Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
+    fn recording(&self) -> MutexGuard<'_, Option<Recording>> {
+        self.recording.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Fails while launches are recorded: what the host reads or writes now is not what a replay would.
-    fn not_while_capturing(&self, what: &str) -> Result<()> {
-        if self.is_capturing()? {
-            return Err(self.gpu.error(format!("{what} while a graph is captured; do it before, or after a replay")));
+    /// Whether work may be written down and done later: not while every launch is waited for, and not inside of work that is written down already.
+    pub(super) fn may_record(&self) -> bool {
+        self.graphs && !self.synchronous && self.recording().is_none()
+    }
+
+    /// Runs `work` while launches, fills and copies to the device are only written down. What it returned comes with them; if it fails, they are forgotten.
+    pub(super) fn recorded<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, Recording)> {
+        /// Ends the recording also if the work panics.
+        struct End<'a>(&'a Queue);
+        impl Drop for End<'_> {
+            fn drop(&mut self) {
+                let forgotten = self.0.recording().take();
+                for base in forgotten.into_iter().flat_map(|recording| recording.released) {
+                    self.0.release_now(base);
+                }
+            }
+        }
+        *self.recording() = Some(Recording::default());
+        let _end = End(self);
+        let done = work()?;
+        Ok((done, self.recording().take().unwrap_or_default()))
+    }
+
+    /// Fails while work is written down: what the host would read is not there yet.
+    fn not_while_recording(&self) -> Result<()> {
+        if self.recording().is_some() {
+            let reason = "a copy to the host inside of work that becomes a graph (Graphs::run); read after it".into();
+            return Err(self.gpu.error(reason));
         }
         Ok(())
+    }
+
+    /// Gives memory back once all work is done.
+    pub(super) fn release_now(&self, base: NonNull<u8>) {
+        // An error means that the context is lost, and its memory with it.
+        if self.gpu.bind().is_ok() {
+            // SAFETY: the address came from `reserve`; what still uses it is waited for.
+            unsafe {
+                let _ = sys::cuStreamSynchronize(self.stream);
+                let _ = sys::cuMemFree_v2(number(base));
+            }
+        }
     }
 
     /// Calls `copy` with a free part of a staging buffer for each part of `len` bytes; what it asks of the stream has that part until it is done.
@@ -267,25 +324,28 @@ impl DeviceMemory for Queue {
     }
 
     fn release(&self, base: NonNull<u8>) {
-        // An error means that the context is lost, and its memory with it.
-        if self.gpu.bind().is_ok() {
-            // SAFETY: the address came from `reserve`; what still uses it is waited for.
-            unsafe {
-                let _ = sys::cuStreamSynchronize(self.stream);
-                let _ = sys::cuMemFree_v2(number(base));
-            }
+        match &mut *self.recording() {
+            Some(recording) => recording.released.push(base),
+            None => self.release_now(base),
         }
     }
 
     fn fill(&self, to: NonNull<u8>, value: u8, bytes: usize) -> Result<()> {
+        if let Some(recording) = &mut *self.recording() {
+            recording.fill(to, value, bytes);
+            return Ok(());
+        }
         self.gpu.bind()?;
         // SAFETY: the range is inside a reservation.
         self.gpu.check("cuMemsetD8Async", unsafe { sys::cuMemsetD8Async(number(to), value, bytes, self.stream) })
     }
 
     fn upload(&self, to: NonNull<u8>, from: &[u8]) -> Result<()> {
+        if let Some(recording) = &mut *self.recording() {
+            recording.upload(to, from);
+            return Ok(());
+        }
         self.gpu.bind()?;
-        self.not_while_capturing("a copy from the host")?;
         self.staged(from.len(), |buffer, part| {
             let (start, len) = (part.start, part.len());
             // SAFETY: the buffer is free and has room for the part; the target is inside a reservation.
@@ -302,7 +362,7 @@ impl DeviceMemory for Queue {
 
     fn download(&self, from: NonNull<u8>, to: &mut [u8]) -> Result<()> {
         self.gpu.bind()?;
-        self.not_while_capturing("a copy to the host")?;
+        self.not_while_recording()?;
         self.staged(to.len(), |buffer, part| {
             let source = number(from) + part.start as sys::CUdeviceptr;
             // SAFETY: the buffer is free and has room for the part; the source is inside a reservation; the copy is waited for.
@@ -314,5 +374,28 @@ impl DeviceMemory for Queue {
             }
             Ok(())
         })
+    }
+
+    fn gather(&self, from: &[NonNull<u8>], bytes: usize, to: &mut [u8]) -> Result<()> {
+        self.gpu.bind()?;
+        self.not_while_recording()?;
+        let each = (STAGING_BYTES / bytes.max(1)).max(1);
+        for (from, to) in from.chunks(each).zip(to.chunks_mut(each * bytes)) {
+            self.staged(to.len(), |buffer, part| {
+                for (i, &from) in from.iter().enumerate() {
+                    // SAFETY: the buffer has room for all of them, and each source is inside of a reservation.
+                    let result = unsafe {
+                        let to = buffer.as_ptr().add(i * bytes).cast();
+                        sys::cuMemcpyDtoHAsync_v2(to, number(from), bytes, self.stream)
+                    };
+                    self.gpu.check("copy to the host", result)?;
+                }
+                self.synchronize()?;
+                // SAFETY: the copies are done.
+                unsafe { to[part.clone()].as_mut_ptr().copy_from_nonoverlapping(buffer.as_ptr(), part.len()) };
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 }

@@ -20,7 +20,7 @@ mod vision;
 use crate::blocks::{Linear, Pass};
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::memory::Tensor;
+use crate::memory::{Scalar, Tensor};
 use crate::models::config::{DeemConfig, LossWeights};
 use crate::models::image_decoder::{Diffusion, ImageDecoder};
 use crate::models::llama::{Llama, LlamaSaved, Positions};
@@ -35,18 +35,28 @@ pub use vision::Seen;
 pub(crate) use vision::{join_maps, split_maps};
 
 /// The losses of a batch, unweighted.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Default)]
 pub struct Losses {
     /// Weighted sum.
-    pub total: f64,
-    /// Consistency.
-    pub csr: f64,
-    /// Text.
-    pub txt: f64,
-    /// Next-image prediction.
-    pub img: f64,
+    pub total: Scalar,
+    /// Consistency, if it was asked for.
+    pub csr: Option<Scalar>,
+    /// Text, if it was asked for.
+    pub txt: Option<Scalar>,
+    /// Next-image prediction, if it was asked for.
+    pub img: Option<Scalar>,
     /// Targets that the text loss is the mean of.
     pub targets: usize,
+}
+
+impl Losses {
+    /// The weighted sum of the losses that there are.
+    fn weighted(mut self, weights: &LossWeights) -> Self {
+        let parts = [(&self.csr, weights.csr), (&self.txt, weights.txt), (&self.img, weights.img)];
+        let parts = parts.into_iter().filter_map(|(loss, weight)| Some(loss.clone()? * weight));
+        self.total = parts.fold(Scalar::default(), |sum, part| sum + part);
+        self
+    }
 }
 
 /// Training with gradients and dropout, or evaluation of the same losses without consistency.
@@ -174,7 +184,7 @@ impl Deem {
                 let own = diffusion.moments(&pass, &inputs.images_dec, images, 1)?;
                 let (loss, saved) =
                     self.consistency(&pass, diffusion, draws, context, &features, &levels, masks, &own)?;
-                losses.csr = loss;
+                losses.csr = Some(loss);
                 csr = Some(saved);
                 if !switches.nip_double_normalize {
                     moments = Some(own);
@@ -205,7 +215,7 @@ impl Deem {
         let mut text = None;
         if wanted(weights.txt) {
             let (loss, saved) = self.text(pass, &hidden, &inputs.labels, len)?;
-            (losses.txt, losses.targets) = (loss, saved.count);
+            (losses.txt, losses.targets) = (Some(loss), saved.count);
             text = Some(saved);
         }
 
@@ -225,10 +235,10 @@ impl Deem {
                 moments,
                 twice,
             )?;
-            losses.img = loss;
+            losses.img = Some(loss);
             nip = Some(saved);
         }
-        losses.total = weights.csr * losses.csr + weights.txt * losses.txt + weights.img * losses.img;
+        let losses = losses.weighted(&weights);
         let (shape, text_ids) = ([rows, len], inputs.text_ids.clone());
         let saved = DeemSaved { document, shape, text_ids, weights, vision, llm, text, nip };
         Ok(Outputs { losses, hidden, saved })

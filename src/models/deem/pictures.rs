@@ -6,7 +6,7 @@ use super::{Deem, Document, Draws, Inputs, Seen};
 use crate::blocks::Pass;
 use crate::dtype::Element;
 use crate::error::Result;
-use crate::memory::Tensor;
+use crate::memory::{Scalar, Tensor};
 use crate::models::image_decoder::{
     Diffusion, DiffusionGradient, DiffusionSaved, ImageDecoder, ImageDecoderSaved, tap_levels, tap_numbers,
 };
@@ -92,7 +92,7 @@ impl Deem {
         levels: &Arc<[(usize, usize)]>,
         masks: Option<Masks>,
         moments: &Tensor<E>,
-    ) -> Result<(f64, CsrSaved<E>)> {
+    ) -> Result<(Scalar, CsrSaved<E>)> {
         let images = features.shape()[0];
         let switches = &self.config.switches;
         let (mut features, mut keep, mut weight) = (features.clone(), None, None);
@@ -132,7 +132,7 @@ impl Deem {
         seen: Option<&Seen<E>>,
         moments: Option<Tensor<E>>,
         twice: bool,
-    ) -> Result<(f64, NipSaved<E>)> {
+    ) -> Result<(Scalar, NipSaved<E>)> {
         let images = inputs.num_images();
         let (plan, previous) = self.spans(inputs, document)?;
         let uncond = self.config.diffusion.as_ref().map_or(0.0, |d| d.uncond_prob);

@@ -2,9 +2,9 @@
 
 use super::Deem;
 use crate::blocks::{LinearSaved, Pass};
-use crate::dtype::{Element, Real};
+use crate::dtype::Element;
 use crate::error::Result;
-use crate::memory::Tensor;
+use crate::memory::{Scalar, Tensor};
 use crate::ops::{copy, cross_entropy};
 use crate::params::Grads;
 
@@ -40,7 +40,7 @@ impl Deem {
         hidden: &Tensor<E>,
         labels: &[i32],
         len: usize,
-    ) -> Result<(f64, TextSaved<E>)> {
+    ) -> Result<(Scalar, TextSaved<E>)> {
         let s = hidden.shape();
         let (logits, head, head_new) = self.logits(pass, &hidden.clone().reshape([s.rows(), s.last()]))?;
         pass.tap("text_decoder.logits", &logits.clone().reshape([s[0], s[1], logits.shape().last()]));
@@ -50,7 +50,7 @@ impl Deem {
         let mut lse = pass.statistics([s.rows()])?;
         let found = cross_entropy::forward(pass.cx, logits.view(), &targets, lse.view_mut())?;
         let count = targets.iter().filter(|&&t| t != cross_entropy::IGNORE).count();
-        Ok((found.mean().as_f64(), TextSaved { head, head_new, logits, lse, targets, count }))
+        Ok((found.mean(), TextSaved { head, head_new, logits, lse, targets, count }))
     }
 
     /// The gradient of the hidden states `[B*L, C]` under `weight` times the text loss.
