@@ -14,12 +14,14 @@
 pub mod attention;
 mod conv;
 pub mod folded;
+mod keep;
 mod linear;
 pub mod mlp;
 pub mod mmfs;
 mod norm;
 
 pub use conv::{Conv, ConvAdd, ConvSaved, DepthwiseConv, DepthwiseSaved};
+pub use keep::{Keep, Kept};
 pub use linear::{Linear, LinearSaved};
 pub use norm::{GroupNorm, GroupNormSaved, LayerNorm, LayerNormSaved, RmsNorm, RmsNormSaved};
 
@@ -46,6 +48,8 @@ pub struct Pass<'a, E> {
     pub trace: Option<&'a dyn Trace<E>>,
     /// Put before the names of intermediates.
     pub scope: &'a str,
+    /// What layers keep for backward.
+    pub keep: Keep,
 }
 
 impl<E> Clone for Pass<'_, E> {
@@ -57,9 +61,9 @@ impl<E> Clone for Pass<'_, E> {
 impl<E> Copy for Pass<'_, E> {}
 
 impl<'a, E: Element> Pass<'a, E> {
-    /// A pass without a trace.
+    /// A pass without a trace, in which layers keep all that backward needs.
     pub fn new(cx: &'a Context, params: &'a Params<E>) -> Self {
-        Pass { cx, params, trace: None, scope: "" }
+        Pass { cx, params, trace: None, scope: "", keep: Keep::All }
     }
 
     /// The same pass with `scope` before the names of intermediates.

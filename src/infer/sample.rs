@@ -2,6 +2,7 @@
 
 use super::image::{ImageOptions, Images, Progress};
 use crate::blocks::Pass;
+use crate::device::Graphs;
 use crate::dtype::Element;
 use crate::error::{Error, Result};
 use crate::memory::{Tensor, View};
@@ -116,24 +117,33 @@ pub fn sample<E: Element>(
         let uncond_sees = config.switches.uncond_sees_image;
         let guided = Guided::new(pass, &diffusion.unet, context, negative, features, options.guidance, uncond_sees)?;
         let mut x0 = pass.cx.zeros(x.shape())?;
+        let mut graphs = Graphs::new();
         for (k, step) in plan.iter().enumerate() {
-            let (prediction, guidance) = guided.predict(pass, &x, step)?;
-            if pass.trace.is_some() {
-                let mut joined = prediction.clone();
-                if let Some(scale) = guidance {
-                    joined = pass.uninit(x.shape())?;
-                    diffusion::guide(pass.cx, prediction.view(), scale, joined.view_mut())?;
+            let mut advance = || {
+                let (prediction, guidance) = guided.predict(pass, &x, step)?;
+                if pass.trace.is_some() {
+                    let mut joined = prediction.clone();
+                    if let Some(scale) = guidance {
+                        joined = pass.uninit(x.shape())?;
+                        diffusion::guide(pass.cx, prediction.view(), scale, joined.view_mut())?;
+                    }
+                    pass.tap(format!("guided_pred.{k}"), &joined);
                 }
-                pass.tap(format!("guided_pred.{k}"), &joined);
-            }
-            let drawn = if step.noise == 0.0 {
-                None
-            } else {
-                Some(noise(&options.step_noise, format!("step {}", step.timestep), k * count * one)?)
+                let drawn = if step.noise == 0.0 {
+                    None
+                } else {
+                    Some(noise(&options.step_noise, format!("step {}", step.timestep), k * count * one)?)
+                };
+                let drawn = drawn.as_ref().map(Tensor::view);
+                let (now, past) = (x.view_mut(), x0.view_mut());
+                diffusion::step_forward(pass.cx, step, prediction.view(), guidance, drawn, now, past)
             };
-            let drawn = drawn.as_ref().map(Tensor::view);
-            let (now, past) = (x.view_mut(), x0.view_mut());
-            diffusion::step_forward(pass.cx, step, prediction.view(), guidance, drawn, now, past)?;
+            // A trace reads in the middle of a step, which a graph cannot.
+            if pass.trace.is_some() {
+                advance()?
+            } else {
+                graphs.run(pass.cx, advance)?
+            }
             pass.tap(format!("latents_per_step.{k}"), &x);
             progress(chunk * plan.len() + k + 1, chunks * plan.len())?;
         }

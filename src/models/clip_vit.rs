@@ -9,7 +9,7 @@
 //! ```
 //! Every resize is bilinear with align_corners = false. CLIP's post norm is not used, and the adapter's last norms are the identity.
 
-use crate::blocks::{Conv, ConvSaved, LayerNorm, LayerNormSaved, Linear, LinearSaved, Pass};
+use crate::blocks::{Conv, ConvSaved, Kept, LayerNorm, LayerNormSaved, Linear, LinearSaved, Pass};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::memory::{Shape, Tensor};
@@ -68,7 +68,7 @@ struct Interaction {
 
 struct InteractionSaved<E: Element> {
     injector: InjectorSaved<E>,
-    layers: Vec<ClipLayerSaved<E>>,
+    layers: Vec<Kept<Tensor<E>, ClipLayerSaved<E>>>,
     extractors: Vec<ExtractorSaved<E>>,
 }
 
@@ -247,9 +247,9 @@ impl ClipVit {
             h = join_levels(pass, &[cls, x])?;
             let mut layers = Vec::new();
             for layer in &block.layers {
-                let (y, saved) = layer.forward(pass, &h, Default::default())?;
+                let (y, kept) = Kept::forward(pass, h, |pass, h| layer.forward(pass, h, Default::default()))?;
                 h = y;
-                layers.push(saved);
+                layers.push(kept);
             }
             let mut x = pass.uninit([batch, cells, width])?;
             copy::slice_rows(pass.cx, h.view(), 1, x.view_mut())?;
@@ -397,7 +397,8 @@ impl ClipVit {
             let mut sum = pass.add(&dh, &pass.cx.zeros(dh.shape())?)?;
             copy::add_into_rows(pass.cx, d_x.view(), 1, sum.view_mut())?;
             dh = sum;
-            for (layer, saved) in block.layers.iter().zip(saved.layers).rev() {
+            for (layer, kept) in block.layers.iter().zip(saved.layers).rev() {
+                let saved = kept.saved(pass, |pass, h| layer.forward(pass, h, Default::default()))?;
                 dh = layer.backward(pass, grads, saved, &dh)?;
             }
             let mut d_in = pass.uninit([batch, cells, width])?;

@@ -11,7 +11,7 @@
 
 use crate::blocks::mlp::{Mlp, MlpSaved};
 use crate::blocks::{
-    Conv, ConvSaved, DepthwiseConv, DepthwiseSaved, LayerNorm, LayerNormSaved, Linear, LinearSaved, Pass,
+    Conv, ConvSaved, DepthwiseConv, DepthwiseSaved, Kept, LayerNorm, LayerNormSaved, Linear, LinearSaved, Pass,
 };
 use crate::dtype::Element;
 use crate::error::Result;
@@ -141,7 +141,9 @@ pub struct Stage {
 #[must_use]
 pub struct StageSaved<E: Element> {
     downsample: Option<(LayerNormSaved<E>, ConvSaved<E>)>,
-    blocks: Vec<BlockSaved<E>>,
+    blocks: Vec<Kept<Tensor<E>, BlockSaved<E>>>,
+    /// Seed and name of stochastic depth.
+    drop: Option<(u64, String)>,
 }
 
 impl Stage {
@@ -182,13 +184,25 @@ impl Stage {
             downsample = Some((norm_saved, conv_saved));
         }
         let mut blocks = Vec::with_capacity(self.blocks.len());
-        for (k, block) in self.blocks.iter().enumerate() {
-            let name = drop.map(|(seed, name)| (seed, format!("{name}.{k}")));
-            let (y, saved) = block.forward(pass, &h, name.as_ref().map(|(seed, name)| (*seed, name.as_str())))?;
+        for k in 0..self.blocks.len() {
+            let (y, kept) = Kept::forward(pass, h, |pass, h| self.block(pass, k, h, drop))?;
             h = y;
-            blocks.push(saved);
+            blocks.push(kept);
         }
-        Ok((h, StageSaved { downsample, blocks }))
+        let drop = drop.map(|(seed, name)| (seed, name.to_string()));
+        Ok((h, StageSaved { downsample, blocks, drop }))
+    }
+
+    /// Block `k`.
+    fn block<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        k: usize,
+        h: &Tensor<E>,
+        drop: Option<(u64, &str)>,
+    ) -> Result<(Tensor<E>, BlockSaved<E>)> {
+        let name = drop.map(|(seed, name)| (seed, format!("{name}.{k}")));
+        self.blocks[k].forward(pass, h, name.as_ref().map(|(seed, name)| (*seed, name.as_str())))
     }
 
     /// Parameter gradients and `dx`.
@@ -203,7 +217,9 @@ impl Stage {
         dy: Tensor<E>,
     ) -> Result<Tensor<E>> {
         let mut dh = dy;
-        for (block, saved) in self.blocks.iter().zip(saved.blocks).rev() {
+        let drop = saved.drop.as_ref().map(|(seed, name)| (*seed, name.as_str()));
+        for (k, (block, kept)) in self.blocks.iter().zip(saved.blocks).enumerate().rev() {
+            let saved = kept.saved(pass, |pass, h| self.block(pass, k, h, drop))?;
             dh = block.backward(pass, grads, saved, dh)?;
         }
         if let (Some((norm, conv)), Some((norm_saved, conv_saved))) = (&self.downsample, saved.downsample) {

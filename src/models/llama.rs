@@ -13,7 +13,7 @@
 use crate::blocks::attention::{Heads, HeadsSaved, Mask};
 use crate::blocks::mlp::{GatedMlp, GatedMlpSaved};
 use crate::blocks::mmfs::{Mmfs, MmfsConfig, MmfsSaved, Sight};
-use crate::blocks::{Linear, LinearSaved, Pass, RmsNorm, RmsNormSaved};
+use crate::blocks::{Keep, Kept, Linear, LinearSaved, Pass, RmsNorm, RmsNormSaved};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::memory::Tensor;
@@ -210,9 +210,11 @@ pub struct Llama {
 /// What [`Llama::backward`] needs.
 #[must_use]
 pub struct LlamaSaved<E: Element> {
-    layers: Vec<LayerSaved<E>>,
+    layers: Vec<Kept<Tensor<E>, LayerSaved<E>>>,
     norm: RmsNormSaved<E>,
-    positions: Vec<i32>,
+    positions: Positions,
+    /// What layers that run again look at.
+    vision: Option<(Tensor<E>, Sight)>,
 }
 
 /// Which keys a token sees, and at which positions tokens stand.
@@ -343,34 +345,50 @@ impl Llama {
     ) -> Result<(Tensor<E>, LlamaSaved<E>)> {
         let mut h = x.clone();
         let mut layers = Vec::with_capacity(self.layers.len());
-        for (i, layer) in self.layers.iter().enumerate() {
-            let (n, input_norm) = layer.input_norm.forward(pass, &h)?;
-            let (mut queries, q) = layer.q.forward(pass, &n)?;
-            let (mut keys, k) = layer.k.forward(pass, &n)?;
-            let (values, v) = layer.v.forward(pass, &n)?;
-            rope::forward(pass.cx, queries.view_mut(), &positions.ids, self.heads.size, self.theta)?;
-            rope::forward(pass.cx, keys.view_mut(), &positions.ids, self.heads.size, self.theta)?;
-            let (attended, heads) = self.heads.forward(pass, queries, keys, values, positions.mask.clone())?;
-            if pass.trace.is_some() {
-                pass.tap(format!("llm.layer.{i}.self_attn"), &layer.o.forward(pass, &attended)?.0);
-            }
-            let (mut y, o) = layer.o.forward_add(pass, &attended, Some(&h))?;
-            let mut cross_saved = None;
-            if let (Some(cross), Some((features, sight))) = (&layer.cross, vision) {
-                let (gated, saved) = cross.forward(pass, &y, features, sight.clone())?;
-                pass.tap(format!("llm.layer.{i}.cross_attn"), &gated);
-                y = pass.add(&y, &gated)?;
-                cross_saved = Some(saved);
-            }
-            let (n, post_norm) = layer.post_norm.forward(pass, &y)?;
-            let (out, mlp) = layer.mlp.forward(pass, &n, &y)?;
-            h = out;
-            pass.tap(format!("llm.layer.{i}"), &h);
-            layers.push(LayerSaved { input_norm, q, k, v, heads, o, cross: cross_saved, post_norm, mlp });
+        for i in 0..self.layers.len() {
+            let (y, kept) = Kept::forward(pass, h, |pass, h| self.layer(pass, i, h, vision, positions))?;
+            h = y;
+            layers.push(kept);
         }
         let (y, norm) = self.norm.forward(pass, &h)?;
         pass.tap("llm.last_hidden_state", &y);
-        Ok((y, LlamaSaved { layers, norm, positions: positions.ids.clone() }))
+        let vision =
+            vision.filter(|_| pass.keep == Keep::Input).map(|(features, sight)| (features.clone(), sight.clone()));
+        Ok((y, LlamaSaved { layers, norm, positions: positions.clone(), vision }))
+    }
+
+    /// Layer `i` on hidden states h.
+    fn layer<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        i: usize,
+        h: &Tensor<E>,
+        vision: Option<(&Tensor<E>, &Sight)>,
+        positions: &Positions,
+    ) -> Result<(Tensor<E>, LayerSaved<E>)> {
+        let layer = &self.layers[i];
+        let (n, input_norm) = layer.input_norm.forward(pass, h)?;
+        let (mut queries, q) = layer.q.forward(pass, &n)?;
+        let (mut keys, k) = layer.k.forward(pass, &n)?;
+        let (values, v) = layer.v.forward(pass, &n)?;
+        rope::forward(pass.cx, queries.view_mut(), &positions.ids, self.heads.size, self.theta)?;
+        rope::forward(pass.cx, keys.view_mut(), &positions.ids, self.heads.size, self.theta)?;
+        let (attended, heads) = self.heads.forward(pass, queries, keys, values, positions.mask.clone())?;
+        if pass.trace.is_some() {
+            pass.tap(format!("llm.layer.{i}.self_attn"), &layer.o.forward(pass, &attended)?.0);
+        }
+        let (mut y, o) = layer.o.forward_add(pass, &attended, Some(h))?;
+        let mut cross_saved = None;
+        if let (Some(cross), Some((features, sight))) = (&layer.cross, vision) {
+            let (gated, saved) = cross.forward(pass, &y, features, sight.clone())?;
+            pass.tap(format!("llm.layer.{i}.cross_attn"), &gated);
+            y = pass.add(&y, &gated)?;
+            cross_saved = Some(saved);
+        }
+        let (n, post_norm) = layer.post_norm.forward(pass, &y)?;
+        let (out, mlp) = layer.mlp.forward(pass, &n, &y)?;
+        pass.tap(format!("llm.layer.{i}"), &out);
+        Ok((out, LayerSaved { input_norm, q, k, v, heads, o, cross: cross_saved, post_norm, mlp }))
     }
 
     /// Parameter gradients, and the gradients of the embeddings and of the image features.
@@ -384,10 +402,12 @@ impl Llama {
         saved: LlamaSaved<E>,
         dy: &Tensor<E>,
     ) -> Result<(Tensor<E>, Option<Tensor<E>>)> {
-        let LlamaSaved { layers, norm, positions } = saved;
+        let LlamaSaved { layers, norm, positions, vision } = saved;
+        let vision = vision.as_ref().map(|(features, sight)| (features, sight));
         let mut dh = self.norm.backward(pass, grads, norm, dy)?;
         let mut d_features = None;
-        for (layer, saved) in self.layers.iter().zip(layers).rev() {
+        for (i, (layer, kept)) in self.layers.iter().zip(layers).enumerate().rev() {
+            let saved = kept.saved(pass, |pass, h| self.layer(pass, i, h, vision, &positions))?;
             let dn = layer.mlp.backward(pass, grads, saved.mlp, &dh)?;
             let d_branch = layer.post_norm.backward(pass, grads, saved.post_norm, &dn)?;
             dh = pass.add(&d_branch, &dh)?;
@@ -400,8 +420,8 @@ impl Llama {
             }
             let d_attended = layer.o.backward(pass, grads, saved.o, &dh)?;
             let (mut dq, mut dk, dv) = self.heads.backward(pass, saved.heads, &d_attended)?;
-            rope::backward(pass.cx, dq.view_mut(), &positions, self.heads.size, self.theta)?;
-            rope::backward(pass.cx, dk.view_mut(), &positions, self.heads.size, self.theta)?;
+            rope::backward(pass.cx, dq.view_mut(), &positions.ids, self.heads.size, self.theta)?;
+            rope::backward(pass.cx, dk.view_mut(), &positions.ids, self.heads.size, self.theta)?;
             let mut dn = layer.q.backward(pass, grads, saved.q, &dq)?;
             layer.k.backward_add(pass, grads, saved.k, &dk, &mut dn)?;
             layer.v.backward_add(pass, grads, saved.v, &dv, &mut dn)?;

@@ -10,9 +10,11 @@
 //! batch size 1 until the first cross-attention, so layer 0's self-attention is shared by all images. In training some of `LN(queries)`, of what `dense`
 //! and `fc2` put out and of the attention probabilities is dropped ([`QFormer::forward_dropped`]).
 
+use std::sync::Arc;
+
 use crate::blocks::attention::{Heads, HeadsSaved, Mask};
 use crate::blocks::mlp::{Mlp, MlpSaved};
-use crate::blocks::{LayerNorm, LayerNormSaved, Linear, LinearSaved, Pass};
+use crate::blocks::{Kept, LayerNorm, LayerNormSaved, Linear, LinearSaved, Pass};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::memory::Tensor;
@@ -57,18 +59,18 @@ fn normal_linear(reg: &mut Registry, path: &str, input: usize, output: usize, st
 }
 
 /// Dropout of one Q-Former in one step: seed, rate, and the name that its random numbers begin with.
-#[derive(Clone, Copy)]
-struct Drops<'a> {
+
+struct Drops {
     seed: u64,
     rate: f64,
-    name: &'a str,
+    name: String,
 }
 
-impl Drops<'_> {
+impl Drops {
     /// The dropout of a tensor.
-    fn of(this: Option<Self>, tensor: &str) -> Result<Option<Dropout>> {
+    fn of(this: &Option<Self>, tensor: &str) -> Result<Option<Dropout>> {
         match this {
-            Some(Drops { seed, rate, name }) => Dropout::new(seed, &format!("{name}.{tensor}"), rate),
+            Some(Drops { seed, rate, name }) => Dropout::new(*seed, &format!("{name}.{tensor}"), *rate),
             None => Ok(None),
         }
     }
@@ -217,8 +219,18 @@ pub struct QFormer {
 pub struct QFormerSaved<E: Element> {
     layernorm: LayerNormSaved<E>,
     dropout: Option<Dropout>,
-    layers: Vec<LayerSaved<E>>,
+    layers: Vec<Kept<LayerInput<E>, LayerSaved<E>>>,
 }
+
+/// What every layer reads beside the queries.
+struct Reading<E> {
+    tokens: Tensor<E>,
+    mask: Mask,
+    drops: Option<Drops>,
+}
+
+/// Queries, and what they read.
+type LayerInput<E> = (Tensor<E>, Arc<Reading<E>>);
 
 impl QFormer {
     /// A Q-Former under `path`: `path.queries` and `path.blip2qformer.*`.
@@ -287,40 +299,52 @@ impl QFormer {
         mask: Mask,
         dropout: Option<(u64, f64)>,
     ) -> Result<(Tensor<E>, QFormerSaved<E>)> {
-        let drops = dropout.map(|(seed, rate)| Drops { seed, rate, name });
-        let images = tokens.shape()[0];
+        let drops = dropout.map(|(seed, rate)| Drops { seed, rate, name: name.to_string() });
         pass.tap(format!("{name}.encoder_hidden_states"), tokens);
         let queries = pass.broadcast(pass.param(self.queries), 1)?;
         let (mut h, layernorm) = self.layernorm.forward(pass, &queries)?;
         pass.tap(format!("{name}.layernorm"), &h);
-        let dropout = Drops::of(drops, "embedding")?;
+        let dropout = Drops::of(&drops, "embedding")?;
         h = drop_some(pass, &h, &dropout)?;
         let mut layers = Vec::with_capacity(self.layers.len());
-        for (i, layer) in self.layers.iter().enumerate() {
-            let of = |tensor: &str| Drops::of(drops, &format!("layer.{i}.{tensor}"));
-            let dropped = [of("attention.probabilities")?, of("attention")?];
-            let (y, attention) = layer.attention.forward(pass, &h, &h, Mask::default(), dropped)?;
-            h = y;
-            let (mut cross, mut spread) = (None, false);
-            if let Some(block) = &layer.cross {
-                if h.shape()[0] != images {
-                    h = pass.broadcast(h.view(), images)?;
-                    spread = true;
-                }
-                let dropped = [of("crossattention.probabilities")?, of("crossattention")?];
-                let (y, saved) = block.forward(pass, &h, tokens, mask.clone(), dropped)?;
-                h = y;
-                cross = Some(saved);
-            }
-            let mlp_dropout = of("mlp")?;
-            let (sum, mlp) = add_dropped(pass, &h, &mlp_dropout, |residual| layer.mlp.forward(pass, &h, residual))?;
-            let (y, norm) = layer.norm.forward(pass, &sum)?;
+        let reading = Arc::new(Reading { tokens: tokens.clone(), mask, drops });
+        for i in 0..self.layers.len() {
+            let (y, kept) = Kept::forward(pass, (h, reading.clone()), |pass, input| self.layer(pass, i, input))?;
             h = y;
             pass.tap(format!("{name}.layer.{i}"), &h);
-            layers.push(LayerSaved { attention, cross, mlp, mlp_dropout, norm, spread });
+            layers.push(kept);
         }
         pass.tap(format!("{name}.output"), &h);
         Ok((h, QFormerSaved { layernorm, dropout, layers }))
+    }
+
+    /// Layer `i`.
+    fn layer<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        i: usize,
+        (h, reading): &LayerInput<E>,
+    ) -> Result<(Tensor<E>, LayerSaved<E>)> {
+        let Reading { tokens, mask, drops } = &**reading;
+        let (layer, images) = (&self.layers[i], tokens.shape()[0]);
+        let of = |tensor: &str| Drops::of(drops, &format!("layer.{i}.{tensor}"));
+        let dropped = [of("attention.probabilities")?, of("attention")?];
+        let (mut h, attention) = layer.attention.forward(pass, h, h, Mask::default(), dropped)?;
+        let (mut cross, mut spread) = (None, false);
+        if let Some(block) = &layer.cross {
+            if h.shape()[0] != images {
+                h = pass.broadcast(h.view(), images)?;
+                spread = true;
+            }
+            let dropped = [of("crossattention.probabilities")?, of("crossattention")?];
+            let (y, saved) = block.forward(pass, &h, tokens, mask.clone(), dropped)?;
+            h = y;
+            cross = Some(saved);
+        }
+        let mlp_dropout = of("mlp")?;
+        let (sum, mlp) = add_dropped(pass, &h, &mlp_dropout, |residual| layer.mlp.forward(pass, &h, residual))?;
+        let (y, norm) = layer.norm.forward(pass, &sum)?;
+        Ok((y, LayerSaved { attention, cross, mlp, mlp_dropout, norm, spread }))
     }
 
     /// Parameter gradients (the queries' included) and the gradient of `tokens`.
@@ -335,7 +359,8 @@ impl QFormer {
         dy: &Tensor<E>,
     ) -> Result<Option<Tensor<E>>> {
         let (mut dh, mut d_tokens) = (dy.clone(), None);
-        for (layer, saved) in self.layers.iter().zip(saved.layers).rev() {
+        for (i, (layer, kept)) in self.layers.iter().zip(saved.layers).enumerate().rev() {
+            let saved = kept.saved(pass, |pass, input| self.layer(pass, i, input))?;
             let d_sum = layer.norm.backward(pass, grads, saved.norm, &dh)?;
             let d_mlp = drop_some(pass, &d_sum, &saved.mlp_dropout)?;
             let dx = layer.mlp.backward(pass, grads, saved.mlp, &d_mlp)?;

@@ -14,7 +14,9 @@
 
 use crate::blocks::attention::{Heads, KeysValues, Mask, MultiHead, MultiHeadSaved, Projections};
 use crate::blocks::mlp::{Geglu, GegluSaved};
-use crate::blocks::{Conv, ConvSaved, GroupNorm, GroupNormSaved, LayerNorm, LayerNormSaved, Linear, LinearSaved, Pass};
+use crate::blocks::{
+    Conv, ConvSaved, GroupNorm, GroupNormSaved, Kept, LayerNorm, LayerNormSaved, Linear, LinearSaved, Pass,
+};
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::memory::Tensor;
@@ -235,15 +237,43 @@ impl Layer {
         Ok((h, LayerSaved { resnet, attention }))
     }
 
+    /// [`Layer::forward`], keeping what the pass says; sampling from a cache has no backward.
+    fn kept<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        x: Tensor<E>,
+        temb: &Tensor<E>,
+        context: &mut Context<'_, E>,
+    ) -> Result<(Tensor<E>, LayerKept<E>)> {
+        match context {
+            Context::Tokens(tokens) => {
+                Kept::forward(pass, (x, temb.clone(), (*tokens).clone()), |pass, input| self.run(pass, input))
+            }
+            Context::Cached(_) => {
+                let (y, saved) = self.forward(pass, &x, temb, context)?;
+                Ok((y, Kept::All(saved)))
+            }
+        }
+    }
+
+    fn run<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        (x, temb, tokens): &LayerInput<E>,
+    ) -> Result<(Tensor<E>, LayerSaved<E>)> {
+        self.forward(pass, x, temb, &mut Context::Tokens(tokens))
+    }
+
     /// Gradient of `x`; those of the time embedding and the context are added to the accumulators.
     fn backward<E: Element>(
         &self,
         pass: &Pass<'_, E>,
         grads: &mut Grads<E::Acc>,
-        saved: LayerSaved<E>,
+        kept: LayerKept<E>,
         mut dh: Tensor<E>,
         sums: &mut Sums<E>,
     ) -> Result<Tensor<E>> {
+        let saved = kept.saved(pass, |pass, input| self.run(pass, input))?;
         if let (Some(block), Some(saved)) = (&self.attention, saved.attention) {
             let (dx, d_context) = block.backward(pass, grads, saved, &dh)?;
             dh = dx;
@@ -286,8 +316,12 @@ pub struct Unet {
     places: bool,
 }
 
+/// Hidden state (joined with a skip on the way up), time embedding, context.
+type LayerInput<E> = (Tensor<E>, Tensor<E>, Tensor<E>);
+type LayerKept<E> = Kept<LayerInput<E>, LayerSaved<E>>;
+
 struct LevelSaved<E: Element> {
-    layers: Vec<LayerSaved<E>>,
+    layers: Vec<LayerKept<E>>,
     resize: Option<ConvSaved<E>>,
 }
 
@@ -300,7 +334,7 @@ pub struct UnetSaved<E: Element> {
     temb: Tensor<E>,
     conv_in: ConvSaved<E>,
     down: Vec<LevelSaved<E>>,
-    mid: (LayerSaved<E>, LayerSaved<E>),
+    mid: (LayerKept<E>, LayerKept<E>),
     mmfs: Option<MmfsNetSaved<E>>,
     up: Vec<LevelSaved<E>>,
     norm_out: GroupNormSaved<E>,
@@ -485,7 +519,7 @@ impl Unet {
         for (i, level) in self.down.iter().enumerate() {
             let mut layers = Vec::new();
             for layer in &level.layers {
-                let (y, saved) = layer.forward(pass, &h, &active_temb, &mut context)?;
+                let (y, saved) = layer.kept(pass, h, &active_temb, &mut context)?;
                 h = y;
                 skips.push(h.clone());
                 layers.push(saved);
@@ -500,8 +534,8 @@ impl Unet {
             pass.tap(format!("unet.down.{i}"), &h);
             down.push(LevelSaved { layers, resize });
         }
-        let (y, first) = self.mid.0.forward(pass, &h, &active_temb, &mut context)?;
-        let (y, second) = self.mid.1.forward(pass, &y, &active_temb, &mut context)?;
+        let (y, first) = self.mid.0.kept(pass, h, &active_temb, &mut context)?;
+        let (y, second) = self.mid.1.kept(pass, y, &active_temb, &mut context)?;
         pass.tap("unet.mid", &y);
         let (mut h, mmfs) = mmfs(&mut skips, y)?;
         let mut up = Vec::new();
@@ -511,7 +545,7 @@ impl Unet {
                 let Some(skip) = skips.pop() else { unreachable!("one skip per layer of the way up") };
                 let mut joined = pass.uninit(h.shape().with_last(h.shape().last() + skip.shape().last()))?;
                 copy::concat_last(pass.cx, h.view(), skip.view(), joined.view_mut())?;
-                let (y, saved) = layer.forward(pass, &joined, &active_temb, &mut context)?;
+                let (y, saved) = layer.kept(pass, joined, &active_temb, &mut context)?;
                 h = y;
                 layers.push(saved);
             }

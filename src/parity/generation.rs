@@ -71,7 +71,7 @@ pub(super) fn compare<E: Element>(
         return Ok(());
     };
     let trace = Firsts::default();
-    let pass = Pass { cx, params, trace: Some(&trace), scope: "" };
+    let pass = Pass { trace: Some(&trace), ..Pass::new(cx, params) };
     let mut source = Source { config, recorded: &inputs, batch, masks: batch.image_masks.as_deref() };
     if !source.saw_masks(&Pass { trace: None, ..pass }, model, &outputs)? {
         source.masks = None;

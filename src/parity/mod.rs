@@ -90,7 +90,7 @@ pub fn run<E: Element>(cx: &Context, fixture: &Fixture) -> Result<Table> {
     let mut table = Table::default();
     list_unread(fixture, &params, &mut table);
 
-    let pass = Pass { cx, params: &params, trace: Some(&recorder), scope: "" };
+    let pass = Pass { trace: Some(&recorder), ..Pass::new(cx, &params) };
     let drawn = draws(fixture, &model.config, images, "draw")?;
     let train = model.forward(&pass, &inputs, &drawn, Mode::Train)?;
     let mut grads = Grads::on(params.table(), cx)?;
@@ -134,7 +134,7 @@ pub fn run<E: Element>(cx: &Context, fixture: &Fixture) -> Result<Table> {
     match fixture.optional("grads.safetensors")? {
         Some(recorded) => {
             let retry = |params: &Params<E>| {
-                let pass = Pass { cx, params, trace: None, scope: "" };
+                let pass = Pass::new(cx, params);
                 let mut grads = Grads::on(params.table(), cx)?;
                 let train = model.forward(&pass, &inputs, &drawn, Mode::Train)?;
                 model.backward(&pass, &mut grads, train.saved)?;

@@ -64,7 +64,7 @@ impl<E: Element> Stage<E> {
         let words = layouts(batch, model.config.special.image, model.config.num_img_token)?;
         let redrawn = weights.csr != 0.0;
         let draws = if redrawn { self.draws(images, seed, number) } else { Draws::default() };
-        let pass = Pass::new(cx, &self.params);
+        let pass = Pass { keep: self.keep, ..Pass::new(cx, &self.params) };
         let drop_seed = Some(step_seed(seed, number));
         let (tokens, saved) = model.tokenizer.forward(&pass, &batch.images, images, None, redrawn, drop_seed)?;
         let mut d = VisualTokensGradient { maps: vec![None; tokens.maps.len()], vis_embed: None, dif_embed: None };

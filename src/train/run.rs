@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::Interrupt;
 use crate::data::{BatchSource, Collator, Loader, SceneSource, Tokenizer, World};
-use crate::device::{Context, Graphs};
+use crate::device::{Context, GraphCounts, Graphs};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::infer::session::Session;
@@ -220,6 +220,7 @@ impl Run<'_> {
     ) -> Result<(Stage<E>, PathBuf)> {
         let (cx, seed) = (self.cx, self.config.run.seed ^ ((at.stage as u64 + 1) << 48));
         let mut stage = Stage::<E>::new(&self.config.model, config, self.config.run.seed, before)?;
+        stage.keep = self.config.run.keep;
         let optimiser = self.config.optimiser.clone();
         if let Some(checkpoint) = resume {
             checkpoint.load_params(&mut stage.params)?;
@@ -311,6 +312,13 @@ impl Run<'_> {
             }
         }
         self.metrics.end_stage();
+        let GraphCounts { runs, graphs, launches, patches } = graphs.counts();
+        if runs > 0 {
+            self.metrics.say(&format!(
+                "{}: {launches} of {runs} steps were launches of {graphs} graphs, in which {patches} kernels were given other parameters",
+                config.name
+            ));
+        }
         Ok((stage, folder))
     }
 

@@ -3,7 +3,7 @@
 //! The first four kinds make from nothing what the paper takes as given: a language model on text, an encoder that knows words, a VAE on pictures, a
 //! diffusion model conditioned on the language model's states. The others are the paper's stages; they differ in data, losses and freezing only.
 
-use crate::blocks::Pass;
+use crate::blocks::{Keep, Pass};
 use crate::data::Batch;
 use crate::device::Context;
 use crate::dtype::{Element, Real};
@@ -50,6 +50,8 @@ pub struct Stage<E: Element> {
     pub params: Params<E>,
     /// Their gradients.
     pub grads: Grads<E::Acc>,
+    /// What layers keep of the forward pass.
+    pub keep: Keep,
     pub(super) weights: LossWeights,
     /// Mean squared length of the language model's words, where it is needed and they are frozen.
     pub(super) word_square: Option<f64>,
@@ -83,7 +85,7 @@ impl<E: Element> Stage<E> {
             StageKind::LanguageModel => LossWeights { csr: 0.0, txt: 1.0, img: 0.0 },
             _ => config.loss,
         };
-        Ok(Stage { kind: stage.kind, model: deem, params, grads, weights, word_square: None })
+        Ok(Stage { kind: stage.kind, model: deem, params, grads, keep: Keep::All, weights, word_square: None })
     }
 
     /// The same stage with everything in the memory of the context's device. What depends on frozen parameters alone is found now.
@@ -112,7 +114,7 @@ impl<E: Element> Stage<E> {
         }
         let inputs = self.inputs(batch);
         let draws = self.draws(inputs.num_images(), seed, number);
-        let pass = Pass::new(cx, &self.params);
+        let pass = Pass { keep: self.keep, ..Pass::new(cx, &self.params) };
         let out = self.model.forward(&pass, &inputs, &draws, Mode::Train)?;
         self.model.backward(&pass, &mut self.grads, out.saved)?;
         let Losses { total, csr, txt, img, .. } = out.losses;
@@ -200,7 +202,7 @@ impl<E: Element> Stage<E> {
         let Some(diffusion) = &self.model.diffusion else {
             return Err(Error::Config("the stage `vae` needs a model with [model.diffusion]".into()));
         };
-        let pass = Pass::new(cx, &self.params);
+        let pass = Pass { keep: self.keep, ..Pass::new(cx, &self.params) };
         let pictures = diffusion.pictures(&pass, &batch.images_dec, batch.num_images(), 1)?;
         let (moments, encoded) = diffusion.vae.encode(&pass, &pictures)?;
         let mut noise = pass.uninit(moments.shape().with_last(moments.shape().last() / 2))?;
@@ -223,7 +225,7 @@ impl<E: Element> Stage<E> {
     /// [`Error::Shape`].
     pub fn latent_scale(&self, cx: &Context, batch: &Batch) -> Result<f64> {
         let Some(diffusion) = &self.model.diffusion else { return Ok(1.0) };
-        let pass = Pass::new(cx, &self.params);
+        let pass = Pass { keep: self.keep, ..Pass::new(cx, &self.params) };
         let moments = diffusion.moments(&pass, &batch.images_dec, batch.num_images(), 1)?;
         let z = moments.shape().last() / 2;
         let mut mean = cx.uninit::<E>(moments.shape().with_last(z))?;

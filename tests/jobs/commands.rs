@@ -187,7 +187,7 @@ fn bad_options_of_a_run_are_usage_errors() {
     refuse(at, &["train", "--set", "loss.crs=0"], 2, &["loss.crs", "`model.loss.csr`"]);
     refuse(at, &["train", "--set", "run.seed=x"], 2, &["run.seed"]);
     refuse(at, &["train", "--preset", "huge"], 2, &["huge", "tiny"]);
-    refuse(at, &["train", "--device", "cuda"], 1, &["cuda:0", "--device host"]);
+    refuse(at, &["train", "--device", "cuda:99"], 1, &["cuda:99", "--device host"]);
     refuse(at, &["fly"], 2, &["fly"]);
 }
 

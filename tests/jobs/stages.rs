@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use deem::Context;
+use deem::blocks::Keep;
 use deem::data::{Batch, Collator, Loader, SceneSource};
 use deem::dtype::Element;
 use deem::ops::random::Stream;
@@ -85,6 +86,27 @@ fn memory_is_planned() {
             assert_eq!(cx.arena().stats().peak_bytes, planned, "{} on {threads} threads", config.name);
         }
         assert!(stage.grads.flat().iter().any(|g| *g != 0.0), "{}", config.name);
+    }
+}
+
+/// Layers that keep their inputs alone find the same gradients, bit for bit, in less memory where there is more than one layer.
+#[test]
+fn recompute_changes_memory_alone() {
+    for config in TrainConfig::parse::<&str>(SMALL, &[]).unwrap().stages {
+        let run = |keep: Keep| {
+            let cx = Context::host(2);
+            let (mut stage, batch) = stage::<f32>(&config.name);
+            stage.keep = keep;
+            let planned = stage.plan(&cx, &batch).unwrap();
+            let loss = loss_of(stage.accumulate(&cx, &batch, 3, 1).unwrap());
+            assert_eq!(cx.arena().stats().peak_bytes, planned, "{}", config.name);
+            (loss, stage.grads.flat().to_vec(), planned)
+        };
+        let (all, input) = (run(Keep::All), run(Keep::Input));
+        assert!(all.0 == input.0 && all.1 == input.1, "{}", config.name);
+        // The VAE has no stages that follow the policy.
+        let less = if config.kind == StageKind::Vae { input.2 == all.2 } else { input.2 < all.2 };
+        assert!(less, "{}: {} bytes, {} with recompute", config.name, all.2, input.2);
     }
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::log::LogConfig;
 use super::schedule::Rule;
+use crate::blocks::Keep;
 use crate::data::{Length, Part, Recipe, SampleKind, SceneConfig, Tokenizer, World};
 use crate::dtype::DType;
 use crate::models::config::{DeemConfig, Freeze, LossWeights, SpecialTokens};
@@ -63,6 +64,9 @@ pub struct RunConfig {
     /// Storage type of parameters and activations: `f32` or `bf16`.
     #[serde(default = "f32_storage")]
     pub dtype: DType,
+    /// What layers keep of the forward pass: `all`, or their `input`, from which the rest is computed again (same bits, less memory, more time).
+    #[serde(default)]
+    pub keep: Keep,
 }
 
 fn f32_storage() -> DType {
