@@ -235,7 +235,7 @@ impl Context {
             queue.gather(&addresses, size_of::<f64>(), bytemuck::cast_slice_mut(&mut found))?;
         }
         let mut found = found.into_iter();
-        Ok(numbers.iter().map(|number| number.from_numbers(&mut found)).collect())
+        Ok(numbers.iter().map(|number| number.sum_of(&mut found)).collect())
     }
 
     /// Overwrites a tensor's elements; `data` may be changed once this returns.

@@ -43,16 +43,16 @@ impl Scalar {
             .iter()
             .map(|(_, number)| Ok(number.to_vec()?.first().copied().unwrap_or(0.0)))
             .collect::<Result<_>>()?;
-        Ok(self.from_numbers(&mut numbers.into_iter()))
+        Ok(self.sum_of(&mut numbers.into_iter()))
     }
 
-    /// The tensors whose elements [`Scalar::from_numbers`] wants.
+    /// The tensors whose elements [`Scalar::sum_of`] wants.
     pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor<f64>> {
         self.terms.iter().map(|(_, number)| number)
     }
 
     /// The number, from the elements of its tensors.
-    pub(crate) fn from_numbers(&self, numbers: &mut impl Iterator<Item = f64>) -> f64 {
+    pub(crate) fn sum_of(&self, numbers: &mut impl Iterator<Item = f64>) -> f64 {
         self.terms.iter().zip(numbers).fold(self.known, |sum, ((factor, _), number)| sum + factor * number)
     }
 }
@@ -90,6 +90,6 @@ mod tests {
         let sum = (number(3.0) * 2.0 + Scalar::of(1.0)) * 0.5 + number(-1.0);
         assert!(sum.as_tensor().is_none());
         assert_eq!(sum.value().unwrap(), 2.5);
-        assert_eq!(sum.from_numbers(&mut [5.0, 7.0].into_iter()), 12.5);
+        assert_eq!(sum.sum_of(&mut [5.0, 7.0].into_iter()), 12.5);
     }
 }

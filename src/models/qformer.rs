@@ -59,7 +59,6 @@ fn normal_linear(reg: &mut Registry, path: &str, input: usize, output: usize, st
 }
 
 /// Dropout of one Q-Former in one step: seed, rate, and the name that its random numbers begin with.
-
 struct Drops {
     seed: u64,
     rate: f64,

@@ -134,7 +134,9 @@ impl Gpu {
             let mut count = 0;
             succeed(index, "cuDeviceGetCount", sys::cuDeviceGetCount(&mut count))?;
             if i64::from(index) >= i64::from(count) {
-                return Err(fail(format!("there is no such device: the driver finds {count}, counted from 0; or use --device host")));
+                return Err(fail(format!(
+                    "there is no such device: the driver finds {count}, counted from 0; or use --device host"
+                )));
             }
             let mut device = 0;
             succeed(index, "cuDeviceGet", sys::cuDeviceGet(&mut device, index as i32))?;
