@@ -33,6 +33,7 @@ const TESTS: &[&str] = &[
     "cuda::foreign_memory_is_an_error",
     "cuda::work_that_comes_again_is_a_graph",
     "cuda::graphs_read_nothing",
+    "cuda::the_owner_of_a_stream_may_capture_it",
     "reduce::hits_are_rows_whose_largest_is_the_wanted_one",
     "reduce::numbers_are_read_together",
     "adamw::clipping_and_gradients_that_are_not_finite",
@@ -191,6 +192,38 @@ fn graphs_read_nothing() {
     });
     assert!(message(failed).contains("no"));
     assert_eq!(get(&x), [7.0]);
+}
+
+/// The owner of a stream may capture ops into a graph of their own. Copies from and to the host, which go through buffers of ours, are errors meanwhile.
+#[test]
+fn the_owner_of_a_stream_may_capture_it() {
+    use cudarc::driver::sys;
+    let cx = device();
+    let Some(stream) = cx.queue().map(|queue| queue.stream()) else { return };
+    // Memory comes from what is reserved: to give some back to the driver is no work for a captured stream.
+    cx.arena().set_separate(false);
+    let x = put::<f32>(&cx, [3], &[1.0, -2.0, 3.0]);
+    let mut y = unset::<f32>(&cx, [3]);
+    let (mut graph, mut executable) = (std::ptr::null_mut(), std::ptr::null_mut());
+    let checked = |result: sys::CUresult| assert_eq!(result, sys::CUresult::CUDA_SUCCESS);
+    let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+    // SAFETY: the stream lives as long as the context; results go into places of their own.
+    unsafe { checked(sys::cuStreamBeginCapture_v2(stream, mode)) };
+    activation::forward(&cx, Activation::Relu, x.view(), y.view_mut()).unwrap();
+    assert!(message(x.to_vec()).contains("while the stream is captured"));
+    assert!(message(Graphs::new().run(&cx, || cx.tensor([1], &[1f32]))).contains("while the stream is captured"));
+    // SAFETY: as above; what the graph accesses is alive.
+    unsafe {
+        checked(sys::cuStreamEndCapture(stream, &mut graph));
+        checked(sys::cuGraphInstantiateWithFlags(&mut executable, graph, 0));
+        checked(sys::cuGraphLaunch(executable, stream));
+    }
+    assert_eq!(get(&y), [1.0, 0.0, 3.0]);
+    // SAFETY: the launch is done.
+    unsafe {
+        checked(sys::cuGraphExecDestroy(executable));
+        checked(sys::cuGraphDestroy(graph));
+    }
 }
 
 #[test]

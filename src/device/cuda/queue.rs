@@ -176,7 +176,7 @@ impl Queue {
             let hint = if self.synchronous { "" } else { " (it may be a kernel before; DEEM_CUDA_SYNC=1 tells)" };
             return Err(self.gpu.error(format!("{}: {}{hint}", place(), describe(result))));
         }
-        if self.synchronous {
+        if self.synchronous && !self.is_captured()? {
             // SAFETY: the stream lives as long as the queue.
             let result = unsafe { sys::cuStreamSynchronize(self.stream) };
             if result != sys::CUresult::CUDA_SUCCESS {
@@ -190,9 +190,13 @@ impl Queue {
         self.recording.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Whether work may be written down and done later: not while every launch is waited for, and not inside of work that is written down already.
+    /// Whether work may be written down and done later: not while every launch is waited for, not inside of work that is written down already, and not
+    /// while the owner of the stream captures it.
     pub(super) fn may_record(&self) -> bool {
-        self.graphs && !self.synchronous && self.recording().is_none()
+        self.graphs
+            && !self.synchronous
+            && self.recording().is_none()
+            && self.is_captured().is_ok_and(|captured| !captured)
     }
 
     /// Runs `work` while launches, fills and copies to the device are only written down. What it returned comes with them; if it fails, they are forgotten.
@@ -213,13 +217,31 @@ impl Queue {
         Ok((done, self.recording().take().unwrap_or_default()))
     }
 
+    /// Whether the owner of the stream captures it into a graph.
+    fn is_captured(&self) -> Result<bool> {
+        let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        // SAFETY: the stream lives as long as the queue.
+        self.gpu.check("cuStreamIsCapturing", unsafe { sys::cuStreamIsCapturing(self.stream, &mut status) })?;
+        Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
+    }
+
+    /// Fails while the owner of the stream captures it: our staging buffers will hold something else when the graph is replayed.
+    fn not_while_captured(&self, what: &str) -> Result<()> {
+        if self.is_captured()? {
+            return Err(self
+                .gpu
+                .error(format!("{what} while the stream is captured; do it before, or after a replay")));
+        }
+        Ok(())
+    }
+
     /// Fails while work is written down: what the host would read is not there yet.
     fn not_while_recording(&self) -> Result<()> {
         if self.recording().is_some() {
             let reason = "a copy to the host inside of work that becomes a graph (Graphs::run); read after it".into();
             return Err(self.gpu.error(reason));
         }
-        Ok(())
+        self.not_while_captured("a copy to the host")
     }
 
     /// Gives memory back once all work is done.
@@ -346,6 +368,7 @@ impl DeviceMemory for Queue {
             return Ok(());
         }
         self.gpu.bind()?;
+        self.not_while_captured("a copy from the host")?;
         self.staged(from.len(), |buffer, part| {
             let (start, len) = (part.start, part.len());
             // SAFETY: the buffer is free and has room for the part; the target is inside a reservation.
