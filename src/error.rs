@@ -41,6 +41,13 @@ pub enum Error {
     )]
     OutOfMemory { what: &'static str, wanted: usize, reserved: usize, in_use: usize },
 
+    /// A training stage does not fit into memory.
+    #[error(
+        "{source}. Stage `{stage}` needs {plan}. Less: --set run.keep=input, --set run.dtype=bf16, or --set stages.{stage}.batch=N with a smaller N \
+         (and a larger accumulate)"
+    )]
+    PlanTooLarge { stage: String, plan: String, source: Box<Error> },
+
     /// The work was stopped from outside (Ctrl-C) after its state had been saved.
     #[error("interrupted: {0}")]
     Interrupted(String),

@@ -46,7 +46,7 @@ fn status(error: &Error) -> i32 {
     match error {
         Error::Domain { .. } => 1,
         Error::Shape { .. } => 2,
-        Error::OutOfMemory { .. } => 3,
+        Error::OutOfMemory { .. } | Error::PlanTooLarge { .. } => 3,
         Error::Io { .. } => 4,
         Error::Format { .. } | Error::MissingTensor { .. } => 5,
         Error::Config(_) => 6,

@@ -59,6 +59,24 @@ struct Position {
     before: u64,
 }
 
+/// Bytes that a stage needs.
+struct MemoryPlan {
+    parameters: usize,
+    gradients: usize,
+    /// Both moments, and masters.
+    moments: usize,
+    activations: usize,
+}
+
+impl std::fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+        let MemoryPlan { parameters, gradients, moments, activations } = *self;
+        let (p, g, m, a) = (mib(parameters), mib(gradients), mib(moments), mib(activations));
+        write!(f, "{p:.1} MiB of parameters, {g:.1} of gradients, {m:.1} of moments, {a:.1} of activations")
+    }
+}
+
 /// Everything of a run that does not change from stage to stage.
 struct Run<'a> {
     cx: &'a Context,
@@ -199,16 +217,41 @@ impl Run<'_> {
         }
     }
 
-    /// Makes room for the activations of a stage, by a dry run on its first batches, and returns their bytes. Longer batches may still let the arena
-    /// grow.
-    fn reserve<E: Element>(&self, stage: &mut Stage<E>, source: &SceneSource) -> Result<usize> {
+    /// The memory of a stage, by a dry run on its first batches. Longer batches may still let the arena grow.
+    fn plan<E: Element>(
+        &self,
+        stage: &mut Stage<E>,
+        optimizer: &Optimizer<E>,
+        source: &SceneSource,
+    ) -> Result<MemoryPlan> {
         let planned = (0..PLANNED_BATCHES).map(|k| stage.plan(self.cx, &source.batch(k)?));
-        let most = planned.collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(0);
-        let arena = self.cx.arena();
-        if arena.stats().reserved_bytes < most {
-            arena.reserve(most)?;
-        }
-        Ok(most)
+        let activations = planned.collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(0);
+        let [parameters, gradients, moments] = optimizer.state_bytes(&stage.params);
+        Ok(MemoryPlan { parameters, gradients, moments, activations })
+    }
+
+    /// Moves a stage and its optimiser to the device and makes room for its activations.
+    fn place<E: Element>(
+        &self,
+        config: &StageConfig,
+        plan: &MemoryPlan,
+        stage: Stage<E>,
+        optimizer: Optimizer<E>,
+    ) -> Result<(Stage<E>, Optimizer<E>)> {
+        let (cx, arena) = (self.cx, self.cx.arena());
+        let placed = stage.on(cx).and_then(|stage| {
+            let optimizer = optimizer.on(cx)?;
+            if arena.stats().reserved_bytes < plan.activations {
+                arena.reserve(plan.activations)?;
+            }
+            Ok((stage, optimizer))
+        });
+        placed.map_err(|error| match error {
+            Error::OutOfMemory { .. } => {
+                Error::PlanTooLarge { stage: config.name.clone(), plan: plan.to_string(), source: Box::new(error) }
+            }
+            other => other,
+        })
     }
 
     fn stage<E: Element<Acc = f32>>(
@@ -230,7 +273,6 @@ impl Run<'_> {
             optimizer.load(&stage.params.table().clone(), checkpoint)?;
         }
         optimizer.step = at.step;
-        let (mut stage, mut optimizer) = (stage.on(cx)?, optimizer.on(cx)?);
         let rules = config.groups.as_ref().unwrap_or(&optimiser.groups);
         let decay = config.weight_decay.unwrap_or(optimiser.weight_decay);
         let plan = GroupPlan::new(stage.params.table(), config.lr, decay, rules)?;
@@ -238,18 +280,13 @@ impl Run<'_> {
         let parts = config.accumulate as u64;
         let data = &self.config.data;
         let source = Arc::new(source);
-        let activations = self.reserve(&mut stage, &source)?;
-        let mut loader = Loader::new(source, at.step * parts, data.workers, data.ahead)?;
-        let (trainable, frozen) = (stage.params.table().trainable_len(), stage.params.table().frozen_len());
-        let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
-        let ([parameters, gradients, moments], activations) =
-            (optimizer.state_bytes(&stage.params).map(mib), mib(activations));
+        let memory = self.plan(&mut stage, &optimizer, &source)?;
         self.metrics.begin_stage(&config.name, at.step, config.steps);
-        self.metrics.say(&format!(
-            "{}: {trainable} trainable and {frozen} frozen numbers; memory in MiB: parameters {parameters:.0}, gradients {gradients:.0}, \
-             moments {moments:.0}, activations {activations:.0}",
-            config.name
-        ));
+        let (trainable, frozen) = (stage.params.table().trainable_len(), stage.params.table().frozen_len());
+        self.metrics
+            .say(&format!("{}: {trainable} trainable and {frozen} frozen numbers; memory: {memory}", config.name));
+        let (mut stage, mut optimizer) = self.place(config, &memory, stage, optimizer)?;
+        let mut loader = Loader::new(source, at.step * parts, data.workers, data.ahead)?;
         let mut folder = self.folder(at.before + at.step);
         let mut graphs = Graphs::new();
         for step in at.step..config.steps {

@@ -19,7 +19,7 @@ use deem::train::run::train;
 use deem::weights::checkpoint::Checkpoint;
 use deem::{Context, Interrupt};
 
-use crate::program::SMALL;
+use crate::program::{SMALL, deem};
 use crate::support::{device, is_on_cuda, normals, uniforms, vgpu};
 use crate::tiny;
 
@@ -33,6 +33,24 @@ fn on_the_virtual_gpu() {
         vgpu::run(TESTS, 0);
         // Not through `println!`, which the harness keeps from the log.
         writeln!(std::io::stderr(), "ran: cuda, virtual GPU, {} tests of the whole model", TESTS.len()).unwrap();
+    }
+}
+
+/// A device with too little memory: the error says what a stage needs and what needs less, and a run of fewer bytes goes on.
+#[test]
+fn a_device_that_is_too_small() {
+    if is_on_cuda() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("small.toml"), SMALL).unwrap();
+    let mut command = deem(folder.path(), &["train", "--config", "small.toml", "--device", "cuda", "--quiet"]);
+    let _driver = vgpu::attach(&mut command);
+    let output = command.env("VGPU_MEMORY", "2MiB").output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    for word in ["out of memory", "Stage `vae` needs", "MiB of activations", "run.keep=input"] {
+        assert!(errors.contains(word), "`{word}` is not in: {errors}");
     }
 }
 

@@ -7,8 +7,8 @@ use super::DEVICE;
 /// Has tests print their results as bits.
 pub const PRINT: &str = "DEEM_TEST_PRINT_BITS";
 
-/// Runs tests of this very program there, which must find nothing, and returns what they print.
-pub fn run(tests: &[&str], seed: u32) -> String {
+/// Puts the virtual GPU onto the loader path of a program, with all of its checks on. The folder must outlive the program.
+pub fn attach(command: &mut Command) -> tempfile::TempDir {
     let program = std::env::current_exe().unwrap();
     let built = program.ancestors().nth(2).unwrap().join("libcuda.so");
     assert!(
@@ -21,7 +21,6 @@ pub fn run(tests: &[&str], seed: u32) -> String {
     for name in ["libcuda.so", "libcuda.so.1"] {
         std::os::unix::fs::symlink(&built, folder.path().join(name)).unwrap();
     }
-    let mut command = Command::new(program);
     let others = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     let path =
         std::env::join_paths(std::iter::once(folder.path().into()).chain(std::env::split_paths(&others))).unwrap();
@@ -30,8 +29,15 @@ pub fn run(tests: &[&str], seed: u32) -> String {
             command.env_remove(name);
         }
     }
-    command.env("LD_LIBRARY_PATH", path).env(DEVICE, "cuda").env(PRINT, "1");
-    command.env("VGPU_CHECKS", "all").env("VGPU_SEED", seed.to_string());
+    command.env("LD_LIBRARY_PATH", path).env("VGPU_CHECKS", "all");
+    folder
+}
+
+/// Runs tests of this very program there, which must find nothing, and returns what they print.
+pub fn run(tests: &[&str], seed: u32) -> String {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let _folder = attach(&mut command);
+    command.env(DEVICE, "cuda").env(PRINT, "1").env("VGPU_SEED", seed.to_string());
     command.args(["--exact", "--nocapture"]).args(tests);
     let output = command.stdin(Stdio::null()).output().unwrap();
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
