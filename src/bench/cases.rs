@@ -413,7 +413,7 @@ impl<'a> List<'a> {
             Ok(Call { flops: (3 * n) as f64, bytes: bytes::<E>(&[2 * n]), run })
         });
         self.push("reduce sum_rows", map, move |cx| {
-            let (x, mut y) = (numbers::<E>(cx, map)?, cx.uninit::<E::Acc>([640])?);
+            let (x, mut y) = (numbers::<E>(cx, map)?, cx.zeros::<E::Acc>([640])?);
             let run = Box::new(move || reduce::sum_rows(cx, x.view(), y.view_mut()));
             Ok(Call { flops: n as f64, bytes: bytes::<E>(&[n]), run })
         });

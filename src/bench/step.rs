@@ -68,6 +68,7 @@ pub fn step<E: Element>(cx: &Context, dir: &Path, repeats: usize) -> Result<Step
     let (mut times_ms, mut loss) = (Vec::new(), None);
     for _ in 0..=repeats {
         let start = Instant::now();
+        let _range = cx.range("training step");
         grads.clear()?;
         let pass = Pass::new(cx, &params);
         let out = model.forward(&pass, &inputs, &draws, Mode::Train)?;

@@ -117,6 +117,7 @@ pub fn sample<E: Element>(
         let guided = Guided::new(pass, &diffusion.unet, context, negative, features, options.guidance, uncond_sees)?;
         let mut x0 = pass.cx.zeros(x.shape())?;
         for (k, step) in plan.iter().enumerate() {
+            let _range = pass.cx.range("denoising step");
             let (prediction, guidance) = guided.predict(pass, &x, step)?;
             if pass.trace.is_some() {
                 let mut joined = prediction.clone();
