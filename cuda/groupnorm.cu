@@ -188,17 +188,21 @@ struct Tile {
             if (row + k * rows < pixels) f(k, base + int64_t(k) * rows * p.channels);
         }
     }
+    // Where shared memory has what a thread has for a channel of its pack: no two neighbours in one bank, whether they are threads or channels.
+    static constexpr int PLACES = N * 257;
+    static __device__ __forceinline__ int place(int thread, int channel) { return channel * 257 + thread; }
     // Number of pixels of row `r`.
     __device__ __forceinline__ int count(int r, int pixels) const { return (pixels - r + rows - 1) / rows; }
 };
 
-// f(row, index in the rows x channels of the tile) over what eight threads share of a group; the sums of all eight are in `x` of each of them.
+// f(row, place in shared memory) over what eight threads share of a group; the sums of all eight are in `x` of each of them.
 template <typename T, typename F>
 __device__ __forceinline__ float sum_of_group(const Tile<T> &tile, int group, F f) {
     float sum = 0.0f;
     for (int i = threadIdx.x % 8; i < tile.rows * tile.width; i += 8) {
         int row = i / tile.width;
-        sum += f(row, (row * tile.groups + group) * tile.width + (i - row * tile.width));
+        int channel = group * tile.width + (i - row * tile.width);
+        sum += f(row, Tile<T>::place(row * tile.packs + channel / Tile<T>::N, channel % Tile<T>::N));
     }
 #pragma unroll
     for (int lane = 4; lane > 0; lane /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lane);
@@ -208,7 +212,7 @@ __device__ __forceinline__ float sum_of_group(const Tile<T> &tile, int group, F 
 template <typename T>
 __device__ __forceinline__ void moments_tile(const DeemGroupnormMoments &p) {
     constexpr int N = Tile<T>::N;
-    __shared__ float sums[256 * N], squares[256 * N];
+    __shared__ float sums[Tile<T>::PLACES], squares[Tile<T>::PLACES];
     const T *x = static_cast<const T *>(p.x);
     for (int64_t image = blockIdx.z; image < p.images; image += gridDim.z) {
         Tile<T> tile(p, image);
@@ -232,8 +236,8 @@ __device__ __forceinline__ void moments_tile(const DeemGroupnormMoments &p) {
         if (tile.row < tile.rows) {
 #pragma unroll
             for (int c = 0; c < N; c++) {
-                sums[threadIdx.x * N + c] = sum[c];
-                squares[threadIdx.x * N + c] = square[c];
+                sums[tile.place(threadIdx.x, c)] = sum[c];
+                squares[tile.place(threadIdx.x, c)] = square[c];
             }
         }
         __syncthreads();
@@ -255,6 +259,17 @@ __device__ __forceinline__ void moments_tile(const DeemGroupnormMoments &p) {
     }
 }
 
+// Two numbers of each group of a tile, from memory once a block: every thread of the block calls, and may read them then.
+template <typename T>
+__device__ __forceinline__ const float2 *of_groups(const Tile<T> &tile, const void *array, int64_t first) {
+    __shared__ float2 numbers[256 * Tile<T>::N];
+    // What the image before has there has been read.
+    __syncthreads();
+    for (int group = threadIdx.x; group < tile.groups; group += 256) numbers[group] = static_cast<const float2 *>(array)[first + tile.first_group + group];
+    __syncthreads();
+    return numbers;
+}
+
 // What the channels of a pack are normalised with.
 template <typename T>
 struct Channels {
@@ -262,15 +277,16 @@ struct Channels {
     float mean[N], rstd[N], weight[N], bias[N];
     template <typename P>
     __device__ __forceinline__ Channels(const P &p, const Tile<T> &tile, int64_t image) {
+        const float2 *stats = of_groups(tile, p.stats, image * p.groups);
         int channel = tile.first_group * tile.width + tile.channel;
         if (tile.row >= tile.rows) return;
         const T *weights = static_cast<const T *>(p.weight), *biases = static_cast<const T *>(p.bias);
         Pack<T> w = load_pack(weights + channel), b = load_pack(biases + channel);
 #pragma unroll
         for (int c = 0; c < N; c++) {
-            const float *stats = static_cast<const float *>(p.stats) + (image * p.groups + (channel + c) / tile.width) * 2;
-            mean[c] = stats[0];
-            rstd[c] = stats[1];
+            float2 of_group = stats[(tile.channel + c) / tile.width];
+            mean[c] = of_group.x;
+            rstd[c] = of_group.y;
             weight[c] = widen(w.x[c]);
             bias[c] = widen(b.x[c]);
         }
@@ -304,7 +320,7 @@ __device__ __forceinline__ void forward_tile(const DeemGroupnormForward &p) {
 template <typename T>
 __device__ __forceinline__ void backward_sums_tile(const DeemGroupnormBackwardSums &p) {
     constexpr int N = Tile<T>::N;
-    __shared__ float firsts[256 * N], seconds[256 * N];
+    __shared__ float firsts[Tile<T>::PLACES], seconds[Tile<T>::PLACES];
     const T *x = static_cast<const T *>(p.x), *dy = static_cast<const T *>(p.dy);
     for (int64_t image = blockIdx.z; image < p.images; image += gridDim.z) {
         Tile<T> tile(p, image);
@@ -323,8 +339,8 @@ __device__ __forceinline__ void backward_sums_tile(const DeemGroupnormBackwardSu
         if (tile.row < tile.rows) {
 #pragma unroll
             for (int c = 0; c < N; c++) {
-                firsts[threadIdx.x * N + c] = first[c];
-                seconds[threadIdx.x * N + c] = second[c];
+                firsts[tile.place(threadIdx.x, c)] = first[c];
+                seconds[tile.place(threadIdx.x, c)] = second[c];
             }
         }
         __syncthreads();
@@ -349,13 +365,14 @@ __device__ __forceinline__ void backward_input_tile(const DeemGroupnormBackwardI
     for (int64_t image = blockIdx.z; image < p.images; image += gridDim.z) {
         Tile<T> tile(p, image);
         Channels<T> at(p, tile, image);
+        const float2 *totals = of_groups(tile, p.totals, image * p.groups);
         float first[N], second[N];
         if (tile.row < tile.rows) {
 #pragma unroll
             for (int c = 0; c < N; c++) {
-                const float *totals = static_cast<const float *>(p.totals) + (image * p.groups + tile.first_group + (tile.channel + c) / tile.width) * 2;
-                first[c] = totals[0];
-                second[c] = totals[1];
+                float2 of_group = totals[(tile.channel + c) / tile.width];
+                first[c] = of_group.x;
+                second[c] = of_group.y;
             }
         }
         tile.template each<2>(p, [&](int, int64_t i) {

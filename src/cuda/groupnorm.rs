@@ -104,7 +104,7 @@ pub(crate) fn forward<E: Element>(
     let n = x.shape().len();
     let (x, y, stats) = (input(cx, OP, "x", x)?, output(cx, OP, "y", &y)?, output(cx, OP, "stats", &stats)?);
     let (weight, bias) = (input(cx, OP, "weight", weight)?, input(cx, OP, "bias", bias)?);
-    let tile = sizes.tile(&[x, y.cast_const(), weight, bias]);
+    let tile = sizes.tile(&[x, y.cast_const(), weight, bias, stats.cast_const()]);
     let (groups_per_block, tile) = (tile.unwrap_or(1), tile.is_some());
     let mut partial = sizes.partial(cx)?;
     let partial = output(cx, OP, "moments", &partial.view_mut())?;
@@ -184,7 +184,7 @@ pub(crate) fn backward<E: Element>(
     let (x, dy, stats) = (input(cx, OP, "x", x)?, input(cx, OP, "dy", dy)?, input(cx, OP, "stats", stats)?);
     let (weight, bias) = (input(cx, OP, "weight", weight)?, input(cx, OP, "bias", bias)?);
     let dx = output(cx, OP, "dx", &dx)?;
-    let tile = sizes.tile(&[x, dy, dx.cast_const(), weight, bias]);
+    let tile = sizes.tile(&[x, dy, dx.cast_const(), weight, bias, stats]);
     let (groups_per_block, tile) = (tile.unwrap_or(1), tile.is_some());
     let mut partial = sizes.partial(cx)?;
     let partial = output(cx, OP, "partial sums", &partial.view_mut())?;
