@@ -106,6 +106,28 @@ machine_code() {
     grep 'PTX for sm_80 (machine code for sm_80 refused' <<<"$said"
 }
 [ -z "$toolkit" ] || step "machine code, refused by the virtual GPU" machine_code
+# A library in the place of NVIDIA's, that prints what it is told: ranges lie in each other, and all of them end.
+ranges() {
+    local folder
+    folder=$(mktemp -d)
+    cat >"$folder/nvtx.c" <<'EOF'
+#include <stdio.h>
+static int depth;
+int nvtxRangePushA(const char *name) { fprintf(stderr, "range %d %s\n", depth, name); return depth++; }
+int nvtxRangePop(void) { return --depth; }
+__attribute__((destructor)) static void end(void) { fprintf(stderr, "ranges open at the end: %d\n", depth); }
+EOF
+    cc -shared -fPIC -o "$folder/libnvToolsExt.so.1" "$folder/nvtx.c" || return
+    ln -s libnvToolsExt.so.1 "$folder/libnvToolsExt.so"
+    ln -s "$PWD/target/release/libcuda.so" "$folder/libcuda.so.1"
+    local said
+    said=$(DEEM_CUDA_NVTX=1 LD_LIBRARY_PATH=$folder target/release/deem bench --device cuda --filter 'diffusion guide' --quiet 2>&1) || return
+    rm "$folder"/libnvToolsExt*
+    DEEM_CUDA_NVTX=1 LD_LIBRARY_PATH=$folder target/release/deem bench --device cuda --filter rope --quiet 2>&1 | grep -q 'there is no libnvToolsExt.so.1' || return
+    rm -r "$folder"
+    grep -m1 '^range 0 diffusion$' <<<"$said" && grep -m1 '^ranges open at the end: 0$' <<<"$said"
+}
+step "NVTX ranges" ranges
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --release --workspace
 for set in avx2 portable; do
     # The CUDA kernels know nothing of it.

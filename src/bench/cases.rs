@@ -441,7 +441,7 @@ impl<'a> List<'a> {
                 let noise = Some(noise.view());
                 diffusion::step_forward(cx, &step, both.view(), Some(3.5), noise, x.view_mut(), x0.view_mut())
             });
-            Ok(Call { flops: (10 * n) as f64, bytes: bytes::<E>(&[7 * n]), run })
+            Ok(Call { flops: (10 * n) as f64, bytes: bytes::<E>(&[6 * n]), run })
         });
         self.push("random fill_normal", format!("[{}]", 1 << 18), move |cx| {
             let mut y = cx.uninit::<E>([1 << 18])?;
