@@ -1,9 +1,10 @@
 //! Puts the CUDA kernels into the library. Never asks for a GPU.
 //!
-//! `cuda/<op>.cu` is embedded as PTX, and as machine code for the architectures that `DEEM_CUDA_ARCHS` lists (such as `80 90a`; by default none: the driver
-//! compiles PTX when a kernel is first used, and keeps the result). With nvcc, found through `NVCC`, `CUDA_HOME`, `PATH` or in `target/toolkit`, where
-//! `tests/toolkit.sh` puts the pinned one, files that changed are compiled, a few at a time; compiled PTX is also left in `target/ptx` for
-//! `tests/generated.sh`. Without it the committed PTX of `cuda/ptx` is embedded.
+//! `cuda/<op>.cu` is embedded as PTX, and with nvcc also as machine code for the architectures that `DEEM_CUDA_ARCHS` lists: by default `80 90` (A100, RTX 30 and
+//! 40, H100), and none with the compiler of `tests/toolkit.sh`, whose builds run on the virtual GPU. An empty list means none: the driver compiles PTX when a kernel
+//! is first used, and keeps the result; so it does on GPUs for which there is no machine code. nvcc is looked for in `NVCC`, `CUDA_HOME`, `PATH` and
+//! `target/toolkit`, where `tests/toolkit.sh` puts the pinned one. Files that changed are compiled, one per processor at a time; compiled PTX and machine code
+//! are also left in `target/ptx`, for `tests/generated.sh` and `tests/gpu.sh`. Without nvcc the committed PTX of `cuda/ptx` is embedded.
 //!
 //! A file that mentions `DEEM_SM90A` is compiled a second time, for sm_90a with that macro defined, and has in that branch the kernels that only a Hopper
 //! GPU can run. The `.version` of PTX is lowered to the oldest that has the instructions, or older drivers would refuse it.
@@ -17,6 +18,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
+/// `DEEM_CUDA_ARCHS` where it is not set.
+const ARCHS: &str = "80 90";
 const FLAGS: &[&str] = &["-std=c++17", "-O3", "-Icuda", "-Iffi"];
 
 /// One output of the compiler.
@@ -43,8 +46,13 @@ fn main() {
     let sources = sources();
     let (compiled, report) = match find_nvcc(&target) {
         Some((nvcc, version)) => {
-            let jobs = compile(&nvcc, &version, &target, &sources);
-            (jobs, format!("{version} ({})", nvcc.display()))
+            let (jobs, compiled) = compile(&nvcc, &version, &target, &sources);
+            let cubins: BTreeSet<_> =
+                jobs.iter().filter(|job| job.machine_code).map(|job| &*job.architecture).collect();
+            let machine_code =
+                if cubins.is_empty() { "no machine code".into() } else { Vec::from_iter(cubins).join(" ") };
+            let report = format!("{version} ({}), PTX and {machine_code}, {compiled} compiled", nvcc.display());
+            (jobs, report)
         }
         None => (Vec::new(), "committed PTX (no nvcc in NVCC, CUDA_HOME, PATH or target/toolkit)".into()),
     };
@@ -65,7 +73,9 @@ fn sources() -> Vec<(String, PathBuf)> {
 fn find_nvcc(target: &Path) -> Option<(PathBuf, String)> {
     let explicit = env::var_os("NVCC").map(PathBuf::from);
     let home = env::var_os("CUDA_HOME").map(|home| PathBuf::from(home).join("bin/nvcc"));
-    let candidates = [explicit, home, Some("nvcc".into()), Some(target.join("toolkit/bin/nvcc"))];
+    let path = env::var_os("PATH").unwrap_or_default();
+    let in_path = env::split_paths(&path).map(|folder| folder.join("nvcc")).find(|nvcc| nvcc.exists());
+    let candidates = [explicit, home, in_path, Some(target.join("toolkit/bin/nvcc"))];
     candidates.into_iter().flatten().find_map(|nvcc| {
         let output = Command::new(&nvcc).arg("--version").output().ok().filter(|output| output.status.success())?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -74,11 +84,12 @@ fn find_nvcc(target: &Path) -> Option<(PathBuf, String)> {
     })
 }
 
-/// Compiles what is not in the cache yet, and stops the build with the compiler's words if it refuses something.
-fn compile(nvcc: &Path, version: &str, target: &Path, sources: &[(String, PathBuf)]) -> Vec<Job> {
+/// Compiles what is not in the cache yet, and stops the build with the compiler's words if it refuses something. Returns all outputs, and how many are new.
+fn compile(nvcc: &Path, version: &str, target: &Path, sources: &[(String, PathBuf)]) -> (Vec<Job>, usize) {
     let cache = target.join("ptx/cache");
     fs::create_dir_all(&cache).expect("the target folder is writable");
-    let archs = env::var("DEEM_CUDA_ARCHS").unwrap_or_default();
+    let default = if nvcc.starts_with(target.join("toolkit")) { "" } else { ARCHS };
+    let archs = env::var("DEEM_CUDA_ARCHS").unwrap_or(default.into());
     let cubins: Vec<String> = archs
         .split([' ', ',', ';'])
         .filter(|arch| !arch.is_empty())
@@ -107,6 +118,7 @@ fn compile(nvcc: &Path, version: &str, target: &Path, sources: &[(String, PathBu
             add(arch, true);
         }
     }
+    let compiled = jobs.iter().filter(|job| !job.cached.exists()).count();
     let waiting = Mutex::new(jobs.iter().filter(|job| !job.cached.exists()));
     let failures = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -122,7 +134,7 @@ fn compile(nvcc: &Path, version: &str, target: &Path, sources: &[(String, PathBu
     });
     let failures = failures.into_inner().expect("no thread panics");
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    jobs
+    (jobs, compiled)
 }
 
 /// Feeds a file, and every file of ours that it includes, to the hasher.
@@ -183,10 +195,10 @@ fn embed(out: &Path, target: &Path, sources: &[(String, PathBuf)], compiled: &[J
         let mut add = |architecture: &str, machine_code: bool, from: &Path| {
             let mut bytes = fs::read(from).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
             let name = format!("{op}.{architecture}.{}", if machine_code { "cubin" } else { "ptx" });
+            if from.starts_with(target) {
+                fs::write(target.join("ptx").join(&name), &bytes).expect("the target folder is writable");
+            }
             if !machine_code {
-                if from.starts_with(target) {
-                    fs::write(target.join("ptx").join(&name), &bytes).expect("the target folder is writable");
-                }
                 bytes.push(0);
             }
             fs::write(out.join(&name), bytes).expect("the output folder is writable");

@@ -2,26 +2,39 @@
 //
 // | variant | domain | idea |
 // |---|---|---|
-// | copy_blocks_* | any | entries in blocks.y, 16 bytes per thread where addresses, strides and lengths allow it |
+// | copy_blocks_* | any | the elements of all entries in a row, 16 bytes per thread where addresses, strides and lengths allow it |
 // | copy_transpose_* | any | tiles of 32 x 32 through shared memory, read and written by rows |
 #include "../ffi/copy.h"
 #include "common/pointwise.cuh"
 
+// f(first element in x, first element in y) for the steps of N elements of all entries.
+template <int N, typename F>
+__device__ __forceinline__ void each_step(const DeemCopyBlocks &p, F f) {
+    int64_t steps = p.len / N, n = p.entries * steps;
+    each_index(n, [&](int64_t i) {
+        int64_t entry = n <= 0x7fffffff ? uint32_t(i) / uint32_t(steps) : i / steps, at = (i - entry * steps) * N;
+        f(entry * p.x_stride + p.x_start + at, entry * p.y_stride + p.y_start + at);
+    });
+}
+
 template <typename T>
 __device__ __forceinline__ void copy_blocks(const DeemCopyBlocks &p) {
-    for (int64_t entry = blockIdx.y; entry < p.entries; entry += gridDim.y) {
-        const T *x = static_cast<const T *>(p.x) + entry * p.x_stride + p.x_start;
-        T *y = static_cast<T *>(p.y) + entry * p.y_stride + p.y_start;
-        if (p.add) {
-            map2(x, static_cast<const T *>(y), y, p.len, [](float x, float y) { return y + x; });
-            continue;
-        }
-        int64_t done = 0;
-        if (aligned(x, y)) {
-            done = p.len / Pack<T>::N * Pack<T>::N;
-            for (int64_t i = grid_thread() * Pack<T>::N; i < done; i += grid_threads() * Pack<T>::N) store_pack(y + i, load_pack(x + i));
-        }
-        for (int64_t i = done + grid_thread(); i < p.len; i += grid_threads()) y[i] = x[i];
+    constexpr int N = Pack<T>::N;
+    const T *x = static_cast<const T *>(p.x);
+    T *y = static_cast<T *>(p.y);
+    bool packs = aligned(x, y) && (p.len | p.x_stride | p.x_start | p.y_stride | p.y_start) % N == 0;
+    if (packs && p.add) {
+        each_step<N>(p, [&](int64_t from, int64_t to) {
+            Pack<T> a = load_pack(x + from), b = load_pack(y + to);
+#pragma unroll
+            for (int k = 0; k < N; k++) b.x[k] = narrow<T>(widen(b.x[k]) + widen(a.x[k]));
+            store_pack(y + to, b);
+        });
+    } else if (packs) {
+        // Of a built-in type: the compiler divides the store of a Pack whose elements it does not see computed.
+        each_step<N>(p, [&](int64_t from, int64_t to) { *reinterpret_cast<uint4 *>(y + to) = *reinterpret_cast<const uint4 *>(x + from); });
+    } else {
+        each_step<1>(p, [&](int64_t from, int64_t to) { y[to] = p.add ? narrow<T>(widen(y[to]) + widen(x[from])) : x[from]; });
     }
 }
 
@@ -42,18 +55,14 @@ __device__ __forceinline__ void cast(const DeemCopyCast &p) {
     To *y = static_cast<To *>(p.y);
     int64_t done = 0;
     if (aligned(x, y)) {
-        // Eight elements: one pack of the narrow type, two of the wide one.
-        constexpr int X = Pack<From>::N, Y = Pack<To>::N;
-        done = p.n / 8 * 8;
-        for (int64_t i = grid_thread() * 8; i < done; i += grid_threads() * 8) {
-            Pack<From> in[8 / X];
-            Pack<To> out[8 / Y];
+        // Four elements: 16 bytes of the wide type, 8 of the narrow one, so that the accesses of neighbours leave no gaps.
+        done = p.n / 4 * 4;
+        for (int64_t i = grid_thread() * 4; i < done; i += grid_threads() * 4) {
+            Pack<From, 4> in = load_pack<From, 4>(x + i);
+            Pack<To, 4> out;
 #pragma unroll
-            for (int k = 0; k < 8 / X; k++) in[k] = load_pack(x + i + k * X);
-#pragma unroll
-            for (int k = 0; k < 8; k++) out[k / Y].x[k % Y] = narrow<To>(widen(in[k / X].x[k % X]));
-#pragma unroll
-            for (int k = 0; k < 8 / Y; k++) store_pack(y + i + k * Y, out[k]);
+            for (int k = 0; k < 4; k++) out.x[k] = narrow<To>(widen(in.x[k]));
+            store_pack(y + i, out);
         }
     }
     for (int64_t i = done + grid_thread(); i < p.n; i += grid_threads()) y[i] = narrow<To>(widen(x[i]));

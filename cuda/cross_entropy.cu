@@ -14,7 +14,7 @@ __device__ __forceinline__ void forward(const DeemCrossEntropyForward &p) {
     int target = static_cast<const int32_t *>(p.targets)[row];
     float lse = 0.0f, loss = 0.0f;
     if (target >= 0) {
-        LogSumExp parts = log_sum_exp(x, p.cols);
+        LogSumExp parts = log_sum_exp(Row<T, 1>({x}, {nullptr}, p.cols));
         lse = parts.max + parts.ln;
         loss = parts.max - widen(x[target]) + parts.ln;
     }
@@ -36,8 +36,8 @@ __device__ __forceinline__ void backward(const DeemCrossEntropyBackward &p) {
         for (int c = threadIdx.x; c < p.cols; c += blockDim.x) d[c] = narrow<T>(0.0f);
         return;
     }
-    row_map(static_cast<const T *>(p.logits) + row * p.cols, d, p.cols,
-            [&](int c, float x) { return (expf(x - lse) - (c == target ? 1.0f : 0.0f)) * p.scale; });
+    Row<T, 1> logits({static_cast<const T *>(p.logits) + row * p.cols}, {d}, p.cols);
+    logits.map(d, [&](int c, const float (&v)[2]) { return (expf(v[0] - lse) - (c == target ? 1.0f : 0.0f)) * p.scale; });
 }
 
 DEEM_KERNELS(cross_entropy_forward, DeemCrossEntropyForward, forward)

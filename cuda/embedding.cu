@@ -12,7 +12,9 @@ __device__ __forceinline__ void gather(const DeemEmbeddingGather &p) {
     int64_t i = row_index();
     if (i >= p.count) return;
     int64_t from = static_cast<const int32_t *>(p.rows)[i];
-    row_map(static_cast<const T *>(p.table) + from * p.cols, static_cast<T *>(p.y) + i * p.cols, p.cols, [](int, float x) { return x; });
+    T *y = static_cast<T *>(p.y) + i * p.cols;
+    Row<T, 1> values({static_cast<const T *>(p.table) + from * p.cols}, {y}, p.cols);
+    values.map(y, [](int, const float (&v)[2]) { return v[0]; });
 }
 
 // From storage T into To, which is T or float.

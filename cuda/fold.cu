@@ -12,9 +12,12 @@ __device__ __forceinline__ void forward(const DeemFoldForward &p) {
     if (row >= p.rows) return;
     const T *gamma = static_cast<const T *>(p.gamma), *beta = static_cast<const T *>(p.beta);
     float sum = 0.0f;
-    row_map(static_cast<const T *>(p.weight) + row * p.cols, static_cast<T *>(p.to_weight) + row * p.cols, p.cols, [&](int c, float w) {
-        sum += w * widen(beta[c]);
-        return w * widen(gamma[c]);
+    T *to_weight = static_cast<T *>(p.to_weight) + row * p.cols;
+    const T *const parameters[2] = {gamma, beta};
+    Row<T, 1> weights({static_cast<const T *>(p.weight) + row * p.cols}, {gamma, beta, to_weight}, p.cols);
+    weights.map(parameters, to_weight, [&](int, const float (&v)[3]) {
+        sum += v[0] * v[2];
+        return v[0] * v[1];
     });
     sum = row_sum(sum);
     if (threadIdx.x == 0) static_cast<T *>(p.to_bias)[row] = narrow<T>(widen(static_cast<const T *>(p.bias)[row]) + sum);
@@ -29,8 +32,9 @@ __device__ __forceinline__ void backward_weight(const DeemFoldBackwardWeight &p)
     float d_bias = static_cast<const float *>(p.d_bias)[row];
     if (p.to_weight) {
         float *to = static_cast<float *>(p.to_weight) + row * p.cols;
-        row_map(d_weight, static_cast<const float *>(to), to, p.cols,
-                [&](int c, float d, float to) { return to + d * widen(gamma[c]) + d_bias * widen(beta[c]); });
+        const T *const parameters[2] = {gamma, beta};
+        Row<float, 2> gradients({d_weight, to}, {gamma, beta}, p.cols, sizeof(T) != sizeof(float));
+        gradients.map(parameters, to, [&](int, const float (&v)[4]) { return v[1] + v[0] * v[2] + d_bias * v[3]; });
     }
     if (p.to_bias && threadIdx.x == 0) static_cast<float *>(p.to_bias)[row] += d_bias;
 }

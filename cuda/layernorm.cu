@@ -2,7 +2,7 @@
 //
 // | variant | domain | idea |
 // |---|---|---|
-// | layernorm_* | any rows and columns | a warp per row up to 1024 columns, else a block; a row is read again from the cache for each of its sums |
+// | layernorm_* | any rows and columns | a warp per row up to 1024 columns, else a block; a row is read once into registers (up to 8192 columns) for all of its sums |
 //
 // Statistics are two passes: the variance is a sum of squares of deviations. Gradients of weight and bias are sums over slices of rows, which
 // reduce_slices adds up in order: two launches, no atomics.
@@ -17,19 +17,20 @@ __device__ __forceinline__ void forward(const DeemLayernormForward &p) {
     const T *weight = static_cast<const T *>(p.weight), *bias = static_cast<const T *>(p.bias);
     T *y = static_cast<T *>(p.y) + row * p.cols;
     float inverse = 1.0f / p.cols, sum = 0.0f, squares = 0.0f;
-    row_each(x, p.cols, [&](int, float x) { sum += x; });
+    const T *const parameters[2] = {weight, bias};
+    Row<T, 1> values({x}, {weight, bias, y}, p.cols);
+    values.each([&](int, const float (&v)[2]) { sum += v[0]; });
     float mean = row_sum(sum) * inverse;
-    row_each(x, p.cols, [&](int, float x) { squares += (x - mean) * (x - mean); });
+    values.each([&](int, const float (&v)[2]) { squares += (v[0] - mean) * (v[0] - mean); });
     float rstd = 1.0f / sqrtf(row_sum(squares) * inverse + p.eps);
     if (threadIdx.x == 0) {
         float *stats = static_cast<float *>(p.stats) + 2 * row;
         stats[0] = mean;
         stats[1] = rstd;
     }
-    row_map(x, y, p.cols, [&](int c, float x) {
-        float n = (x - mean) * rstd;
-        if (weight) n *= widen(weight[c]);
-        return bias ? n + widen(bias[c]) : n;
+    values.map(parameters, y, [&](int, const float (&v)[3]) {
+        float n = (v[0] - mean) * rstd;
+        return (weight ? n * v[1] : n) + v[2];
     });
 }
 
@@ -43,16 +44,18 @@ __device__ __forceinline__ void backward_input(const DeemLayernormBackwardInput 
     T *dx = static_cast<T *>(p.dx) + row * p.cols;
     const float *stats = static_cast<const float *>(p.stats) + 2 * row;
     float mean = stats[0], rstd = stats[1], inverse = 1.0f / p.cols, first = 0.0f, second = 0.0f;
-    row_each(x, dy, p.cols, [&](int c, float x, float dy) {
-        float g = weight ? dy * widen(weight[c]) : dy;
+    const T *const parameters[1] = {weight};
+    Row<T, 2> values({x, dy}, {weight, dx}, p.cols);
+    values.each(parameters, [&](int, const float (&v)[3]) {
+        float g = weight ? v[1] * v[2] : v[1];
         first += g;
-        second += g * ((x - mean) * rstd);
+        second += g * ((v[0] - mean) * rstd);
     });
     first = row_sum(first) * inverse;
     second = row_sum(second) * inverse;
-    row_map(x, dy, dx, p.cols, [&](int c, float x, float dy) {
-        float g = weight ? dy * widen(weight[c]) : dy;
-        return rstd * (g - first - (x - mean) * rstd * second);
+    values.map(parameters, dx, [&](int, const float (&v)[3]) {
+        float g = weight ? v[1] * v[2] : v[1];
+        return rstd * (g - first - (v[0] - mean) * rstd * second);
     });
 }
 

@@ -65,8 +65,9 @@ __device__ __forceinline__ void argmax(const DeemReduceArgmax &p) {
     // No column is worse than any.
     float best = Max::neutral;
     int at = 0x7fffffff;
-    row_each(static_cast<const T *>(p.x) + row * p.cols, p.cols, [&](int c, float x) {
-        if (before(x, c, best, at)) best = x, at = c;
+    Row<T, 1> candidates({static_cast<const T *>(p.x) + row * p.cols}, {nullptr}, p.cols);
+    candidates.each([&](int c, const float (&v)[2]) {
+        if (before(v[0], c, best, at)) best = v[0], at = c;
     });
     auto meet = [&]() {
 #pragma unroll
@@ -102,8 +103,9 @@ __device__ __forceinline__ void log_softmax(const DeemReduceLogSoftmax &p) {
     if (row >= p.rows) return;
     const T *x = static_cast<const T *>(p.x) + row * p.cols;
     float *y = static_cast<float *>(p.y) + row * p.cols;
-    LogSumExp lse = log_sum_exp(x, p.cols);
-    row_each(x, p.cols, [&](int c, float x) { y[c] = x - lse.max - lse.ln; });
+    Row<T, 1, 4> values({x}, {y}, p.cols, true);
+    LogSumExp lse = log_sum_exp(values);
+    values.map(y, [&](int, const float (&v)[2]) { return v[0] - lse.max - lse.ln; });
 }
 
 // A block of 32 columns x 8 rows of threads per 32 columns of an image.

@@ -2,7 +2,7 @@
 //
 // | variant | domain | idea |
 // |---|---|---|
-// | rmsnorm_* | any rows and columns | a warp per row up to 1024 columns, else a block; a row is read again from the cache |
+// | rmsnorm_* | any rows and columns | a warp per row up to 1024 columns, else a block; a row is read once into registers (up to 8192 columns) |
 #include "../ffi/rmsnorm.h"
 #include "common/rows.cuh"
 
@@ -11,11 +11,14 @@ __device__ __forceinline__ void forward(const DeemRmsnormForward &p) {
     int64_t row = row_index();
     if (row >= p.rows) return;
     const T *x = static_cast<const T *>(p.x) + row * p.cols, *weight = static_cast<const T *>(p.weight);
+    T *y = static_cast<T *>(p.y) + row * p.cols;
     float squares = 0.0f;
-    row_each(x, p.cols, [&](int, float x) { squares += x * x; });
+    const T *const parameters[1] = {weight};
+    Row<T, 1> values({x}, {weight, y}, p.cols);
+    values.each([&](int, const float (&v)[2]) { squares += v[0] * v[0]; });
     float rstd = 1.0f / sqrtf(row_sum(squares) * (1.0f / p.cols) + p.eps);
     if (threadIdx.x == 0) static_cast<float *>(p.rstd)[row] = rstd;
-    row_map(x, static_cast<T *>(p.y) + row * p.cols, p.cols, [&](int c, float x) { return x * rstd * widen(weight[c]); });
+    values.map(parameters, y, [&](int, const float (&v)[2]) { return v[0] * rstd * v[1]; });
 }
 
 template <typename T>
@@ -24,11 +27,13 @@ __device__ __forceinline__ void backward_input(const DeemRmsnormBackwardInput &p
     if (row >= p.rows) return;
     const T *x = static_cast<const T *>(p.x) + row * p.cols, *dy = static_cast<const T *>(p.dy) + row * p.cols;
     const T *weight = static_cast<const T *>(p.weight);
+    T *dx = static_cast<T *>(p.dx) + row * p.cols;
     float rstd = static_cast<const float *>(p.rstd)[row], sum = 0.0f;
-    row_each(x, dy, p.cols, [&](int c, float x, float dy) { sum += dy * widen(weight[c]) * (x * rstd); });
+    const T *const parameters[1] = {weight};
+    Row<T, 2> values({x, dy}, {weight, dx}, p.cols);
+    values.each(parameters, [&](int, const float (&v)[3]) { sum += v[1] * v[2] * (v[0] * rstd); });
     float mean = row_sum(sum) * (1.0f / p.cols);
-    row_map(x, dy, static_cast<T *>(p.dx) + row * p.cols, p.cols,
-            [&](int c, float x, float dy) { return rstd * (dy * widen(weight[c]) - x * rstd * mean); });
+    values.map(parameters, dx, [&](int, const float (&v)[3]) { return rstd * (v[1] * v[2] - v[0] * rstd * mean); });
 }
 
 template <typename T>

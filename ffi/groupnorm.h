@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-/* (mean, sum of squares of deviations) of each group of channels over slices of the pixels */
+/* (mean, sum of squares of deviations) of each group of channels over slices of the pixels. Blocks: slices, groups_per_block groups, images. */
 struct DeemGroupnormMoments {
     const void *x; /* [images, pixels, channels] */
     void *partial; /* f32 [images, slices, groups, 2] */
@@ -14,6 +14,8 @@ struct DeemGroupnormMoments {
     int32_t groups;
     int32_t slices;
     int32_t pixels_per_slice;
+    int32_t groups_per_block;
+    int32_t padding;
 };
 
 /* stats from the moments of the slices, in order */
@@ -38,9 +40,13 @@ struct DeemGroupnormForward {
     const void *stats;  /* f32 [images, groups, 2] */
     void *y;            /* [images, pixels, channels] */
     int64_t n;
+    int32_t images;
     int32_t pixels;
     int32_t channels;
     int32_t groups;
+    int32_t slices;
+    int32_t pixels_per_slice;
+    int32_t groups_per_block;
     int32_t silu;
 };
 
@@ -58,8 +64,18 @@ struct DeemGroupnormBackwardSums {
     int32_t groups;
     int32_t slices;
     int32_t pixels_per_slice;
+    int32_t groups_per_block;
     int32_t silu;
-    int32_t padding;
+};
+
+/* Means of g and g n of each group: the slices' sums in order, times factor */
+struct DeemGroupnormTotals {
+    const void *partial; /* f32 [images, slices, groups, 2] */
+    void *totals;        /* f32 [images, groups, 2] */
+    int32_t images;
+    int32_t groups;
+    int32_t slices;
+    float factor;
 };
 
 /* dx = rstd (g - mean(g) - n mean(g n)) */
@@ -69,7 +85,7 @@ struct DeemGroupnormBackwardInput {
     const void *bias;    /* [channels] */
     const void *stats;   /* f32 [images, groups, 2] */
     const void *dy;      /* [images, pixels, channels] */
-    const void *partial; /* f32 [images, slices, groups, 2] */
+    const void *totals;  /* f32 [images, groups, 2]: means of g and g n */
     void *dx;            /* [images, pixels, channels] */
     int32_t images;
     int32_t pixels;
@@ -77,8 +93,8 @@ struct DeemGroupnormBackwardInput {
     int32_t groups;
     int32_t slices;
     int32_t pixels_per_slice;
+    int32_t groups_per_block;
     int32_t silu;
-    int32_t padding;
 };
 
 /* Partial sums over slices of rows (images and pixels): of d n, of d */

@@ -21,21 +21,21 @@ __device__ __forceinline__ bf16 narrow<bf16>(float x) {
     return __float2bfloat16_rn(x);
 }
 
-// What one thread moves at once: 4 float or 8 bf16.
-template <typename T>
-struct alignas(16) Pack {
-    static constexpr int N = 16 / sizeof(T);
+// What one thread moves at once: 16 bytes, 4 float or 8 bf16, unless it says how many.
+template <typename T, int COUNT = 16 / sizeof(T)>
+struct alignas(COUNT * sizeof(T)) Pack {
+    static constexpr int N = COUNT;
     T x[N];
 };
 
-template <typename T>
-__device__ __forceinline__ Pack<T> load_pack(const T *from) {
-    return *reinterpret_cast<const Pack<T> *>(from);
+template <typename T, int COUNT = 16 / sizeof(T)>
+__device__ __forceinline__ Pack<T, COUNT> load_pack(const T *from) {
+    return *reinterpret_cast<const Pack<T, COUNT> *>(from);
 }
 
-template <typename T>
-__device__ __forceinline__ void store_pack(T *to, const Pack<T> &pack) {
-    *reinterpret_cast<Pack<T> *>(to) = pack;
+template <typename T, int COUNT>
+__device__ __forceinline__ void store_pack(T *to, const Pack<T, COUNT> &pack) {
+    *reinterpret_cast<Pack<T, COUNT> *>(to) = pack;
 }
 
 // Whether packs may begin at all of these addresses (null among them).

@@ -413,7 +413,7 @@ impl<'a> List<'a> {
             Ok(Call { flops: (3 * n) as f64, bytes: bytes::<E>(&[2 * n]), run })
         });
         self.push("reduce sum_rows", map, move |cx| {
-            let (x, mut y) = (numbers::<E>(cx, map)?, cx.uninit::<E::Acc>([640])?);
+            let (x, mut y) = (numbers::<E>(cx, map)?, cx.zeros::<E::Acc>([640])?);
             let run = Box::new(move || reduce::sum_rows(cx, x.view(), y.view_mut()));
             Ok(Call { flops: n as f64, bytes: bytes::<E>(&[n]), run })
         });
@@ -441,7 +441,7 @@ impl<'a> List<'a> {
                 let noise = Some(noise.view());
                 diffusion::step_forward(cx, &step, both.view(), Some(3.5), noise, x.view_mut(), x0.view_mut())
             });
-            Ok(Call { flops: (10 * n) as f64, bytes: bytes::<E>(&[7 * n]), run })
+            Ok(Call { flops: (10 * n) as f64, bytes: bytes::<E>(&[6 * n]), run })
         });
         self.push("random fill_normal", format!("[{}]", 1 << 18), move |cx| {
             let mut y = cx.uninit::<E>([1 << 18])?;

@@ -3,12 +3,14 @@
 
 pub mod cases;
 mod ceilings;
+mod counts;
 mod ops;
 #[cfg(feature = "cli")]
 mod roofline;
 mod step;
 
 pub use ceilings::Ceilings;
+pub use counts::{Counts, REPORT, is_virtual};
 pub use ops::{OpTime, OpTimes, ops};
 #[cfg(feature = "cli")]
 pub use roofline::draw;

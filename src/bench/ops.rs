@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Ceilings;
 use super::cases::{Call, Case, cases};
+use super::counts::{Counts, Report, is_virtual};
 use crate::device::Context;
 use crate::device::cuda::Event;
 use crate::dtype::{DType, Element};
@@ -39,6 +40,9 @@ pub struct OpTime {
     pub bound: &'static str,
     /// Share of that ceiling, per cent. Above 100 where data stays in caches.
     pub percent: f64,
+    /// On the virtual GPU, with its report: what it counted. The times are modelled then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counts: Option<Counts>,
 }
 
 impl OpTime {
@@ -60,6 +64,7 @@ impl OpTime {
             gbytes,
             bound: if compute { "compute" } else { "memory" },
             percent: 100.0 * share,
+            counts: None,
         }
     }
 }
@@ -73,6 +78,11 @@ pub struct OpTimes {
     pub dtype: DType,
     /// What the machine gives.
     pub ceilings: Ceilings,
+    /// Whether the device is the virtual GPU: times are those of its model, not measured.
+    pub modelled: bool,
+    /// Where the kernels of each op came from, on a GPU: machine code or PTX.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kernels: Vec<(&'static str, String)>,
     /// One per case.
     pub ops: Vec<OpTime>,
 }
@@ -81,14 +91,34 @@ impl fmt::Display for OpTimes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Ceilings { gflops, gbytes } = self.ceilings;
         writeln!(f, "{}, {}; ceilings {gflops:.0} GFLOP/s, {gbytes:.1} GB/s", self.device, self.dtype)?;
-        writeln!(f, "{:32} {:44} {:>10} {:>9} {:>8} {:>7}  bound", "op", "shape", "us", "GFLOP/s", "GB/s", "%")?;
-        for t in &self.ops {
-            let rate = if t.flops > 0.0 { format!("{:.1}", t.gflops) } else { "-".into() };
+        if self.modelled {
             writeln!(
                 f,
-                "{:32} {:44} {:10.1} {rate:>9} {:8.1} {:7.1}  {}",
+                "the virtual GPU: times are modelled; DRAM is counted, as a multiple of the bytes that must move"
+            )?;
+        }
+        write!(f, "{:32} {:44} {:>10} {:>9} {:>8} {:>7}  {:7}", "op", "shape", "us", "GFLOP/s", "GB/s", "%", "bound")?;
+        if self.ops.iter().any(|t| t.counts.is_some()) {
+            write!(
+                f,
+                " {:>8} {:>6} {:>7} {:>9} {:>6}  modelled bound",
+                "launches", "DRAM", "sectors", "conflicts", "tensor"
+            )?;
+        }
+        writeln!(f)?;
+        for t in &self.ops {
+            let rate = if t.flops > 0.0 { format!("{:.1}", t.gflops) } else { "-".into() };
+            write!(
+                f,
+                "{:32} {:44} {:10.1} {rate:>9} {:8.1} {:7.1}  {:7}",
                 t.op, t.shape, t.median_us, t.gbytes, t.percent, t.bound
             )?;
+            if let Some(c) = &t.counts {
+                let (dram, lost, tensor) =
+                    (c.dram_bytes / t.bytes, 100.0 * c.bank_conflicts, 100.0 * c.tensor_utilisation);
+                write!(f, " {:8} {dram:6.2} {:7.2} {lost:7.1} % {tensor:4.0} %  {}", c.launches, c.sectors, c.bound)?;
+            }
+            writeln!(f)?;
         }
         Ok(())
     }
@@ -121,22 +151,32 @@ pub fn ops<E: Element>(cx: &Context, filter: &str, mut told: impl FnMut(&str)) -
         return Err(Error::Config(text));
     }
     let ceilings = Ceilings::of(cx, E::DTYPE);
+    let modelled = is_virtual(cx);
     let mut ops = Vec::new();
     for Case { op, shape, make } in all {
         told(&format!("{op} {shape}"));
         let mut call = make()?;
-        // Once for caches, scratch and the pages of outputs.
-        (call.run)()?;
-        let (start, mut seconds) = (Instant::now(), Vec::new());
-        while seconds.len() < LEAST || start.elapsed() < ENOUGH {
+        let (start, mut seconds, mut counts) = (Instant::now(), Vec::new(), None);
+        if modelled {
+            // The same in every repeat.
+            cx.synchronize()?;
+            let mut report = Report::of(cx);
+            seconds.push(seconds_of(cx, &mut call)?);
+            counts = report.as_mut().map(Report::take).transpose()?;
+        } else {
+            // Once for caches, scratch and the pages of outputs.
+            (call.run)()?;
+        }
+        while !modelled && (seconds.len() < LEAST || start.elapsed() < ENOUGH) {
             seconds.push(seconds_of(cx, &mut call)?);
         }
         seconds.sort_by(f64::total_cmp);
-        ops.push(OpTime::new(op, shape, &call, &seconds, &ceilings));
+        ops.push(OpTime { counts, ..OpTime::new(op, shape, &call, &seconds, &ceilings) });
     }
     let device = match cx.queue() {
         Some(queue) => format!("{}, {}", cx.device(), queue.gpu().name()),
         None => format!("host, {} threads", cx.pool().threads()),
     };
-    Ok(OpTimes { device, dtype: E::DTYPE, ceilings, ops })
+    let kernels = cx.queue().map(|queue| queue.gpu().kernel_origins()).unwrap_or_default();
+    Ok(OpTimes { device, dtype: E::DTYPE, ceilings, modelled, kernels, ops })
 }

@@ -9,7 +9,9 @@ use crate::error::{Error, Result};
 use crate::weights::atomic;
 
 /// Width and height of the drawing, pixels.
-const SIZE: (u32, u32) = (1100, 700);
+const SIZE: (u32, u32) = (1500, 760);
+/// Width of the chart; the list of its points is beside it.
+const CHART: u32 = 1080;
 const COLOURS: [RGBColor; 8] = [
     RGBColor(31, 119, 180),
     RGBColor(255, 127, 14),
@@ -44,7 +46,8 @@ fn chart(times: &OpTimes, svg: &mut String) -> std::result::Result<(), Box<dyn s
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let title = format!("{}, {}: {peak:.0} GFLOP/s, {bandwidth:.0} GB/s", times.device, times.dtype);
-    let mut chart = ChartBuilder::on(&root)
+    let (left_part, list) = root.split_horizontally(CHART);
+    let mut chart = ChartBuilder::on(&left_part)
         .margin(16)
         .caption(title, ("sans-serif", 20))
         .x_label_area_size(44)
@@ -53,18 +56,18 @@ fn chart(times: &OpTimes, svg: &mut String) -> std::result::Result<(), Box<dyn s
     chart.configure_mesh().x_desc("operations per byte that must move").y_desc("GFLOP/s").draw()?;
     let roof = [left, ridge, right].map(|x| (x, (x * bandwidth).min(peak)));
     chart.draw_series(LineSeries::new(roof, BLACK.stroke_width(2)))?;
+    // Points have numbers, and the list beside the chart says whose they are: a legend inside would hide half of them.
+    let line = ((SIZE.1 as i32 - 40) / points.len().max(1) as i32).min(16);
     for (i, t) in points.iter().enumerate() {
         let (at, colour) = ((t.flops / t.bytes, t.gflops), COLOURS[i % COLOURS.len()]);
-        let name = format!("{} {}: {:.0} %", t.op, t.shape, t.percent);
-        let series = chart.draw_series([Circle::new(at, 4, colour.filled())])?;
-        series.label(name).legend(move |(x, y)| Circle::new((x + 6, y), 4, colour.filled()));
+        chart.draw_series([Circle::new(at, 4, colour.filled())])?;
+        let number = EmptyElement::at(at) + Text::new(format!("{}", i + 1), (5, -5), ("sans-serif", 10));
+        chart.draw_series([number])?;
+        let y = 20 + line * i as i32;
+        list.draw(&Circle::new((8, y + 5), 4, colour.filled()))?;
+        let name = format!("{} {} {}: {:.0} %", i + 1, t.op, t.shape, t.percent);
+        list.draw(&Text::new(name, (18, y), ("sans-serif", 11)))?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
-        .label_font(("sans-serif", 10))
-        .background_style(WHITE.mix(0.85))
-        .draw()?;
     root.present()?;
     Ok(())
 }

@@ -71,6 +71,7 @@ pub fn step<E: Element>(cx: &Context, dir: &Path, repeats: usize) -> Result<Step
     let (mut times_ms, mut loss) = (Vec::new(), None);
     for _ in 0..=repeats {
         let start = Instant::now();
+        let _range = cx.range("training step");
         let found = graphs.run(cx, || {
             grads.clear()?;
             let pass = Pass::new(cx, &params);

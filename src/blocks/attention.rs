@@ -256,6 +256,7 @@ impl MultiHead {
         residual: Option<&Tensor<E>>,
         mask: Mask,
     ) -> Result<(Tensor<E>, MultiHeadSaved<E>)> {
+        let _range = pass.cx.range("attention forward");
         let (queries, q) = self.q.forward(pass, x)?;
         let (keys, k) = self.k.forward(pass, memory)?;
         let (values, v) = self.v.forward(pass, memory)?;
@@ -283,6 +284,7 @@ impl MultiHead {
         memory: &KeysValues<E>,
         residual: Option<&Tensor<E>>,
     ) -> Result<Tensor<E>> {
+        let _range = pass.cx.range("attention forward, cached keys");
         let (queries, _) = self.q.forward(pass, x)?;
         let (attended, _) = self.heads.attend(pass, &queries, &memory.k, &memory.v, &Mask::default(), None)?;
         Ok(self.out.forward_add(pass, &attended, residual)?.0)
@@ -299,6 +301,7 @@ impl MultiHead {
         saved: MultiHeadSaved<E>,
         dy: &Tensor<E>,
     ) -> Result<(Tensor<E>, Tensor<E>)> {
+        let _range = pass.cx.range("attention backward");
         let d_attended = self.out.backward(pass, grads, saved.out, dy)?;
         let (dq, dk, dv) = self.heads.backward(pass, saved.heads, &d_attended)?;
         let mut d_memory = self.v.backward(pass, grads, saved.v, &dv)?;
@@ -318,6 +321,7 @@ impl MultiHead {
         saved: MultiHeadSaved<E>,
         dy: &Tensor<E>,
     ) -> Result<Tensor<E>> {
+        let _range = pass.cx.range("self-attention backward");
         let d_attended = self.out.backward(pass, grads, saved.out, dy)?;
         let (dq, dk, dv) = self.heads.backward(pass, saved.heads, &d_attended)?;
         let mut dx = self.v.backward(pass, grads, saved.v, &dv)?;

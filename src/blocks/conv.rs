@@ -98,6 +98,7 @@ impl Conv {
         x: &Tensor<E>,
         add: ConvAdd<'_, E>,
     ) -> Result<(Tensor<E>, ConvSaved<E>)> {
+        let _range = pass.cx.range("convolution forward");
         let shape = x.shape();
         let (h, w) = self.spec.output_size((shape[1], shape[2]), (self.kernel, self.kernel));
         let mut y = pass.uninit([shape[0], h, w, self.output])?;
@@ -122,6 +123,7 @@ impl Conv {
         saved: ConvSaved<E>,
         dy: &Tensor<E>,
     ) -> Result<Tensor<E>> {
+        let _range = pass.cx.range("convolution backward");
         let mut dx = pass.uninit(saved.shape.with_last(self.input))?;
         self.backward_params(pass, grads, saved, dy)?;
         conv2d::backward_input(pass.cx, dy.view(), pass.param(self.weight), dx.view_mut(), &self.spec)?;

@@ -47,6 +47,7 @@ impl Mlp {
         x: &Tensor<E>,
         residual: Option<&Tensor<E>>,
     ) -> Result<(Tensor<E>, MlpSaved<E>)> {
+        let _range = pass.cx.range("mlp forward");
         let (hidden, fc1) = self.fc1.forward(pass, x)?;
         let mut active = pass.uninit(hidden.shape())?;
         activation::forward(pass.cx, self.activation, hidden.view(), active.view_mut())?;
@@ -65,6 +66,7 @@ impl Mlp {
         saved: MlpSaved<E>,
         dy: &Tensor<E>,
     ) -> Result<Tensor<E>> {
+        let _range = pass.cx.range("mlp backward");
         let d_active = self.fc2.backward(pass, grads, saved.fc2, dy)?;
         let mut d_hidden = pass.uninit(d_active.shape())?;
         activation::backward(pass.cx, self.activation, saved.hidden.view(), d_active.view(), d_hidden.view_mut())?;
@@ -109,6 +111,7 @@ impl GatedMlp {
         x: &Tensor<E>,
         residual: &Tensor<E>,
     ) -> Result<(Tensor<E>, GatedMlpSaved<E>)> {
+        let _range = pass.cx.range("gated mlp forward");
         let (gate_value, gate) = self.gate.forward(pass, x)?;
         let (up_value, up) = self.up.forward(pass, x)?;
         let mut product = pass.uninit(up_value.shape())?;
@@ -128,6 +131,7 @@ impl GatedMlp {
         saved: GatedMlpSaved<E>,
         dy: &Tensor<E>,
     ) -> Result<Tensor<E>> {
+        let _range = pass.cx.range("gated mlp backward");
         let d_product = self.down.backward(pass, grads, saved.down, dy)?;
         let (mut d_gate, mut d_up) = (pass.uninit(d_product.shape())?, pass.uninit(d_product.shape())?);
         let (gate, up) = (saved.gate_value.view(), saved.up_value.view());
@@ -171,6 +175,7 @@ impl Geglu {
         x: &Tensor<E>,
         residual: &Tensor<E>,
     ) -> Result<(Tensor<E>, GegluSaved<E>)> {
+        let _range = pass.cx.range("geglu mlp forward");
         let (packed, proj) = self.proj.forward(pass, x)?;
         let mut product = pass.uninit(packed.shape().with_last(packed.shape().last() / 2))?;
         glu::forward_packed(pass.cx, Activation::Gelu, packed.view(), product.view_mut())?;
@@ -189,6 +194,7 @@ impl Geglu {
         saved: GegluSaved<E>,
         dy: &Tensor<E>,
     ) -> Result<Tensor<E>> {
+        let _range = pass.cx.range("geglu mlp backward");
         let d_product = self.out.backward(pass, grads, saved.out, dy)?;
         let mut d_packed = pass.uninit(saved.packed.shape())?;
         let packed = saved.packed.view();

@@ -180,6 +180,7 @@ impl Mmfs {
         value: Tensor<E>,
         sight: Sight,
     ) -> Result<(Tensor<E>, MmfsSaved<E>)> {
+        let _range = pass.cx.range("mmfs forward");
         let (dynamic_value, dynamic) = self.dynamic_offset_mask.forward(pass, query)?;
         let shape = query.shape();
         let mut sampled = pass.uninit([shape[0], shape[1], value.shape().last()])?;
@@ -239,6 +240,7 @@ impl Mmfs {
         saved: MmfsSaved<E>,
         dy: &Tensor<E>,
     ) -> Result<(Tensor<E>, Tensor<E>)> {
+        let _range = pass.cx.range("mmfs backward");
         let MmfsSaved { dynamic, out, value, looks, sight } = saved;
         let d_sampled = self.output_proj.backward(pass, grads, out, dy)?;
         let mut d_value = pass.uninit(value.shape())?;

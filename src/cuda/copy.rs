@@ -43,10 +43,8 @@ pub(crate) fn blocks<E: Element>(
         add: i32::from(add),
         padding: 0,
     };
-    let geometry = pointwise::<E>(OP, len)?;
-    let geometry = Geometry { blocks: [geometry.blocks[0], count.min(65_535) as u32, 1], ..geometry };
     // SAFETY: the kernel's own struct; the caller has checked that the entries lie in the arrays.
-    unsafe { cx.launch(OP, kernel!(E, cx, OP, "copy_blocks"), geometry, &params) }
+    unsafe { cx.launch(OP, kernel!(E, cx, OP, "copy_blocks"), pointwise::<E>(OP, count * len)?, &params) }
 }
 
 /// dx = sum of the entries of dy.
@@ -95,7 +93,7 @@ pub(crate) fn cast<E: Element, F: Element>(cx: &Context, x: View<'_, E>, y: View
     let kernels = ["", "copy_cast_f32_bf16", "copy_cast_bf16_f32", ""];
     let params = DeemCopyCast { x, y, n: n as i64 };
     // SAFETY: the kernel's own struct; both arrays have n elements.
-    unsafe { cx.launch(OP, by_types::<E, F>(cx, kernels)?, indexwise(OP, n.div_ceil(8))?, &params) }
+    unsafe { cx.launch(OP, by_types::<E, F>(cx, kernels)?, indexwise(OP, n.div_ceil(4))?, &params) }
 }
 
 /// For every matrix [rows, cols] of x: its transpose into y.

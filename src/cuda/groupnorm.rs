@@ -1,10 +1,12 @@
 //! Launches of `cuda/groupnorm.cu`; see [`crate::ops::groupnorm`].
 
+use std::ffi::c_void;
+
 use super::params::{
     DeemGroupnormBackwardInput, DeemGroupnormBackwardSums, DeemGroupnormBackwardWeight, DeemGroupnormForward,
-    DeemGroupnormMoments, DeemGroupnormStatistics,
+    DeemGroupnormMoments, DeemGroupnormStatistics, DeemGroupnormTotals,
 };
-use super::{Slices, indexwise, input, kernel, optional_output, output, pointwise, reduce, small};
+use super::{Slices, input, kernel, optional_output, output, pointwise, reduce, rows, small};
 use crate::device::Context;
 use crate::device::cuda::Geometry;
 use crate::dtype::Element;
@@ -12,6 +14,18 @@ use crate::error::Result;
 use crate::memory::{Tensor, View, ViewMut};
 
 const OP: &str = "groupnorm";
+
+/// Groups of one block of the tile kernels (`Tile` in `cuda/groupnorm.cu`): so many that their channels are whole packs and at most one for each of the 256
+/// threads, evenly. None where there is no such number.
+fn groups_per_tile(channels: usize, groups: usize, pack: usize) -> Option<usize> {
+    let width = channels / groups;
+    let most = (256 * pack / width).min(groups);
+    if most == 0 || channels % pack != 0 {
+        return None;
+    }
+    let even = groups.div_ceil(groups.div_ceil(most));
+    (even..=most).find(|count| count * width % pack == 0)
+}
 
 /// Sizes as kernels take them, and how the pixels are cut into slices: by the sizes alone.
 #[derive(Clone, Copy)]
@@ -22,14 +36,23 @@ struct Sizes {
     groups: i32,
     slices: i32,
     pixels_per_slice: i32,
+    /// Groups of a block of the tile kernels, if these sizes have some.
+    groups_per_tile: Option<i32>,
 }
 
 impl Sizes {
     fn of<E>(x: &View<'_, E>, groups: usize) -> Result<Self> {
         let (images, channels) = (x.shape()[0], x.shape().last());
         let pixels = x.shape().len() / (images * channels);
-        // Each slice of a group has some 4096 elements, so that its block's 256 threads have 16 each.
-        let per_slice = (4096 * groups).div_ceil(channels).clamp(1, pixels).max(pixels.div_ceil(4096));
+        let pack = 16 / size_of::<E>();
+        let tile = groups_per_tile(channels, groups, pack);
+        let per_slice = match tile {
+            // A thread has up to 32 elements, as packs of one pixel each.
+            Some(count) => 256 / (count * (channels / groups) / pack) * (32 / pack),
+            // Some 4096 elements, so that the 256 threads have 16 each.
+            None => (4096 * groups).div_ceil(channels),
+        };
+        let per_slice = per_slice.clamp(1, pixels);
         Ok(Sizes {
             images: small(OP, "the number of images", images)?,
             pixels: small(OP, "the number of pixels", pixels)?,
@@ -37,6 +60,7 @@ impl Sizes {
             groups: small(OP, "the number of groups", groups)?,
             slices: small(OP, "the number of slices", pixels.div_ceil(per_slice))?,
             pixels_per_slice: small(OP, "the pixels of a slice", per_slice)?,
+            groups_per_tile: tile.map(|count| small(OP, "the groups of a block", count)).transpose()?,
         })
     }
 
@@ -44,10 +68,21 @@ impl Sizes {
         cx.uninit([self.images as usize, self.slices as usize, self.groups as usize, 2])
     }
 
-    /// A block per group, slice and image.
-    fn geometry(&self) -> Geometry {
-        let blocks = [self.groups as u32, self.slices as u32, self.images.min(65_535) as u32];
+    /// Groups of a block of the tile kernels, if arrays at these addresses begin with packs. The plain kernels take one, in the same slices.
+    fn tile(&self, addresses: &[*const c_void]) -> Option<i32> {
+        self.groups_per_tile.filter(|_| addresses.iter().all(|address| address.addr() % 16 == 0))
+    }
+
+    /// A block per slice, groups of a block, and image.
+    fn geometry(&self, groups_per_block: i32) -> Geometry {
+        let groups = (self.groups as u32).div_ceil(groups_per_block as u32);
+        let blocks = [self.slices as u32, groups, self.images.min(65_535) as u32];
         Geometry { blocks, threads: [256, 1, 1], shared_bytes: 0 }
+    }
+
+    /// A warp per group of an image.
+    fn by_group(&self) -> Result<Geometry> {
+        rows(OP, self.images as usize * self.groups as usize, 32)
     }
 }
 
@@ -65,15 +100,30 @@ pub(crate) fn forward<E: Element>(
     silu: bool,
 ) -> Result<()> {
     let sizes = Sizes::of(&x, groups)?;
-    let Sizes { images, pixels, channels, groups, slices, pixels_per_slice } = sizes;
+    let Sizes { images, pixels, channels, groups, slices, pixels_per_slice, .. } = sizes;
     let n = x.shape().len();
-    let x = input(cx, OP, "x", x)?;
+    let (x, y, stats) = (input(cx, OP, "x", x)?, output(cx, OP, "y", &y)?, output(cx, OP, "stats", &stats)?);
+    let (weight, bias) = (input(cx, OP, "weight", weight)?, input(cx, OP, "bias", bias)?);
+    let tile = sizes.tile(&[x, y.cast_const(), weight, bias, stats.cast_const()]);
+    let (groups_per_block, tile) = (tile.unwrap_or(1), tile.is_some());
     let mut partial = sizes.partial(cx)?;
     let partial = output(cx, OP, "moments", &partial.view_mut())?;
-    let params = DeemGroupnormMoments { x, partial, images, pixels, channels, groups, slices, pixels_per_slice };
+    let params = DeemGroupnormMoments {
+        x,
+        partial,
+        images,
+        pixels,
+        channels,
+        groups,
+        slices,
+        pixels_per_slice,
+        groups_per_block,
+        padding: 0,
+    };
+    let moments =
+        if tile { kernel!(E, cx, OP, "groupnorm_moments_tile") } else { kernel!(E, cx, OP, "groupnorm_moments") };
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names.
-    unsafe { cx.launch(OP, kernel!(E, cx, OP, "groupnorm_moments"), sizes.geometry(), &params)? };
-    let stats = output(cx, OP, "stats", &stats)?;
+    unsafe { cx.launch(OP, moments, sizes.geometry(groups_per_block), &params)? };
     let params = DeemGroupnormStatistics {
         partial,
         stats,
@@ -87,21 +137,30 @@ pub(crate) fn forward<E: Element>(
         padding: 0,
     };
     // SAFETY: as above.
-    unsafe { cx.launch(OP, "groupnorm_statistics_f32", indexwise(OP, images as usize * groups as usize)?, &params)? };
+    unsafe { cx.launch(OP, "groupnorm_statistics_f32", sizes.by_group()?, &params)? };
     let params = DeemGroupnormForward {
         x,
-        weight: input(cx, OP, "weight", weight)?,
-        bias: input(cx, OP, "bias", bias)?,
+        weight,
+        bias,
         stats,
-        y: output(cx, OP, "y", &y)?,
+        y,
         n: n as i64,
+        images,
         pixels,
         channels,
         groups,
+        slices,
+        pixels_per_slice,
+        groups_per_block,
         silu: i32::from(silu),
     };
+    let (kernel, geometry) = if tile {
+        (kernel!(E, cx, OP, "groupnorm_forward_tile"), sizes.geometry(groups_per_block))
+    } else {
+        (kernel!(E, cx, OP, "groupnorm_forward"), pointwise::<E>(OP, n)?)
+    };
     // SAFETY: as above.
-    unsafe { cx.launch(OP, kernel!(E, cx, OP, "groupnorm_forward"), pointwise::<E>(OP, n)?, &params) }
+    unsafe { cx.launch(OP, kernel, geometry, &params) }
 }
 
 /// dx is overwritten, dw and db are added to.
@@ -120,10 +179,13 @@ pub(crate) fn backward<E: Element>(
     silu: bool,
 ) -> Result<()> {
     let sizes = Sizes::of(&x, groups)?;
-    let Sizes { images, pixels, channels, groups, slices, pixels_per_slice } = sizes;
+    let Sizes { images, pixels, channels, groups, slices, pixels_per_slice, .. } = sizes;
     let (rows, c, silu) = (x.shape().len() / x.shape().last(), x.shape().last(), i32::from(silu));
     let (x, dy, stats) = (input(cx, OP, "x", x)?, input(cx, OP, "dy", dy)?, input(cx, OP, "stats", stats)?);
     let (weight, bias) = (input(cx, OP, "weight", weight)?, input(cx, OP, "bias", bias)?);
+    let dx = output(cx, OP, "dx", &dx)?;
+    let tile = sizes.tile(&[x, dy, dx.cast_const(), weight, bias, stats]);
+    let (groups_per_block, tile) = (tile.unwrap_or(1), tile.is_some());
     let mut partial = sizes.partial(cx)?;
     let partial = output(cx, OP, "partial sums", &partial.view_mut())?;
     let params = DeemGroupnormBackwardSums {
@@ -139,30 +201,46 @@ pub(crate) fn backward<E: Element>(
         groups,
         slices,
         pixels_per_slice,
+        groups_per_block,
         silu,
-        padding: 0,
+    };
+    let sums = if tile {
+        kernel!(E, cx, OP, "groupnorm_backward_sums_tile")
+    } else {
+        kernel!(E, cx, OP, "groupnorm_backward_sums")
     };
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names.
-    unsafe { cx.launch(OP, kernel!(E, cx, OP, "groupnorm_backward_sums"), sizes.geometry(), &params)? };
+    unsafe { cx.launch(OP, sums, sizes.geometry(groups_per_block), &params)? };
+    let mut totals = cx.uninit::<f32>([images as usize, groups as usize, 2])?;
+    let totals = output(cx, OP, "means", &totals.view_mut())?;
+    let factor = 1.0 / (pixels as f32 * (channels / groups) as f32);
+    let params = DeemGroupnormTotals { partial, totals, images, groups, slices, factor };
+    // SAFETY: as above.
+    unsafe { cx.launch(OP, "groupnorm_totals_f32", sizes.by_group()?, &params)? };
     let params = DeemGroupnormBackwardInput {
         x,
         weight,
         bias,
         stats,
         dy,
-        partial,
-        dx: output(cx, OP, "dx", &dx)?,
+        totals,
+        dx,
         images,
         pixels,
         channels,
         groups,
         slices,
         pixels_per_slice,
+        groups_per_block,
         silu,
-        padding: 0,
+    };
+    let gradient = if tile {
+        kernel!(E, cx, OP, "groupnorm_backward_input_tile")
+    } else {
+        kernel!(E, cx, OP, "groupnorm_backward_input")
     };
     // SAFETY: as above.
-    unsafe { cx.launch(OP, kernel!(E, cx, OP, "groupnorm_backward_input"), sizes.geometry(), &params)? };
+    unsafe { cx.launch(OP, gradient, sizes.geometry(groups_per_block), &params)? };
     if dw.is_none() && db.is_none() {
         return Ok(());
     }
@@ -192,4 +270,24 @@ pub(crate) fn backward<E: Element>(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::groups_per_tile;
+
+    #[test]
+    fn tiles_are_whole_packs_and_even() {
+        // A UNet's widths: all channels in one tile, or in tiles of equal size.
+        assert_eq!(groups_per_tile(320, 32, 4), Some(32));
+        assert_eq!(groups_per_tile(320, 32, 8), Some(32));
+        assert_eq!(groups_per_tile(1280, 32, 4), Some(16));
+        assert_eq!(groups_per_tile(2560, 32, 8), Some(16));
+        // Three channels a group: packs want groups by four.
+        assert_eq!(groups_per_tile(96, 32, 4), Some(32));
+        assert_eq!(groups_per_tile(4 * 3, 4, 8), None);
+        // Odd numbers of channels, and groups wider than a block.
+        assert_eq!(groups_per_tile(15, 5, 4), None);
+        assert_eq!(groups_per_tile(4096, 2, 4), None);
+    }
 }

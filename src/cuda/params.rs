@@ -1645,10 +1645,12 @@ pub struct DeemGroupnormMoments {
     pub groups: i32,
     pub slices: i32,
     pub pixels_per_slice: i32,
+    pub groups_per_block: i32,
+    pub padding: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DeemGroupnormMoments"][::core::mem::size_of::<DeemGroupnormMoments>() - 40usize];
+    ["Size of DeemGroupnormMoments"][::core::mem::size_of::<DeemGroupnormMoments>() - 48usize];
     ["Alignment of DeemGroupnormMoments"][::core::mem::align_of::<DeemGroupnormMoments>() - 8usize];
     ["Offset of field: DeemGroupnormMoments::x"][::core::mem::offset_of!(DeemGroupnormMoments, x) - 0usize];
     ["Offset of field: DeemGroupnormMoments::partial"][::core::mem::offset_of!(DeemGroupnormMoments, partial) - 8usize];
@@ -1660,6 +1662,10 @@ const _: () = {
     ["Offset of field: DeemGroupnormMoments::slices"][::core::mem::offset_of!(DeemGroupnormMoments, slices) - 32usize];
     ["Offset of field: DeemGroupnormMoments::pixels_per_slice"]
         [::core::mem::offset_of!(DeemGroupnormMoments, pixels_per_slice) - 36usize];
+    ["Offset of field: DeemGroupnormMoments::groups_per_block"]
+        [::core::mem::offset_of!(DeemGroupnormMoments, groups_per_block) - 40usize];
+    ["Offset of field: DeemGroupnormMoments::padding"]
+        [::core::mem::offset_of!(DeemGroupnormMoments, padding) - 44usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -1708,14 +1714,18 @@ pub struct DeemGroupnormForward {
     pub stats: *const ::core::ffi::c_void,
     pub y: *mut ::core::ffi::c_void,
     pub n: i64,
+    pub images: i32,
     pub pixels: i32,
     pub channels: i32,
     pub groups: i32,
+    pub slices: i32,
+    pub pixels_per_slice: i32,
+    pub groups_per_block: i32,
     pub silu: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DeemGroupnormForward"][::core::mem::size_of::<DeemGroupnormForward>() - 64usize];
+    ["Size of DeemGroupnormForward"][::core::mem::size_of::<DeemGroupnormForward>() - 80usize];
     ["Alignment of DeemGroupnormForward"][::core::mem::align_of::<DeemGroupnormForward>() - 8usize];
     ["Offset of field: DeemGroupnormForward::x"][::core::mem::offset_of!(DeemGroupnormForward, x) - 0usize];
     ["Offset of field: DeemGroupnormForward::weight"][::core::mem::offset_of!(DeemGroupnormForward, weight) - 8usize];
@@ -1723,11 +1733,17 @@ const _: () = {
     ["Offset of field: DeemGroupnormForward::stats"][::core::mem::offset_of!(DeemGroupnormForward, stats) - 24usize];
     ["Offset of field: DeemGroupnormForward::y"][::core::mem::offset_of!(DeemGroupnormForward, y) - 32usize];
     ["Offset of field: DeemGroupnormForward::n"][::core::mem::offset_of!(DeemGroupnormForward, n) - 40usize];
-    ["Offset of field: DeemGroupnormForward::pixels"][::core::mem::offset_of!(DeemGroupnormForward, pixels) - 48usize];
+    ["Offset of field: DeemGroupnormForward::images"][::core::mem::offset_of!(DeemGroupnormForward, images) - 48usize];
+    ["Offset of field: DeemGroupnormForward::pixels"][::core::mem::offset_of!(DeemGroupnormForward, pixels) - 52usize];
     ["Offset of field: DeemGroupnormForward::channels"]
-        [::core::mem::offset_of!(DeemGroupnormForward, channels) - 52usize];
-    ["Offset of field: DeemGroupnormForward::groups"][::core::mem::offset_of!(DeemGroupnormForward, groups) - 56usize];
-    ["Offset of field: DeemGroupnormForward::silu"][::core::mem::offset_of!(DeemGroupnormForward, silu) - 60usize];
+        [::core::mem::offset_of!(DeemGroupnormForward, channels) - 56usize];
+    ["Offset of field: DeemGroupnormForward::groups"][::core::mem::offset_of!(DeemGroupnormForward, groups) - 60usize];
+    ["Offset of field: DeemGroupnormForward::slices"][::core::mem::offset_of!(DeemGroupnormForward, slices) - 64usize];
+    ["Offset of field: DeemGroupnormForward::pixels_per_slice"]
+        [::core::mem::offset_of!(DeemGroupnormForward, pixels_per_slice) - 68usize];
+    ["Offset of field: DeemGroupnormForward::groups_per_block"]
+        [::core::mem::offset_of!(DeemGroupnormForward, groups_per_block) - 72usize];
+    ["Offset of field: DeemGroupnormForward::silu"][::core::mem::offset_of!(DeemGroupnormForward, silu) - 76usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -1744,8 +1760,8 @@ pub struct DeemGroupnormBackwardSums {
     pub groups: i32,
     pub slices: i32,
     pub pixels_per_slice: i32,
+    pub groups_per_block: i32,
     pub silu: i32,
-    pub padding: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1774,10 +1790,31 @@ const _: () = {
         [::core::mem::offset_of!(DeemGroupnormBackwardSums, slices) - 64usize];
     ["Offset of field: DeemGroupnormBackwardSums::pixels_per_slice"]
         [::core::mem::offset_of!(DeemGroupnormBackwardSums, pixels_per_slice) - 68usize];
+    ["Offset of field: DeemGroupnormBackwardSums::groups_per_block"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardSums, groups_per_block) - 72usize];
     ["Offset of field: DeemGroupnormBackwardSums::silu"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardSums, silu) - 72usize];
-    ["Offset of field: DeemGroupnormBackwardSums::padding"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardSums, padding) - 76usize];
+        [::core::mem::offset_of!(DeemGroupnormBackwardSums, silu) - 76usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemGroupnormTotals {
+    pub partial: *const ::core::ffi::c_void,
+    pub totals: *mut ::core::ffi::c_void,
+    pub images: i32,
+    pub groups: i32,
+    pub slices: i32,
+    pub factor: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemGroupnormTotals"][::core::mem::size_of::<DeemGroupnormTotals>() - 32usize];
+    ["Alignment of DeemGroupnormTotals"][::core::mem::align_of::<DeemGroupnormTotals>() - 8usize];
+    ["Offset of field: DeemGroupnormTotals::partial"][::core::mem::offset_of!(DeemGroupnormTotals, partial) - 0usize];
+    ["Offset of field: DeemGroupnormTotals::totals"][::core::mem::offset_of!(DeemGroupnormTotals, totals) - 8usize];
+    ["Offset of field: DeemGroupnormTotals::images"][::core::mem::offset_of!(DeemGroupnormTotals, images) - 16usize];
+    ["Offset of field: DeemGroupnormTotals::groups"][::core::mem::offset_of!(DeemGroupnormTotals, groups) - 20usize];
+    ["Offset of field: DeemGroupnormTotals::slices"][::core::mem::offset_of!(DeemGroupnormTotals, slices) - 24usize];
+    ["Offset of field: DeemGroupnormTotals::factor"][::core::mem::offset_of!(DeemGroupnormTotals, factor) - 28usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -1787,7 +1824,7 @@ pub struct DeemGroupnormBackwardInput {
     pub bias: *const ::core::ffi::c_void,
     pub stats: *const ::core::ffi::c_void,
     pub dy: *const ::core::ffi::c_void,
-    pub partial: *const ::core::ffi::c_void,
+    pub totals: *const ::core::ffi::c_void,
     pub dx: *mut ::core::ffi::c_void,
     pub images: i32,
     pub pixels: i32,
@@ -1795,8 +1832,8 @@ pub struct DeemGroupnormBackwardInput {
     pub groups: i32,
     pub slices: i32,
     pub pixels_per_slice: i32,
+    pub groups_per_block: i32,
     pub silu: i32,
-    pub padding: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1811,8 +1848,8 @@ const _: () = {
         [::core::mem::offset_of!(DeemGroupnormBackwardInput, stats) - 24usize];
     ["Offset of field: DeemGroupnormBackwardInput::dy"]
         [::core::mem::offset_of!(DeemGroupnormBackwardInput, dy) - 32usize];
-    ["Offset of field: DeemGroupnormBackwardInput::partial"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardInput, partial) - 40usize];
+    ["Offset of field: DeemGroupnormBackwardInput::totals"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, totals) - 40usize];
     ["Offset of field: DeemGroupnormBackwardInput::dx"]
         [::core::mem::offset_of!(DeemGroupnormBackwardInput, dx) - 48usize];
     ["Offset of field: DeemGroupnormBackwardInput::images"]
@@ -1827,10 +1864,10 @@ const _: () = {
         [::core::mem::offset_of!(DeemGroupnormBackwardInput, slices) - 72usize];
     ["Offset of field: DeemGroupnormBackwardInput::pixels_per_slice"]
         [::core::mem::offset_of!(DeemGroupnormBackwardInput, pixels_per_slice) - 76usize];
+    ["Offset of field: DeemGroupnormBackwardInput::groups_per_block"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, groups_per_block) - 80usize];
     ["Offset of field: DeemGroupnormBackwardInput::silu"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardInput, silu) - 80usize];
-    ["Offset of field: DeemGroupnormBackwardInput::padding"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardInput, padding) - 84usize];
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, silu) - 84usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]

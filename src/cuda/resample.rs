@@ -1,7 +1,7 @@
 //! Launches of `cuda/resample.cu`; see [`crate::ops::resample`].
 
 use super::params::{DeemResampleGather, DeemResampleMaxPoolBackward, DeemResampleMaxPoolForward};
-use super::{indexwise, input, kernel, output, small, whole_numbers};
+use super::{indexwise, input, kernel, output, pointwise, small, whole_numbers};
 use crate::device::Context;
 use crate::dtype::Element;
 use crate::error::Result;
@@ -73,7 +73,7 @@ fn gather<E: Element>(
         padding: 0,
     };
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names; taps lie in their maps.
-    unsafe { cx.launch(OP, kernel!(E, cx, OP, "resample_gather"), indexwise(OP, o.len())?, &params) }
+    unsafe { cx.launch(OP, kernel!(E, cx, OP, "resample_gather"), pointwise::<E>(OP, o.len())?, &params) }
 }
 
 /// Resizes x to the size of y.

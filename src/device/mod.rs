@@ -5,7 +5,7 @@
 pub mod cuda;
 mod pool;
 
-pub use cuda::{Capability, Event, GraphCounts, Graphs};
+pub use cuda::{Capability, Event, GraphCounts, Graphs, Range};
 pub use pool::Pool;
 pub(crate) use pool::SendPtr;
 
@@ -257,6 +257,11 @@ impl Context {
         self.queue().map_or(Ok(()), |queue| queue.synchronize())
     }
 
+    /// Names what is done until the range is dropped, in the timeline of a profiler; nothing without one, and on the host.
+    pub fn range(&self, name: &str) -> Range {
+        Range::new(name)
+    }
+
     /// Launches `kernel` of `cuda/<op>.cu`; nothing in a dry run.
     ///
     /// # Safety
@@ -272,8 +277,11 @@ impl Context {
         params: &P,
     ) -> Result<()> {
         match &self.backend {
-            // SAFETY: the caller's contract.
-            Backend::Cuda(queue) => unsafe { queue.launch(op, kernel, geometry, params) },
+            Backend::Cuda(queue) => {
+                let _range = Range::new(op);
+                // SAFETY: the caller's contract.
+                unsafe { queue.launch(op, kernel, geometry, params) }
+            }
             Backend::Planned { .. } => Ok(()),
             Backend::Host => {
                 Err(Error::Device { device: "host".into(), reason: format!("`{kernel}` is no code for it") })

@@ -119,6 +119,7 @@ pub fn sample<E: Element>(
         let mut x0 = pass.cx.zeros(x.shape())?;
         let mut graphs = Graphs::new();
         for (k, step) in plan.iter().enumerate() {
+            let _range = pass.cx.range("denoising step");
             let mut advance = || {
                 let (prediction, guidance) = guided.predict(pass, &x, step)?;
                 if pass.trace.is_some() {

@@ -186,6 +186,7 @@ fn single<E: Element>(
     let mut running: Vec<Running> = (0..reading.rows()).map(begin).collect();
     let mut finished = vec![Generated::default(); running.len()];
     loop {
+        let _range = pass.cx.range("token");
         let all = logits(pass, model, &reading.last(pass)?)?;
         let (mut kept, mut survivors) = (Vec::new(), Vec::new());
         for (row, (mut r, logits)) in running.into_iter().zip(all).enumerate() {

@@ -291,6 +291,7 @@ impl Run<'_> {
         let mut graphs = Graphs::new();
         for step in at.step..config.steps {
             let began = Instant::now();
+            let _range = cx.range("training step");
             let batches = (0..parts).map(|_| loader.next_batch()).collect::<Result<Vec<_>>>()?;
             let (pictures, tokens) =
                 batches.iter().fold((0, 0), |(p, t), batch| (p + batch.num_images(), t + batch.num_tokens()));

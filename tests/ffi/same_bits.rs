@@ -108,16 +108,69 @@ fn gemm_of<E: Element>() {
     assert!(y == y_exact);
 }
 
+/// What an attention is given: queries, keys, values, the gradient of the output.
+struct Given<'a, E> {
+    q: View<'a, E>,
+    k: View<'a, E>,
+    v: View<'a, E>,
+    d_out: View<'a, E>,
+}
+
+/// What it makes: the output and lse, which the backward reads, and the gradients of queries, keys and values.
+struct Made<'a, E: Element> {
+    out: ViewMut<'a, E>,
+    lse: ViewMut<'a, E::Acc>,
+    gradients: [ViewMut<'a, E>; 3],
+}
+
+/// The same as tensors of the C interface.
+struct Tensors {
+    context: *mut deem_context,
+    given: [deem_tensor; 4],
+    out: deem_tensor,
+    lse: deem_tensor,
+    gradients: [deem_tensor; 3],
+}
+
+/// Runs the forward and the backward of an attention through both interfaces, on the same numbers: the same bits come out. Shapes are those of queries, of
+/// keys and values, and of lse.
+fn same_attention<E: Element>(
+    shapes: [[usize; 3]; 3],
+    rust: impl FnOnce(&Context, Given<'_, E>, Made<'_, E>) -> deem::Result<()>,
+    c: impl FnOnce(&Tensors),
+) {
+    let [sq, sk, sl] = shapes;
+    let [nq, nk, nl] = shapes.map(|shape| shape.iter().product::<usize>());
+    let mut given = [x::<E>("q", nq), x::<E>("k", nk), x::<E>("v", nk), x::<E>("d", nq)];
+    let made = || (empty::<E>(nq), acc::<E>(nl, f64::NAN), [empty::<E>(nq), empty::<E>(nk), empty::<E>(nk)]);
+    let (mut exact, mut found) = (made(), made());
+    {
+        let [q, k, val, d_out] = &given;
+        let views = Given { q: v(q, &sq), k: v(k, &sk), v: v(val, &sk), d_out: v(d_out, &sq) };
+        let (out, lse, [dq, dk, dv]) = &mut exact;
+        let gradients = [vm(dq, &sq), vm(dk, &sk), vm(dv, &sk)];
+        rust(&Context::host(2), views, Made { out: vm(out, &sq), lse: vm(lse, &sl), gradients }).unwrap();
+    }
+    let context = Ctx::new();
+    let [q, k, val, d_out] = &mut given;
+    let (out, lse, [dq, dk, dv]) = &mut found;
+    c(&Tensors {
+        context: context.0,
+        given: [t(q, &sq), t(k, &sk), t(val, &sk), t(d_out, &sq)],
+        out: t(out, &sq),
+        lse: t(lse, &sl),
+        gradients: [t(dq, &sq), t(dk, &sk), t(dv, &sk)],
+    });
+    assert!(found == exact);
+}
+
 #[test]
 fn attentions() {
     every_type!(attention_of);
 }
 
 fn attention_of<E: Element>() {
-    let (cx, c_cx) = (Context::host(2), Ctx::new());
     let (b, tq, s, capacity, n, kv, d) = (2, 4, 5, 6, 4, 2, 3);
-    let (sq, sk, sl) = ([b, tq, n * d], [b, capacity, kv * d], [b, n, tq]);
-    let (nq, nk, nl) = (b * tq * n * d, b * capacity * kv * d, b * n * tq);
     let keys: Vec<u8> = (0..b * s).map(|i| u8::from(i % 4 != 1)).collect();
     let first: Vec<u32> = (0..b * tq).map(|i| u32::from(i % tq > 2)).collect();
     let spec = Attention {
@@ -143,26 +196,20 @@ fn attention_of<E: Element>() {
         dropout: 0.25,
         dropout_seed: 9,
     };
-    let (mut q, mut k, mut val, mut d_out) = (x::<E>("q", nq), x::<E>("k", nk), x::<E>("v", nk), x::<E>("d", nq));
-    let (mut out, mut lse) = (empty::<E>(nq), acc::<E>(nl, f64::NAN));
-    let (vq, vk, vv) = (v(&q, &sq), v(&k, &sk), v(&val, &sk));
-    attention::forward(&cx, vq, vk, vv, vm(&mut out, &sq), vm(&mut lse, &sl), &spec).unwrap();
-    let mut exact = (empty::<E>(nq), empty::<E>(nk), empty::<E>(nk));
-    let gradients = (vm(&mut exact.0, &sq), vm(&mut exact.1, &sk), vm(&mut exact.2, &sk));
-    let (vo, vl, vd) = (v(&out, &sq), v(&lse, &sl), v(&d_out, &sq));
-    attention::backward(&cx, vq, vk, vv, vo, vl, vd, gradients.0, gradients.1, gradients.2, &spec).unwrap();
-
-    let (mut c_out, mut c_lse) = (empty::<E>(nq), acc::<E>(nl, f64::NAN));
-    let mut found = (empty::<E>(nq), empty::<E>(nk), empty::<E>(nk));
-    let (q_, k_, v_) = (t(&mut q, &sq), t(&mut k, &sk), t(&mut val, &sk));
-    let (o_, l_, d_) = (t(&mut c_out, &sq), t(&mut c_lse, &sl), t(&mut d_out, &sq));
-    let (dq, dk, dv) = (t(&mut found.0, &sq), t(&mut found.1, &sk), t(&mut found.2, &sk));
-    // SAFETY: as above.
-    unsafe {
-        ok(deem_attention_forward(c_cx.0, &q_, &k_, &v_, &o_, &l_, &options));
-        ok(deem_attention_backward(c_cx.0, &q_, &k_, &v_, &o_, &l_, &d_, &dq, &dk, &dv, &options));
-    }
-    assert!(c_out == out && c_lse == lse && found == exact);
+    same_attention::<E>(
+        [[b, tq, n * d], [b, capacity, kv * d], [b, n, tq]],
+        |cx, Given { q, k, v, d_out }, Made { mut out, mut lse, gradients: [dq, dk, dv] }| {
+            attention::forward(cx, q, k, v, out.reborrow(), lse.reborrow(), &spec)?;
+            attention::backward(cx, q, k, v, out.as_view(), lse.as_view(), d_out, dq, dk, dv, &spec)
+        },
+        |Tensors { context, given: [q, k, v, d_out], out, lse, gradients: [dq, dk, dv] }| {
+            // SAFETY: as above.
+            unsafe {
+                ok(deem_attention_forward(*context, q, k, v, out, lse, &options));
+                ok(deem_attention_backward(*context, q, k, v, out, lse, d_out, dq, dk, dv, &options));
+            }
+        },
+    );
 }
 
 #[test]
@@ -171,31 +218,23 @@ fn short_attentions() {
 }
 
 fn cross_attention_of<E: Element>() {
-    let (cx, c_cx) = (Context::host(2), Ctx::new());
     let (b, tq, s, n, d) = (2, 6, 3, 2, 4);
-    let (sq, sk, sl) = ([b, tq, n * d], [b, s, n * d], [b, n, tq]);
-    let (nq, nk, nl) = (b * tq * n * d, b * s * n * d, b * n * tq);
     let spec = CrossAttention { heads: n, scale: 0.5 };
-    let (mut q, mut k, mut val, mut d_out) = (x::<E>("q", nq), x::<E>("k", nk), x::<E>("v", nk), x::<E>("d", nq));
-    let (mut out, mut lse) = (empty::<E>(nq), acc::<E>(nl, f64::NAN));
-    let (vq, vk, vv) = (v(&q, &sq), v(&k, &sk), v(&val, &sk));
-    cross_attention::forward(&cx, vq, vk, vv, vm(&mut out, &sq), vm(&mut lse, &sl), &spec).unwrap();
-    let mut exact = (empty::<E>(nq), empty::<E>(nk), empty::<E>(nk));
-    let gradients = (vm(&mut exact.0, &sq), vm(&mut exact.1, &sk), vm(&mut exact.2, &sk));
-    let (vo, vl, vd) = (v(&out, &sq), v(&lse, &sl), v(&d_out, &sq));
-    cross_attention::backward(&cx, vq, vk, vv, vo, vl, vd, gradients.0, gradients.1, gradients.2, &spec).unwrap();
-    let (mut c_out, mut c_lse) = (empty::<E>(nq), acc::<E>(nl, f64::NAN));
-    let mut found = (empty::<E>(nq), empty::<E>(nk), empty::<E>(nk));
-    let (q_, k_, v_) = (t(&mut q, &sq), t(&mut k, &sk), t(&mut val, &sk));
-    let (o_, l_, d_) = (t(&mut c_out, &sq), t(&mut c_lse, &sl), t(&mut d_out, &sq));
-    let (dq, dk, dv) = (t(&mut found.0, &sq), t(&mut found.1, &sk), t(&mut found.2, &sk));
-    // A scale of 0 is 1 / sqrt(D), here 0.5.
-    // SAFETY: as above.
-    unsafe {
-        ok(deem_cross_attention_forward(c_cx.0, &q_, &k_, &v_, &o_, &l_, 2, 0.0));
-        ok(deem_cross_attention_backward(c_cx.0, &q_, &k_, &v_, &o_, &l_, &d_, &dq, &dk, &dv, 2, 0.0));
-    }
-    assert!(c_out == out && c_lse == lse && found == exact);
+    same_attention::<E>(
+        [[b, tq, n * d], [b, s, n * d], [b, n, tq]],
+        |cx, Given { q, k, v, d_out }, Made { mut out, mut lse, gradients: [dq, dk, dv] }| {
+            cross_attention::forward(cx, q, k, v, out.reborrow(), lse.reborrow(), &spec)?;
+            cross_attention::backward(cx, q, k, v, out.as_view(), lse.as_view(), d_out, dq, dk, dv, &spec)
+        },
+        |Tensors { context, given: [q, k, v, d_out], out, lse, gradients: [dq, dk, dv] }| {
+            // A scale of 0 is 1 / sqrt(D), here 0.5.
+            // SAFETY: as above.
+            unsafe {
+                ok(deem_cross_attention_forward(*context, q, k, v, out, lse, 2, 0.0));
+                ok(deem_cross_attention_backward(*context, q, k, v, out, lse, d_out, dq, dk, dv, 2, 0.0));
+            }
+        },
+    );
 }
 
 #[test]

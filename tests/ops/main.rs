@@ -10,6 +10,7 @@ mod attention;
 mod conv2d;
 mod conv2d_depthwise;
 mod copy;
+mod counters;
 mod cross_attention;
 mod cross_entropy;
 mod cuda;

@@ -1,5 +1,6 @@
 //! Tests of a program on the virtual GPU of `tests/vgpu`, with all of its checks on: in a process of its own, because a process opens one `libcuda.so.1`.
 
+use std::ffi::OsString;
 use std::process::{Command, Stdio};
 
 use super::DEVICE;
@@ -35,9 +36,15 @@ pub fn attach(command: &mut Command) -> tempfile::TempDir {
 
 /// Runs tests of this very program there, which must find nothing, and returns what they print.
 pub fn run(tests: &[&str], seed: u32) -> String {
+    run_with(tests, seed, &[])
+}
+
+/// The same with variables of the environment.
+pub fn run_with(tests: &[&str], seed: u32, variables: &[(&str, OsString)]) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let _folder = attach(&mut command);
     command.env(DEVICE, "cuda").env(PRINT, "1").env("VGPU_SEED", seed.to_string());
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
     command.args(["--exact", "--nocapture"]).args(tests);
     let output = command.stdin(Stdio::null()).output().unwrap();
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

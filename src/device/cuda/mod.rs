@@ -6,18 +6,29 @@
 //! | [`Queue`] | one stream of it with pinned staging buffers: uploads, downloads, launches, in order |
 //! | [`Graphs`] | sequences of work that come again and again, each given to the device with one call |
 //! | [`Event`] | a point in a stream, for timing |
+//! | [`Range`] | a name in a profiler's timeline |
 //!
-//! With `DEEM_CUDA_SYNC=1` every launch is waited for, so that an error names the kernel that made it.
+//! Variables of the environment, for working on kernels:
+//!
+//! | variable | what |
+//! |---|---|
+//! | `DEEM_CUDA_SYNC=1` | every launch is waited for, so that an error names the kernel that made it |
+//! | `DEEM_CUDA_NVTX=1` | steps, blocks and ops are named in Nsight Systems ([`Range`]) |
+//! | `DEEM_CUDA_KERNELS=FOLDER` | `<op>.<architecture>.ptx` and `.cubin` of a folder are taken before the embedded ones |
 
+#[cfg(feature = "cust")]
+pub mod cust;
 mod event;
 mod graph;
 mod module;
 mod queue;
+mod range;
 mod recording;
 
 pub use event::Event;
 pub use graph::{GraphCounts, Graphs};
 pub use queue::{Geometry, Queue};
+pub use range::Range;
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -101,6 +112,7 @@ impl Gpu {
                     .into(),
             ));
         }
+        range::enable().map_err(fail)?;
         // SAFETY: plain calls of the driver API with places to write results to.
         unsafe {
             match sys::cuInit(0) {

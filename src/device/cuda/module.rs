@@ -1,6 +1,6 @@
 //! Kernels: what `build.rs` embedded, loaded when the first of a file is launched.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::Path;
 
@@ -26,6 +26,8 @@ include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 pub(super) struct Modules {
     modules: HashMap<&'static str, Vec<sys::CUmodule>>,
     functions: HashMap<&'static str, Function>,
+    /// What was loaded of each file, in words.
+    origins: BTreeMap<&'static str, String>,
 }
 
 /// A kernel, ready to be launched.
@@ -56,15 +58,68 @@ impl Modules {
 impl Capability {
     /// Whether code for an architecture such as `sm_80` (PTX: this or newer; cubin: the same generation; with an `a`: exactly this) runs here.
     fn runs(self, architecture: &str, ptx: bool) -> bool {
-        let digits = architecture.trim_start_matches("sm_");
-        let exact = digits.ends_with('a');
-        let Ok(number) = digits.trim_end_matches('a').parse::<i32>() else { return false };
-        let wanted = Capability { major: number / 10, minor: number % 10 };
+        let exact = architecture.ends_with('a');
+        let Some(wanted) = Capability::of(architecture) else { return false };
         match (exact, ptx) {
             (true, _) => self == wanted,
             (false, true) => self >= wanted,
             (false, false) => self.major == wanted.major && self.minor >= wanted.minor,
         }
+    }
+
+    /// That of an architecture: 8.0 of `sm_80`, 9.0 of `sm_90a`.
+    fn of(architecture: &str) -> Option<Capability> {
+        let number = architecture.strip_prefix("sm_")?.trim_end_matches('a').parse::<i32>().ok()?;
+        Some(Capability { major: number / 10, minor: number % 10 })
+    }
+}
+
+/// Code for an architecture: its name, and PTX text or machine code.
+type Code<'a> = (&'a str, &'a [u8]);
+
+/// What is loaded of a file's code, the most special first: for each PTX that runs here, the machine code to be tried before it. PTX for `sm_90a` has kernels
+/// of its own, so machine code stands in for it only if it is for `sm_90a` too.
+fn choose<'a>(capability: Capability, ptx: &[Code<'a>], cubins: &[Code<'a>]) -> Vec<(Code<'a>, Option<Code<'a>>)> {
+    let mut ptx: Vec<_> = ptx.iter().filter(|(architecture, _)| capability.runs(architecture, true)).collect();
+    ptx.sort_by_key(|(architecture, _)| std::cmp::Reverse(*architecture));
+    let machine_code = |exact: bool| {
+        let fitting = cubins.iter().filter(|(a, _)| a.ends_with('a') == exact && capability.runs(a, false));
+        fitting.max_by_key(|(architecture, _)| Capability::of(architecture)).copied()
+    };
+    ptx.into_iter()
+        .map(|&(architecture, text)| ((architecture, text), machine_code(architecture.ends_with('a'))))
+        .collect()
+}
+
+/// Code of an op in the folder that `DEEM_CUDA_KERNELS` names: `<op>.<architecture>.ptx` and `.cubin`, taken before what is embedded. For working on a kernel
+/// without building the program again, and for machine code that is carried beside it.
+struct Folder(Vec<(String, Vec<u8>)>);
+
+impl Folder {
+    fn read(op: &str, extension: &str) -> Result<Folder> {
+        let Some(folder) = std::env::var_os("DEEM_CUDA_KERNELS").filter(|folder| !folder.is_empty()) else {
+            return Ok(Folder(Vec::new()));
+        };
+        let folder = Path::new(&folder);
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(folder).map_err(|source| Error::io(folder, source))? {
+            let path = entry.map_err(|source| Error::io(folder, source))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let architecture = name
+                .strip_prefix(op)
+                .and_then(|rest| rest.strip_prefix('.')?.strip_suffix(extension)?.strip_suffix('.'));
+            if let Some(architecture) = architecture {
+                let mut code = std::fs::read(&path).map_err(|source| Error::io(&path, source))?;
+                // PTX is text that ends with a zero byte; machine code does not mind.
+                code.push(0);
+                found.push((architecture.to_string(), code));
+            }
+        }
+        Ok(Folder(found))
+    }
+
+    fn codes(&self) -> Vec<Code<'_>> {
+        self.0.iter().map(|(architecture, code)| (architecture.as_str(), code.as_slice())).collect()
     }
 }
 
@@ -79,7 +134,7 @@ impl Gpu {
             Some(function) => *function,
             None => {
                 if !state.modules.contains_key(op) {
-                    let modules = self.load(op)?;
+                    let modules = self.load(op, &mut state.origins)?;
                     state.modules.insert(op, modules);
                 }
                 let raw = self.find(&state.modules[op], op, kernel)?;
@@ -112,45 +167,42 @@ impl Gpu {
         Err(self.error(format!("cuda/{op}.cu has no kernel `{kernel}` for compute capability {}", self.number())))
     }
 
-    /// Loads all code of a file that runs on this device, the most special first: PTX for `sm_90a` before that for `sm_80`, and for each
-    /// architecture a cubin rather than PTX, if the driver takes it.
-    fn load(&self, op: &str) -> Result<Vec<sys::CUmodule>> {
+    /// Loads all code of a file that runs on this device: machine code if there is some that the driver takes, else PTX, which the driver compiles. Notes which.
+    fn load(&self, op: &'static str, origins: &mut BTreeMap<&'static str, String>) -> Result<Vec<sys::CUmodule>> {
         let Some(embedded) = KERNELS.iter().find(|embedded| embedded.op == op) else {
             return Err(self.error(format!("this build has no kernels for `{op}` (cuda/{op}.cu)")));
         };
-        let mut modules = Vec::new();
-        let mut ptx: Vec<_> = embedded.ptx.iter().filter(|(a, _)| self.capability.runs(a, true)).collect();
-        ptx.sort_by_key(|(architecture, _)| std::cmp::Reverse(*architecture));
-        for (architecture, text) in ptx {
-            let mine = self.in_folder(op, architecture)?;
-            let text = mine.as_deref().unwrap_or(text);
-            let exact = architecture.ends_with('a');
-            let cubins = if mine.is_some() { &[] } else { embedded.cubins };
-            let cubin = cubins.iter().filter(|(a, _)| a.ends_with('a') == exact && self.capability.runs(a, false));
-            let machine_code = cubin.max_by_key(|(a, _)| *a).and_then(|(_, code)| self.load_image(code).ok());
-            let module = match machine_code {
-                Some(module) => module,
-                None => self.load_image(text).map_err(|reason| {
-                    self.error(format!("cannot load the kernels of `{op}` for {architecture}: {reason}"))
-                })?,
+        let (own_ptx, own_cubins) = (Folder::read(op, "ptx")?, Folder::read(op, "cubin")?);
+        // What a folder has takes the place of what is embedded for the same architecture, and of all embedded machine code.
+        let mut ptx: Vec<Code<'_>> = own_ptx.codes();
+        ptx.extend(embedded.ptx.iter().filter(|(of, _)| !own_ptx.0.iter().any(|(own, _)| own == of)));
+        let cubins =
+            if own_ptx.0.is_empty() && own_cubins.0.is_empty() { embedded.cubins.to_vec() } else { own_cubins.codes() };
+        let (mut modules, mut origin) = (Vec::new(), Vec::new());
+        for ((architecture, text), machine_code) in choose(self.capability, &ptx, &cubins) {
+            let refused = match machine_code.map(|(architecture, code)| (architecture, self.load_image(code))) {
+                Some((architecture, Ok(module))) => {
+                    modules.push(module);
+                    origin.push(format!("machine code for {architecture}"));
+                    continue;
+                }
+                Some((architecture, Err(reason))) => format!(" (machine code for {architecture} refused: {reason})"),
+                None => String::new(),
             };
+            let module = self.load_image(text).map_err(|reason| {
+                self.error(format!("cannot load the kernels of `{op}` for {architecture}: {reason}"))
+            })?;
             modules.push(module);
+            origin.push(format!("PTX for {architecture}{refused}"));
         }
+        origins.insert(op, origin.join(", "));
         Ok(modules)
     }
 
-    /// The text of `<op>.<architecture>.ptx` in the folder that `DEEM_CUDA_PTX` names, for working on a kernel without building the program again.
-    fn in_folder(&self, op: &str, architecture: &str) -> Result<Option<Vec<u8>>> {
-        let Some(folder) = std::env::var_os("DEEM_CUDA_PTX").filter(|folder| !folder.is_empty()) else {
-            return Ok(None);
-        };
-        let path = Path::new(&folder).join(format!("{op}.{architecture}.ptx"));
-        if !path.exists() {
-            return Ok(None);
-        }
-        let mut text = std::fs::read(&path).map_err(|source| Error::io(&path, source))?;
-        text.push(0);
-        Ok(Some(text))
+    /// Where the kernels of each file that was loaded so far came from: machine code or PTX, for which architecture.
+    pub fn kernel_origins(&self) -> Vec<(&'static str, String)> {
+        let state = self.modules.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        state.origins.iter().map(|(op, origin)| (*op, origin.clone())).collect()
     }
 
     /// Gives PTX or machine code to the driver.
@@ -190,6 +242,28 @@ mod tests {
         assert!(ada.runs("sm_80", false) && !hopper.runs("sm_80", false) && !ampere.runs("sm_89", false));
         assert!(hopper.runs("sm_90a", true) && !ada.runs("sm_90a", true));
         assert!(!Capability { major: 10, minor: 0 }.runs("sm_90a", true));
+    }
+
+    #[test]
+    fn machine_code_comes_before_ptx_where_it_fits() {
+        let (ptx, cubins) = (
+            [("sm_80", &b"text"[..]), ("sm_90a", b"special")],
+            [("sm_80", &b"80"[..]), ("sm_86", b"86"), ("sm_90a", b"90a")],
+        );
+        let chosen = |major, minor| {
+            let chosen = choose(Capability { major, minor }, &ptx, &cubins);
+            chosen.into_iter().map(|((of, _), code)| (of, code.map(|(of, _)| of))).collect::<Vec<_>>()
+        };
+        assert_eq!(chosen(8, 0), [("sm_80", Some("sm_80"))]);
+        assert_eq!(chosen(8, 9), [("sm_80", Some("sm_86"))]);
+        // Hopper: its own kernels as machine code, the others as PTX, for which there is none.
+        assert_eq!(chosen(9, 0), [("sm_90a", Some("sm_90a")), ("sm_80", None)]);
+        assert_eq!(chosen(12, 0), [("sm_80", None)]);
+        assert!(choose(Capability { major: 7, minor: 5 }, &ptx, &cubins).is_empty());
+        assert_eq!(
+            choose(Capability { major: 9, minor: 0 }, &ptx[..1], &[("sm_90", b"90")])[0].1,
+            Some(("sm_90", &b"90"[..]))
+        );
     }
 
     #[test]
