@@ -94,10 +94,10 @@ extern "C" __global__ void __launch_bounds__(PLAIN_THREADS, 1) attention_forward
 
 #define DEEM_FORWARD(D)                                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(FLASH_THREADS, 1) attention_forward_mma_d##D##_bf16(const __grid_constant__ DeemAttentionForward p) {   \
-        flash_forward<Bf16, D>(p);                                                                                                                       \
+        flash_forward<Bf16, D, 2>(p);                                                                                                                    \
     }                                                                                                                                                    \
-    extern "C" __global__ void __launch_bounds__(FLASH_THREADS, 1) attention_forward_mma_d##D##_f16(const __grid_constant__ DeemAttentionForward p) {    \
-        flash_forward<F16, D>(p);                                                                                                                        \
+    extern "C" __global__ void __launch_bounds__(FLASH_THREADS, 1) attention_forward_small_d##D##_bf16(const __grid_constant__ DeemAttentionForward p) { \
+        flash_forward<Bf16, D, 1>(p);                                                                                                                    \
     }
 DEEM_FORWARD(40)
 DEEM_FORWARD(64)

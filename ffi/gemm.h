@@ -25,6 +25,10 @@ struct DeemGemmForward {
     int32_t activation; /* DEEM_ACTIVATION_... */
     int32_t accumulate; /* 1: added to c */
     int32_t c_is_f32;   /* 1: c is f32 whatever a and b are */
+    void *partial;      /* f32 [splits, batch, M, N]: the sums of each part of K instead of C, for gemm_forward_add_splits; or null */
+    int64_t k_of_split; /* K of a part, a multiple of 64; K without parts */
+    int32_t splits;     /* parts of K */
+    int32_t is_bare;    /* 1: c is bf16, N a multiple of 8, and the epilogue has nothing to do */
 };
 
 #endif

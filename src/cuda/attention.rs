@@ -4,7 +4,7 @@ use std::ffi::c_void;
 
 use super::gemm::aligned;
 use super::params::{DeemAttentionBackward, DeemAttentionDropout, DeemAttentionForward};
-use super::{by_dtype, input, output, small, whole_numbers};
+use super::{by_dtype, input, multiprocessors, output, small, whole_numbers};
 use crate::device::Context;
 use crate::device::cuda::Geometry;
 use crate::dtype::{DType, Element};
@@ -24,10 +24,10 @@ pub(super) fn row_bytes(d: usize) -> usize {
     d.div_ceil(16) * 32 + 16
 }
 
-/// `FlashForward::SHARED_BYTES`.
-fn forward_shared_bytes(d: usize) -> u32 {
+/// `FlashForward::SHARED_BYTES` of a block of so many queries.
+fn forward_shared_bytes(d: usize, queries: usize) -> u32 {
     let keys = if d > 128 { 32 } else { 64 };
-    ((128 + 2 * keys) * row_bytes(d) + if d >= 128 { BLOCK * 24 } else { 0 }) as u32
+    ((queries + 2 * keys) * row_bytes(d) + if d >= 128 && queries == 128 { BLOCK * 24 } else { 0 }) as u32
 }
 
 /// `FlashBackward::SHARED_BYTES` of a launch that makes gradients from dS, from P, or both.
@@ -47,20 +47,32 @@ fn backward_shared_bytes(d: usize, scores: bool, probs: bool) -> u32 {
 fn takes_tensor_cores(dtype: DType, p: &Problem<'_>, aligned: bool) -> bool {
     let fits = p.t < 1 << 30 && p.capacity < 1 << 30 && p.batch < 1 << 16 && p.heads < 1 << 16;
     let plain = p.first.is_none() && p.dropout.is_none();
-    dtype == DType::Bf16 && plain && forward_kernel(p.d).is_some() && p.scale > 0.0 && fits && aligned
+    dtype == DType::Bf16 && plain && forward_kernels(p.d).is_some() && p.scale > 0.0 && fits && aligned
 }
 
-/// The tensor-core kernel for this head size.
-fn forward_kernel(d: usize) -> Option<&'static str> {
+/// The tensor-core kernels for this head size: 128 queries to a block, and 64.
+fn forward_kernels(d: usize) -> Option<[&'static str; 2]> {
     Some(match d {
-        40 => "attention_forward_mma_d40_bf16",
-        64 => "attention_forward_mma_d64_bf16",
-        80 => "attention_forward_mma_d80_bf16",
-        96 => "attention_forward_mma_d96_bf16",
-        128 => "attention_forward_mma_d128_bf16",
-        160 => "attention_forward_mma_d160_bf16",
+        40 => ["attention_forward_mma_d40_bf16", "attention_forward_small_d40_bf16"],
+        64 => ["attention_forward_mma_d64_bf16", "attention_forward_small_d64_bf16"],
+        80 => ["attention_forward_mma_d80_bf16", "attention_forward_small_d80_bf16"],
+        96 => ["attention_forward_mma_d96_bf16", "attention_forward_small_d96_bf16"],
+        128 => ["attention_forward_mma_d128_bf16", "attention_forward_small_d128_bf16"],
+        160 => ["attention_forward_mma_d160_bf16", "attention_forward_small_d160_bf16"],
         _ => return None,
     })
+}
+
+/// How many queries a block takes: 128 share the loads of keys and values among more products, 64 leave fewer multiprocessors idle and each warp waits half as
+/// long. Both make the same sums in the same order, so the choice changes no bits.
+fn queries_of_block(p: &Problem<'_>, multiprocessors: usize) -> usize {
+    let heads = p.heads * p.batch;
+    // A round is what a multiprocessor works through, a wave what waits beside each other in one: in units that agree with the model of the virtual GPU.
+    let cost = |queries: usize, round: usize, wave: usize, resident: usize| {
+        let blocks = p.t.div_ceil(queries) * heads;
+        (round * blocks.div_ceil(multiprocessors)).max(wave * blocks.div_ceil(multiprocessors * resident))
+    };
+    if cost(128, 90, 167, 2) <= cost(64, 48, 88, 2) { 128 } else { 64 }
 }
 
 /// A kernel for gradients of keys, and whether it makes those from the scores and those from the probabilities.
@@ -186,9 +198,13 @@ pub(crate) fn forward<E: Element>(
         dropout: dropout(p),
     };
     let is_aligned = aligned(&[params.q, params.k, params.v, params.out.cast_const()]);
-    let (kernel, geometry) = match forward_kernel(p.d) {
-        Some(kernel) if takes_tensor_cores(E::DTYPE, p, is_aligned) => {
-            (kernel, blocks(p.t, p.heads, p.batch, forward_shared_bytes(p.d)))
+    let (kernel, geometry) = match forward_kernels(p.d) {
+        Some([large, small]) if takes_tensor_cores(E::DTYPE, p, is_aligned) => {
+            let queries = queries_of_block(p, multiprocessors(cx.capability()));
+            let kernel = if queries == BLOCK { large } else { small };
+            let shared_bytes = forward_shared_bytes(p.d, queries);
+            let geometry = blocks(p.t, p.heads, p.batch, shared_bytes);
+            (kernel, Geometry { blocks: [p.t.div_ceil(queries) as u32, geometry.blocks[1], geometry.blocks[2]], ..geometry })
         }
         _ => (simple, plain(p.batch * p.heads * p.t, p.d, 2, 32)?),
     };
@@ -299,9 +315,9 @@ mod tests {
         assert!(!takes_tensor_cores(DType::Bf16, &problem(64, -0.1), true));
         assert!(!takes_tensor_cores(DType::F32, &problem(64, 0.1), true));
         for d in [40, 64, 80, 96, 128, 160] {
-            assert!(forward_kernel(d).is_some() && backward_kernels(d).is_some());
+            assert!(forward_kernels(d).is_some() && backward_kernels(d).is_some());
             // What a block of an A100 may have.
-            assert!(forward_shared_bytes(d) <= 163 << 10 && backward_shared_bytes(d, true, d <= 64) <= 163 << 10);
+            assert!(forward_shared_bytes(d, 128) <= 163 << 10 && backward_shared_bytes(d, true, d <= 64) <= 163 << 10);
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::attention::row_bytes;
 use super::gemm::aligned;
 use super::params::DeemCrossAttentionForward;
-use super::{input, output, small};
+use super::{input, multiprocessors, output, small};
 use crate::device::Context;
 use crate::device::cuda::Geometry;
 use crate::dtype::{DType, Element};
@@ -77,9 +77,10 @@ pub(crate) fn forward<E: Element>(
         scale: p.scale as f32,
         padding: 0,
     };
-    // Four tiles of queries to a block, so that it reads the keys and values for all of them once.
+    // So many tiles of queries to a block that all blocks run at once, up to four: it reads the keys and values for all of them once.
+    let tiles = (p.t.div_ceil(BLOCK) * p.heads * p.batch).div_ceil(2 * multiprocessors(cx.capability())).clamp(1, 4);
     let geometry = Geometry {
-        blocks: [p.t.div_ceil(4 * BLOCK) as u32, p.heads as u32, p.batch as u32],
+        blocks: [p.t.div_ceil(tiles * BLOCK) as u32, p.heads as u32, p.batch as u32],
         threads: [BLOCK as u32, 1, 1],
         shared_bytes: ((BLOCK + 2 * keys) * row_bytes(p.d)) as u32,
     };

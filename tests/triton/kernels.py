@@ -223,7 +223,7 @@ def arguments_of(gpu, case):
 def tune(machine, library, folder, cases):
     """The best of each case on one machine: a line, and the PTX files. In a process of its own, because the machine is chosen when the library starts."""
     with tempfile.NamedTemporaryFile() as report:
-        os.environ.update(VGPU_MACHINE=machine, VGPU_CHECKS="off", VGPU_REPORT=report.name)
+        os.environ.update(VGPU_MACHINE=machine, VGPU_CHECKS="off,align", VGPU_REPORT=report.name)
         gpu = Gpu(library, report.name)
         lines = []
         for case in cases:
