@@ -11,8 +11,9 @@
 // | gemm_forward_small_{nt,nn,tn}_bf16 | the same; for products of few tiles, which would leave multiprocessors idle | 64 x 64 x 64 | 128 | 55296 |
 // | gemm_forward_sliced_{nt,nn,tn}_bf16 | the same; for the smallest: two pairs of warps take half of K each | 32 x 32 x 64 | 128 | 30720 |
 // | gemm_forward_add_splits_bf16 | the same; sums of parts of K, in their order | 8 numbers a thread | 256 | 0 |
+// | gemm_forward_wgmma_{128x256,128x128,128x64,64x64}_{nt,nn,tn}_bf16 | as _mma, on compute capability 9.0 alone, K > 0 | as named, x 64 | 384, and 256 for 64 rows | TensorProduct::SHARED_BYTES |
 //
-// The tensor-core kernels but gemm_forward_mma take parts of K (grid.z) where C has too few tiles; the parts' sums are added by a launch of their own.
+// The tensor-core kernels but gemm_forward_mma and _wgmma take parts of K (grid.z) where C has too few tiles; the parts' sums are added by a launch of their own.
 //
 // f32 stays f32: three tf32 products per product would be faster by the model, but the tensor cores round their sums toward zero, and over a
 // thousand terms that is worse than a plain loop.
@@ -22,6 +23,9 @@
 #include "common/activation.cuh"
 #include "common/operands.cuh"
 #include "common/product.cuh"
+#ifdef DEEM_SM90A
+#include "common/warpgroup_product.cuh"
+#endif
 
 namespace deem {
 
@@ -74,6 +78,34 @@ template <class E> struct GemmSink {
         }
     }
 };
+
+#ifdef DEEM_SM90A
+
+// ---------------------------------------------------------------- Hopper
+
+template <class E, class P, bool A_ALONG, bool B_ALONG> __device__ __forceinline__ void gemm_wgmma(const DeemGemmTensorForward &p) {
+    const int2 place = place_of_product<P>(static_cast<int>(p.gemm.m), static_cast<int>(p.gemm.n));
+    warpgroup_products<E, P, A_ALONG, B_ALONG>(p, place.x, place.y, [&](int64_t first) { return GemmSink<E>{p.gemm, first}; });
+}
+
+#define DEEM_WGMMA(NAME, CONSUMERS, COLS, DEPTH, STAGES, BLOCKS)                                                                                                         \
+    using Product##NAME = TensorProduct<CONSUMERS, COLS, DEPTH, STAGES>;                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(Product##NAME::THREADS, BLOCKS) gemm_forward_wgmma_##NAME##_nt_bf16(const __grid_constant__ DeemGemmTensorForward p) { \
+        gemm_wgmma<Bf16, Product##NAME, true, true>(p);                                                                                                            \
+    }                                                                                                                                                              \
+    extern "C" __global__ void __launch_bounds__(Product##NAME::THREADS, BLOCKS) gemm_forward_wgmma_##NAME##_nn_bf16(const __grid_constant__ DeemGemmTensorForward p) { \
+        gemm_wgmma<Bf16, Product##NAME, true, false>(p);                                                                                                           \
+    }                                                                                                                                                              \
+    extern "C" __global__ void __launch_bounds__(Product##NAME::THREADS, BLOCKS) gemm_forward_wgmma_##NAME##_tn_bf16(const __grid_constant__ DeemGemmTensorForward p) { \
+        gemm_wgmma<Bf16, Product##NAME, false, false>(p);                                                                                                          \
+    }
+DEEM_WGMMA(128x256, 2, 256, 1, 4, 1)
+DEEM_WGMMA(128x128, 2, 128, 2, 3, 1)
+DEEM_WGMMA(128x64, 2, 64, 2, 3, 1)
+DEEM_WGMMA(64x64, 1, 64, 2, 3, 2)
+#undef DEEM_WGMMA
+
+#else
 
 // ---------------------------------------------------------------- plain
 
@@ -192,5 +224,7 @@ extern "C" __global__ void __launch_bounds__(256, 1) gemm_forward_add_splits_bf1
         GemmSink<Bf16>{p, row / p.m * (p.m * p.n)}(row % p.m, at % p.n, sum);
     }
 }
+
+#endif
 
 } // namespace deem

@@ -491,7 +491,9 @@ static_assert(offsetof(struct DeemGateBackwardGate, gate) == 0, "DeemGateBackwar
 static_assert(offsetof(struct DeemGateBackwardGate, partial) == 8, "DeemGateBackwardGate.partial");
 static_assert(offsetof(struct DeemGateBackwardGate, d_gate) == 16, "DeemGateBackwardGate.d_gate");
 static_assert(offsetof(struct DeemGateBackwardGate, n) == 24, "DeemGateBackwardGate.n");
-static_assert(sizeof(struct DeemGemmForward) == 96, "size of DeemGemmForward");
+static_assert(sizeof(struct DeemTensorMap) == 128, "size of DeemTensorMap");
+static_assert(offsetof(struct DeemTensorMap, words) == 0, "DeemTensorMap.words");
+static_assert(sizeof(struct DeemGemmForward) == 120, "size of DeemGemmForward");
 static_assert(offsetof(struct DeemGemmForward, a) == 0, "DeemGemmForward.a");
 static_assert(offsetof(struct DeemGemmForward, b) == 8, "DeemGemmForward.b");
 static_assert(offsetof(struct DeemGemmForward, c) == 16, "DeemGemmForward.c");
@@ -506,6 +508,15 @@ static_assert(offsetof(struct DeemGemmForward, form) == 80, "DeemGemmForward.for
 static_assert(offsetof(struct DeemGemmForward, activation) == 84, "DeemGemmForward.activation");
 static_assert(offsetof(struct DeemGemmForward, accumulate) == 88, "DeemGemmForward.accumulate");
 static_assert(offsetof(struct DeemGemmForward, c_is_f32) == 92, "DeemGemmForward.c_is_f32");
+static_assert(offsetof(struct DeemGemmForward, partial) == 96, "DeemGemmForward.partial");
+static_assert(offsetof(struct DeemGemmForward, k_of_split) == 104, "DeemGemmForward.k_of_split");
+static_assert(offsetof(struct DeemGemmForward, splits) == 112, "DeemGemmForward.splits");
+static_assert(offsetof(struct DeemGemmForward, is_bare) == 116, "DeemGemmForward.is_bare");
+static_assert(sizeof(struct DeemGemmTensorForward) == 384, "size of DeemGemmTensorForward");
+static_assert(offsetof(struct DeemGemmTensorForward, a_map) == 0, "DeemGemmTensorForward.a_map");
+static_assert(offsetof(struct DeemGemmTensorForward, b_map) == 128, "DeemGemmTensorForward.b_map");
+static_assert(offsetof(struct DeemGemmTensorForward, gemm) == 256, "DeemGemmTensorForward.gemm");
+static_assert(offsetof(struct DeemGemmTensorForward, padding) == 376, "DeemGemmTensorForward.padding");
 static_assert(sizeof(struct DeemGluForward) == 56, "size of DeemGluForward");
 static_assert(offsetof(struct DeemGluForward, gate) == 0, "DeemGluForward.gate");
 static_assert(offsetof(struct DeemGluForward, value) == 8, "DeemGluForward.value");

@@ -72,7 +72,8 @@ fn queries_of_block(p: &Problem<'_>, multiprocessors: usize) -> usize {
         let blocks = p.t.div_ceil(queries) * heads;
         (round * blocks.div_ceil(multiprocessors)).max(wave * blocks.div_ceil(multiprocessors * resident))
     };
-    if cost(128, 90, 167, 2) <= cost(64, 48, 88, 2) { 128 } else { 64 }
+    let resident = if p.d <= 40 { 4 } else { 3 };
+    if cost(128, 108, 200, 2) <= cost(64, 55, 122, resident) { 128 } else { 64 }
 }
 
 /// A kernel for gradients of keys, and whether it makes those from the scores and those from the probabilities.
@@ -109,10 +110,10 @@ fn backward_kernels(d: usize) -> Option<(&'static str, &'static [OfKeys])> {
     })
 }
 
-/// Geometry of a tensor-core kernel over rows of heads of images.
-fn blocks(rows: usize, heads: usize, batch: usize, shared_bytes: u32) -> Geometry {
+/// Geometry of a tensor-core kernel over rows of heads of images, of which a block takes so many.
+fn blocks(rows: usize, of_block: usize, heads: usize, batch: usize, shared_bytes: u32) -> Geometry {
     Geometry {
-        blocks: [rows.div_ceil(BLOCK) as u32, heads as u32, batch as u32],
+        blocks: [rows.div_ceil(of_block) as u32, heads as u32, batch as u32],
         threads: [BLOCK as u32, 1, 1],
         shared_bytes,
     }
@@ -202,9 +203,7 @@ pub(crate) fn forward<E: Element>(
         Some([large, small]) if takes_tensor_cores(E::DTYPE, p, is_aligned) => {
             let queries = queries_of_block(p, multiprocessors(cx.capability()));
             let kernel = if queries == BLOCK { large } else { small };
-            let shared_bytes = forward_shared_bytes(p.d, queries);
-            let geometry = blocks(p.t, p.heads, p.batch, shared_bytes);
-            (kernel, Geometry { blocks: [p.t.div_ceil(queries) as u32, geometry.blocks[1], geometry.blocks[2]], ..geometry })
+            (kernel, blocks(p.t, queries, p.heads, p.batch, forward_shared_bytes(p.d, queries)))
         }
         _ => (simple, plain(p.batch * p.heads * p.t, p.d, 2, 32)?),
     };
@@ -267,11 +266,14 @@ pub(crate) fn backward<E: Element>(
     match backward_kernels(p.d) {
         Some((dq, dkv)) if takes_tensor_cores(E::DTYPE, p, is_aligned) => {
             if queries > 0 {
-                launch(dq, blocks(p.t, p.heads, p.batch, backward_shared_bytes(p.d, true, false)))?;
+                launch(dq, blocks(p.t, BLOCK, p.heads, p.batch, backward_shared_bytes(p.d, true, false)))?;
             }
             if keys > 0 {
                 for &(kernel, scores, probs) in dkv {
-                    launch(kernel, blocks(p.capacity, p.kv_heads, p.batch, backward_shared_bytes(p.d, scores, probs)))?;
+                    launch(
+                        kernel,
+                        blocks(p.capacity, BLOCK, p.kv_heads, p.batch, backward_shared_bytes(p.d, scores, probs)),
+                    )?;
                 }
             }
         }

@@ -7,8 +7,13 @@ use super::DEVICE;
 /// Has tests print their results as bits.
 pub const PRINT: &str = "DEEM_TEST_PRINT_BITS";
 
-/// Runs tests of this very program there, which must find nothing, and returns what they print.
+/// Runs tests of this very program there, which must find nothing, and returns what they print. The virtual GPU is an H100.
 pub fn run(tests: &[&str], seed: u32) -> String {
+    run_on("h100", tests, seed)
+}
+
+/// The same on another machine that it describes.
+pub fn run_on(machine: &str, tests: &[&str], seed: u32) -> String {
     let program = std::env::current_exe().unwrap();
     let built = program.ancestors().nth(2).unwrap().join("libcuda.so");
     assert!(
@@ -31,7 +36,7 @@ pub fn run(tests: &[&str], seed: u32) -> String {
         }
     }
     command.env("LD_LIBRARY_PATH", path).env(DEVICE, "cuda").env(PRINT, "1");
-    command.env("VGPU_CHECKS", "all").env("VGPU_SEED", seed.to_string());
+    command.env("VGPU_MACHINE", machine).env("VGPU_CHECKS", "all").env("VGPU_SEED", seed.to_string());
     command.args(["--exact", "--nocapture"]).args(tests);
     let output = command.stdin(Stdio::null()).output().unwrap();
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

@@ -229,7 +229,11 @@ fn ours_beside_triton() {
          an attention B N T S D.\n",
     );
     for (machine, name) in [("a100", "A100"), ("h100", "H100")] {
-        write!(table, "\n## {name}\n\n| case | ours | Triton | Triton / ours | Triton's kernel |\n|---|---:|---:|---:|---|\n").unwrap();
+        write!(
+            table,
+            "\n## {name}\n\n| case | ours | Triton | Triton / ours | Triton's kernel |\n|---|---:|---:|---:|---|\n"
+        )
+        .unwrap();
         for (case, [ours, theirs], file) in child(machine) {
             let kernel = file.split(".sm_").next().unwrap();
             writeln!(table, "| {case} | {ours:.2} | {theirs:.2} | {:.2} | {kernel} |", theirs / ours).unwrap();
