@@ -249,6 +249,18 @@ const _: () = {
     ["Offset of field: DeemAddDot::n"][::core::mem::offset_of!(DeemAddDot, n) - 24usize];
 };
 #[repr(C)]
+#[repr(align(64))]
+#[derive(Copy, Clone)]
+pub struct DeemTensorMap {
+    pub words: [u64; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemTensorMap"][::core::mem::size_of::<DeemTensorMap>() - 128usize];
+    ["Alignment of DeemTensorMap"][::core::mem::align_of::<DeemTensorMap>() - 64usize];
+    ["Offset of field: DeemTensorMap::words"][::core::mem::offset_of!(DeemTensorMap, words) - 0usize];
+};
+#[repr(C)]
 #[derive(Copy, Clone)]
 pub struct DeemAttentionDropout {
     pub key: [u32; 2usize],
@@ -311,6 +323,31 @@ const _: () = {
     ["Offset of field: DeemAttentionForward::first"][::core::mem::offset_of!(DeemAttentionForward, first) - 104usize];
     ["Offset of field: DeemAttentionForward::dropout"]
         [::core::mem::offset_of!(DeemAttentionForward, dropout) - 112usize];
+};
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Copy, Clone)]
+pub struct DeemAttentionTensorForward {
+    pub q_map: DeemTensorMap,
+    pub k_map: DeemTensorMap,
+    pub v_map: DeemTensorMap,
+    pub attention: DeemAttentionForward,
+    pub padding: [i64; 7usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemAttentionTensorForward"][::core::mem::size_of::<DeemAttentionTensorForward>() - 576usize];
+    ["Alignment of DeemAttentionTensorForward"][::core::mem::align_of::<DeemAttentionTensorForward>() - 64usize];
+    ["Offset of field: DeemAttentionTensorForward::q_map"]
+        [::core::mem::offset_of!(DeemAttentionTensorForward, q_map) - 0usize];
+    ["Offset of field: DeemAttentionTensorForward::k_map"]
+        [::core::mem::offset_of!(DeemAttentionTensorForward, k_map) - 128usize];
+    ["Offset of field: DeemAttentionTensorForward::v_map"]
+        [::core::mem::offset_of!(DeemAttentionTensorForward, v_map) - 256usize];
+    ["Offset of field: DeemAttentionTensorForward::attention"]
+        [::core::mem::offset_of!(DeemAttentionTensorForward, attention) - 384usize];
+    ["Offset of field: DeemAttentionTensorForward::padding"]
+        [::core::mem::offset_of!(DeemAttentionTensorForward, padding) - 520usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -1540,18 +1577,6 @@ const _: () = {
     ["Offset of field: DeemGateBackwardGate::partial"][::core::mem::offset_of!(DeemGateBackwardGate, partial) - 8usize];
     ["Offset of field: DeemGateBackwardGate::d_gate"][::core::mem::offset_of!(DeemGateBackwardGate, d_gate) - 16usize];
     ["Offset of field: DeemGateBackwardGate::n"][::core::mem::offset_of!(DeemGateBackwardGate, n) - 24usize];
-};
-#[repr(C)]
-#[repr(align(64))]
-#[derive(Copy, Clone)]
-pub struct DeemTensorMap {
-    pub words: [u64; 16usize],
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of DeemTensorMap"][::core::mem::size_of::<DeemTensorMap>() - 128usize];
-    ["Alignment of DeemTensorMap"][::core::mem::align_of::<DeemTensorMap>() - 64usize];
-    ["Offset of field: DeemTensorMap::words"][::core::mem::offset_of!(DeemTensorMap, words) - 0usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]

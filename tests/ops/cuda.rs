@@ -88,6 +88,9 @@ const BITS: &[&str] = &[
 
 /// The tests of ops that have kernels of their own for an H100: on an A100 they run the ones for everybody.
 const ON_AN_A100: &[&str] = &[
+    "attention::order_of_blocks",
+    "attention::the_definition_in_every_type",
+    "cross_attention::equals_attention",
     "gemm::a_gradient_of_weights_is_kept_in_f32",
     "gemm::batches_are_single_products",
     "gemm::large_products",
