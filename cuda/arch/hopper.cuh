@@ -65,7 +65,8 @@ template <int REGISTERS> __device__ __forceinline__ void more_registers() { asm 
 
 /// What a product of a warpgroup is told of an operand in shared memory: the bytes between chunks of 64 of an axis that is not k, and between groups of eight rows.
 __device__ __forceinline__ uint64_t describe(uint32_t address, uint32_t chunk_bytes) {
-    return static_cast<uint64_t>((address & 0x3ffff) >> 4) | static_cast<uint64_t>(chunk_bytes >> 4) << 16 | static_cast<uint64_t>(1024 >> 4) << 32 | 1ull << 62;
+    const uint32_t low = (address & 0x3ffff) >> 4 | chunk_bytes >> 4 << 16, high = 1024 >> 4 | 1u << 30;
+    return static_cast<uint64_t>(high) << 32 | low;
 }
 
 /// Before the first product that reads registers or shared memory which threads have written.

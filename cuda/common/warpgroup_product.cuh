@@ -89,8 +89,10 @@ __device__ __forceinline__ void warpgroup_products(const DeemGemmTensorForward &
     const uint32_t tiles = (shared_address(unaligned) + 1023) & ~1023u;
     uint8_t *shared = unaligned + (tiles - shared_address(unaligned));
     const uint32_t full = tiles + P::BARRIERS, empty = full + P::STAGES * 8;
-    const int warpgroup = threadIdx.x / 128, warp = threadIdx.x / 32, steps = (static_cast<int>(p.gemm.k) + P::K * P::DEPTH - 1) / (P::K * P::DEPTH);
-    if (threadIdx.x == 0) {
+    const int warpgroup = threadIdx.x / 128, warp = threadIdx.x / 32;
+    const int k = static_cast<int>(p.gemm.k), steps = (k + P::K * P::DEPTH - 1) / (P::K * P::DEPTH);
+    if (threadIdx.x == P::CONSUMERS * 128) { // of the warp that has the least to do
+#pragma unroll
         for (int stage = 0; stage < P::STAGES; ++stage) {
             barrier_init(full + stage * 8, 1);
             barrier_init(empty + stage * 8, P::CONSUMERS * 4);
@@ -120,9 +122,7 @@ __device__ __forceinline__ void warpgroup_products(const DeemGemmTensorForward &
     }
     if constexpr (P::CONSUMERS == 2) more_registers<232>();
     for (int z = blockIdx.y; z < batch; z += gridDim.y) {
-        float sums[P::TILES][4];
-#pragma unroll
-        for (int i = 0; i < P::TILES; ++i) sums[i][0] = sums[i][1] = sums[i][2] = sums[i][3] = 0.f;
+        float sums[P::TILES][4]; // overwritten by the first product: K > 0
         uint32_t read = 0; // the barrier of the stage that is read now
 #pragma unroll 1
         for (int step = 0; step < steps; ++step) {
@@ -133,8 +133,10 @@ __device__ __forceinline__ void warpgroup_products(const DeemGemmTensorForward &
 #pragma unroll
             for (int part = 0; part < 4 * P::DEPTH; ++part) {
                 // 16 along k are 32 bytes of a row along, 16 rows of 128 bytes across; in units of 16 bytes.
+                // Zeros behind K. With one warpgroup ptxas would have the products wait for each other.
+                if (P::CONSUMERS == 2 && part % 4 == 0 && part > 0 && (step * P::DEPTH + part / 4) * P::K >= k) break;
                 const int of_step = part / 4 * (P::STEP_BYTES / 16), a_part = part % 4 * (A_ALONG ? 2 : 128), b_part = part % 4 * (B_ALONG ? 2 : 128);
-                Warpgroup<P::COLS>::template of_shared<!A_ALONG, !B_ALONG>(sums, a_at + of_step + a_part, b_at + of_step + b_part, 1);
+                Warpgroup<P::COLS>::template of_shared<!A_ALONG, !B_ALONG>(sums, a_at + of_step + a_part, b_at + of_step + b_part, part > 0 || step > 0);
             }
             products_commit();
             products_wait<1>();
@@ -145,7 +147,7 @@ __device__ __forceinline__ void warpgroup_products(const DeemGemmTensorForward &
         }
         products_wait<0>();
         hold(sums);
-        if (steps > 0 && threadIdx.x % 32 == 0) barrier_arrive(read);
+        if (threadIdx.x % 32 == 0) barrier_arrive(read);
         const int64_t first = static_cast<int64_t>(z) * p.gemm.m * p.gemm.n;
         give_rows<E, P>(shared + P::STAGES * P::STAGE_BYTES + warp * P::SLAB, sums, row0 + warp * 16, col0, p.gemm.is_bare != 0, static_cast<uint16_t *>(p.gemm.c) + first,
                         static_cast<int>(p.gemm.m), static_cast<int>(p.gemm.n), sink_of(first));
