@@ -7,7 +7,9 @@
 // | kernel | legal for | a block is | threads | dynamic shared |
 // |---|---|---|---|---|
 // | attention_forward_{f32,bf16} | everything | 4 queries, a warp each | 128 | 4 (2 D + 32) floats |
-// | attention_forward_mma_d{40,64,80,96,128,160}_{bf16,f16} | that D; bases 16-byte aligned; scale > 0; T, S, causal < 2^30; B, N < 65536 | 128 queries of (x, head y, image z) | 128 | (128 + 2 KEYS) ROW, and 3072 from D = 128 on |
+// | attention_forward_mma_d{40,64,80,96,128,160}_bf16 | that D; bases 16-byte aligned; scale > 0; T, S, causal < 2^30; B, N < 65536 | 128 queries of (x, head y, image z) | 128 | (128 + 2 KEYS) ROW, and 3072 from D = 128 on |
+// | attention_forward_small_d{..}_bf16 | the same; where 128 queries to a block leave multiprocessors idle | 64 queries | 128 | (64 + 2 KEYS) ROW |
+// | attention_forward_wgmma{,_small}_d{..}_bf16 | the same on compute capability 9.0 alone, S > 0, no key mask | 128 queries, small: 64 | 384, small: 256 | WarpgroupFlash::SHARED_BYTES |
 // | attention_backward_delta_{f32,bf16} | everything | 4 queries, a warp each | 128 | 0 |
 // | attention_backward_dq_{f32,bf16} | everything | 4 queries, a warp each | 128 | 4 (3 D + 32) floats |
 // | attention_backward_dkv_{f32,bf16} | everything | 4 keys, a warp each | 128 | 4 (4 D + 64) floats |
@@ -24,8 +26,32 @@
 #include "common/attention.cuh"
 #include "common/flash.cuh"
 #include "common/flash_backward.cuh"
+#ifdef DEEM_SM90A
+#include "common/warpgroup_flash.cuh"
+#endif
 
 namespace deem {
+
+#ifdef DEEM_SM90A
+
+// ---------------------------------------------------------------- forward, Hopper
+
+#define DEEM_WARPGROUP(D)                                                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(384, 1) attention_forward_wgmma_d##D##_bf16(const __grid_constant__ DeemAttentionTensorForward p) {      \
+        warpgroup_flash<Bf16, D, 2>(p);                                                                                                                   \
+    }                                                                                                                                                     \
+    extern "C" __global__ void __launch_bounds__(256, 1) attention_forward_wgmma_small_d##D##_bf16(const __grid_constant__ DeemAttentionTensorForward p) { \
+        warpgroup_flash<Bf16, D, 1>(p);                                                                                                                   \
+    }
+DEEM_WARPGROUP(40)
+DEEM_WARPGROUP(64)
+DEEM_WARPGROUP(80)
+DEEM_WARPGROUP(96)
+DEEM_WARPGROUP(128)
+DEEM_WARPGROUP(160)
+#undef DEEM_WARPGROUP
+
+#else
 
 constexpr int PLAIN_WARPS = 4, PLAIN_THREADS = 32 * PLAIN_WARPS;
 
@@ -92,12 +118,15 @@ template <class E> __device__ __forceinline__ void forward_plain(const DeemAtten
 extern "C" __global__ void __launch_bounds__(PLAIN_THREADS, 1) attention_forward_f32(const __grid_constant__ DeemAttentionForward p) { forward_plain<F32>(p); }
 extern "C" __global__ void __launch_bounds__(PLAIN_THREADS, 1) attention_forward_bf16(const __grid_constant__ DeemAttentionForward p) { forward_plain<Bf16>(p); }
 
+/// Blocks of the small kernel that a multiprocessor shall hold: as many as its registers need not be spilled for.
+constexpr int SMALL_BLOCKS(int d) { return d <= 40 ? 4 : 3; }
+
 #define DEEM_FORWARD(D)                                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(FLASH_THREADS, 1) attention_forward_mma_d##D##_bf16(const __grid_constant__ DeemAttentionForward p) {   \
-        flash_forward<Bf16, D>(p);                                                                                                                       \
+        flash_forward<Bf16, D, 2>(p);                                                                                                                    \
     }                                                                                                                                                    \
-    extern "C" __global__ void __launch_bounds__(FLASH_THREADS, 1) attention_forward_mma_d##D##_f16(const __grid_constant__ DeemAttentionForward p) {    \
-        flash_forward<F16, D>(p);                                                                                                                        \
+    extern "C" __global__ void __launch_bounds__(FLASH_THREADS, SMALL_BLOCKS(D)) attention_forward_small_d##D##_bf16(const __grid_constant__ DeemAttentionForward p) { \
+        flash_forward<Bf16, D, 1>(p);                                                                                                                    \
     }
 DEEM_FORWARD(40)
 DEEM_FORWARD(64)
@@ -244,5 +273,7 @@ DEEM_BACKWARD(96, dv, true, false, true)
 DEEM_BACKWARD(128, dv, true, false, true)
 DEEM_BACKWARD(160, dv, true, false, true)
 #undef DEEM_BACKWARD
+
+#endif
 
 } // namespace deem

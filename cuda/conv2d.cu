@@ -173,7 +173,7 @@ template <class E, bool ADD> struct PlainSink {
 template <class E> __device__ __forceinline__ void forward_plain(const DeemConv2dForward &p) {
     const int64_t m = p.batch * p.oh * p.ow, k = static_cast<int64_t>(p.kh) * p.kw * p.i;
     int64_t row0, col0;
-    place_of_tile<SIMT_TILE>(m, p.o, row0, col0);
+    place_of_tile<SIMT_TILE, SIMT_TILE>(m, p.o, row0, col0);
     simt_tile(PatchLines<E, DeemConv2dForward>{p}, WeightLines<E>{static_cast<const typename E::Stored *>(p.w), k}, ForwardSink<E>{p}, m, p.o, k, row0, col0);
 }
 
@@ -183,7 +183,7 @@ extern "C" __global__ void __launch_bounds__(SIMT_THREADS, 1) conv2d_forward_bf1
 template <class E> __device__ __forceinline__ void backward_input_plain(const DeemConv2dBackwardInput &p) {
     const int64_t m = p.batch * p.h * p.w_pixels, k = static_cast<int64_t>(p.kh) * p.kw * p.o;
     int64_t row0, col0;
-    place_of_tile<SIMT_TILE>(m, p.i, row0, col0);
+    place_of_tile<SIMT_TILE, SIMT_TILE>(m, p.i, row0, col0);
     simt_tile(ReachingLines<E>{p}, WeightColumns<E>{p}, PlainSink<E, false>{static_cast<typename E::Stored *>(p.dx), p.i}, m, p.i, k, row0, col0);
 }
 
@@ -193,7 +193,7 @@ extern "C" __global__ void __launch_bounds__(SIMT_THREADS, 1) conv2d_backward_in
 template <class E> __device__ __forceinline__ void backward_weight_plain(const DeemConv2dBackwardWeight &p) {
     const int64_t n = static_cast<int64_t>(p.kh) * p.kw * p.i, k = p.batch * p.oh * p.ow;
     int64_t row0, col0;
-    place_of_tile<SIMT_TILE>(p.o, n, row0, col0);
+    place_of_tile<SIMT_TILE, SIMT_TILE>(p.o, n, row0, col0);
     simt_tile(PixelColumns<E>{static_cast<const typename E::Stored *>(p.dy), p.o}, PatchColumns<E>{p}, PlainSink<F32, true>{static_cast<float *>(p.dw), n}, p.o, n, k,
               row0, col0);
 }
@@ -284,7 +284,7 @@ extern "C" __global__ void __launch_bounds__(MMA_THREADS, 1) conv2d_forward_mma_
     extern __shared__ __align__(128) uint8_t shared[];
     const int64_t k = static_cast<int64_t>(p.kh) * p.kw * p.i;
     int64_t row0, col0;
-    place_of_tile<MMA_TILE>(p.batch * p.oh * p.ow, p.o, row0, col0);
+    place_of_tile<MMA_TILE, MMA_TILE>(p.batch * p.oh * p.ow, p.o, row0, col0);
     MmaPatches a = patches_of<MmaPatches>(p, row0);
     RowsAlong<MMA_TILE> b(static_cast<const uint16_t *>(p.w), p.o, k, col0);
     float sums[4][8][4] = {};
@@ -295,7 +295,7 @@ extern "C" __global__ void __launch_bounds__(MMA_THREADS, 1) conv2d_forward_mma_
 extern "C" __global__ void __launch_bounds__(FFMA_THREADS, 1) conv2d_forward_tile_f32(const __grid_constant__ DeemConv2dForward p) {
     const int64_t k = static_cast<int64_t>(p.kh) * p.kw * p.i;
     int64_t row0, col0;
-    place_of_tile<FFMA_TILE>(p.batch * p.oh * p.ow, p.o, row0, col0);
+    place_of_tile<FFMA_TILE, FFMA_TILE>(p.batch * p.oh * p.ow, p.o, row0, col0);
     FfmaPatches a = patches_of<FfmaPatches>(p, row0);
     LinesAlong b(static_cast<const float *>(p.w), p.o, k, col0);
     ffma_tile(a, b, static_cast<int>(k / FFMA_K), row0, col0, ForwardSink<F32>{p});
@@ -385,7 +385,7 @@ template <class E, class A, class B, int TILE, int DEPTH, class F> __device__ __
     const Phase down(at_h, p.top, p.kh, p.h, p.stride), right(at_w, p.left, p.kw, p.w_pixels, p.stride);
     const int64_t rows = p.batch * down.pixels * right.pixels;
     int64_t row0, col0;
-    place_of_tile<TILE>(rows, p.i, row0, col0);
+    place_of_tile<TILE, TILE>(rows, p.i, row0, col0);
     if (row0 >= rows || col0 >= p.i) return; // phases differ by a row or column of pixels
     A a({rows, down.pixels, right.pixels, 1, down.output, right.output}, {static_cast<const typename E::Stored *>(p.dy), p.oh, p.ow, p.o}, down.taps, right.taps, -1, row0);
     B b(p, down, right, col0);
@@ -494,7 +494,7 @@ template <class E, class A, class B, int TILE, int DEPTH, class F> __device__ __
     const int64_t part = (pixels + p.splits - 1) / p.splits + DEPTH - 1, each = part - part % DEPTH;
     const int64_t first = blockIdx.y * each, count = first >= pixels ? 0 : pixels - first < each ? pixels - first : each;
     int64_t row0, col0;
-    place_of_tile<TILE>(p.o, columns, row0, col0);
+    place_of_tile<TILE, TILE>(p.o, columns, row0, col0);
     A a(static_cast<const typename E::Stored *>(p.dy) + first * p.o, p.o, count, row0);
     B b(p, first, count, col0);
     product(a, b, static_cast<int>((count + DEPTH - 1) / DEPTH), row0, col0, WeightSink{p, columns, static_cast<int>(blockIdx.y)});

@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include "tensor_map.h"
+
 /* What multiplies the probabilities: those whose number of the stream is below the threshold are dropped; see ffi/dropout.h. Rows are (b, n, t). */
 struct DeemAttentionDropout {
     uint32_t key[2];
@@ -31,6 +33,15 @@ struct DeemAttentionForward {
     float scale;
     const void *first; /* u32 [B, T]: the first key that a query sees; or null */
     struct DeemAttentionDropout dropout;
+};
+
+/* The same by the kernels for sm_90a. The maps have the numbers of a head as their inner axis, then heads, rows, images; boxes of 64 numbers by a block's queries or keys. */
+struct DeemAttentionTensorForward {
+    struct DeemTensorMap q_map;
+    struct DeemTensorMap k_map;
+    struct DeemTensorMap v_map;
+    struct DeemAttentionForward attention;
+    int64_t padding[7]; /* a multiple of 64 bytes */
 };
 
 /* Gradients of q, k and v, overwritten. One struct serves the three launches: delta, then dq and dk with dv in any order. */

@@ -32,6 +32,7 @@
 #include "resample.h"
 #include "rmsnorm.h"
 #include "rope.h"
+#include "tensor_map.h"
 #include "timestep_embedding.h"
 
 #endif

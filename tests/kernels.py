@@ -46,18 +46,21 @@ GOALS = [
 
 def dynamic_shared(name):
     """Bytes of dynamic shared memory that src/cuda gives a launch, where it does not depend on the problem."""
-    if re.search(r"^(gemm|conv2d)_.*_(mma|small)_", name):
-        return 4 * 2 * 32 * ((64 if "_small_" in name else 128) * 2 + 16)
+    if re.search(r"^gemm_.*_(small|sliced)_", name):
+        return 3 * 2 * 64 * ((64 if "_small_" in name else 32) * 2 + 16)
+    if re.search(r"^(gemm|conv2d)_.*_mma_", name):
+        return 4 * 2 * 32 * (128 * 2 + 16)
     short = re.search(r"cross_attention_forward_keys(\d+)_d(\d+)_", name)
     if short:
         return (128 + 2 * int(short.group(1))) * ((int(short.group(2)) + 15) // 16 * 32 + 16)
-    head = re.search(r"attention_(forward|backward_(\w+))_mma_d(\d+)_", name)
+    head = re.search(r"attention_(forward|backward_(\w+))_(?:mma|small)_d(\d+)_", name)
     if not head:
         return 0
     d = int(head.group(3))
     row = (d + 15) // 16 * 32 + 16
     if head.group(1) == "forward":
-        return (128 + 2 * (32 if d > 128 else 64)) * row + (128 * 24 if d >= 128 else 0)
+        small = "_small_" in name
+        return ((64 if small else 128) + 2 * (32 if d > 128 else 64)) * row + (128 * 24 if d >= 128 and not small else 0)
     scores, sums = head.group(2) != "dv", d * (2 if head.group(2) == "dkv" else 1)
     columns = 16 if sums > 128 else 64 if sums < 64 or not scores and sums <= 96 else 32
     return 128 * row * (1 + scores) + 2 * columns * (2 * row + 8) + 128 * 16 + 16

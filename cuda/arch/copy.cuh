@@ -10,6 +10,11 @@ __device__ __forceinline__ void copy_async_16(uint32_t to, const void *from, uin
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");
 }
 
+/// The same so many bytes behind both, from an address of global memory as a number: where many are made of one, that one is converted once.
+template <int TO, int FROM> __device__ __forceinline__ void copy_async_16_at(uint32_t to, uint64_t from, uint32_t bytes) {
+    asm volatile("cp.async.cg.shared.global [%0+%3], [%1+%4], 16, %2;" ::"r"(to), "l"(from), "r"(bytes), "n"(TO), "n"(FROM) : "memory");
+}
+
 /// 4 bytes; 0 with `bytes` 0, and then nothing is read.
 __device__ __forceinline__ void copy_async_4(uint32_t to, const void *from, uint32_t bytes) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");

@@ -19,20 +19,6 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
     return packed;
 }
 
-/// Two numbers rounded to f16, the first in the low half.
-__device__ __forceinline__ uint32_t pack_f16(float low, float high) {
-    uint32_t packed;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-    return packed;
-}
-
-/// The two numbers of a pair of f16.
-__device__ __forceinline__ float2 unpack_f16(uint32_t packed) {
-    float2 x;
-    asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h; }" : "=f"(x.x), "=f"(x.y) : "r"(packed));
-    return x;
-}
-
 /// The same address, as one whose origin the compiler does not know: it then steps the pointer itself, instead of an index that it scales and adds anew each time.
 template <class T> __device__ __forceinline__ const T *opaque(const T *pointer) {
     asm volatile("" : "+l"(pointer));

@@ -20,6 +20,18 @@ struct True {
     static constexpr bool value = true;
 };
 
+template <int N> struct Constant {
+    static constexpr int value = N;
+};
+
+/// Calls `f` with each constant from I to N.
+template <int I, int N, class F> __device__ __forceinline__ void each_constant(const F &f) {
+    if constexpr (I < N) {
+        f(Constant<I>{});
+        each_constant<I + 1, N>(f);
+    }
+}
+
 constexpr int FLASH_WARPS = 4, FLASH_THREADS = 32 * FLASH_WARPS;
 
 /// Sizes of a head of `D` numbers.
@@ -58,14 +70,18 @@ template <int D> struct RowCopy {
     /// Begins the copies of a tile of ROWS rows, `stride` numbers apart, of which `rows` exist; the others become 0. `to` and `from`: this thread's first piece.
     template <int ROWS> __device__ __forceinline__ void copy(uint32_t to, const uint16_t *from, int64_t stride, int rows) const {
         if (WIDE == 1 && threadIdx.x >= HIGH * PIECES) return; // behind the last whole row
-#pragma unroll
-        for (int i = 0; i < (ROWS + HIGH - 1) / HIGH; ++i) {
-            if (ROWS % HIGH != 0 && row + i * HIGH >= ROWS) break;
-#pragma unroll
-            for (int j = 0; j < PIECES; j += WIDE == 1 ? PIECES : WIDE) {
-                copy_async_16(to + i * HIGH * Head<D>::ROW + j * 16, from + i * HIGH * stride + j * 8, row + i * HIGH < rows ? 16 : 0);
-            }
-        }
+        uint64_t at = __cvta_generic_to_global(from);
+        const uint64_t step = static_cast<uint64_t>(stride) * (HIGH * 2);
+        each_constant<0, (ROWS + HIGH - 1) / HIGH>([&](auto i) {
+            constexpr int FIRST = decltype(i)::value * HIGH;
+            if (ROWS % HIGH != 0 && row + FIRST >= ROWS) return;
+            const uint32_t bytes = row + FIRST < rows ? 16 : 0;
+            each_constant<0, WIDE == 1 ? 1 : PIECES / WIDE>([&](auto j) {
+                constexpr int OFFSET = decltype(j)::value * WIDE * 16;
+                copy_async_16_at<FIRST * Head<D>::ROW + OFFSET, OFFSET>(to, at, bytes);
+            });
+            at += step;
+        });
     }
 };
 
@@ -84,10 +100,15 @@ template <int D> __device__ __forceinline__ uint32_t second_offset(int lane) { r
 /// Two fragments of B, [k][n] in memory, to be loaded transposed: 16 along k, 16 columns.
 template <int D> __device__ __forceinline__ uint32_t second_transposed_offset(int lane) { return first_offset<D>(lane); }
 
-/// Shape of the forward pass's blocks: 128 queries, 32 to a warp, and KEYS keys at a time.
-template <int D> struct FlashForward {
-    static constexpr int QUERIES = 128, KEYS = D > 128 ? 32 : 64;
-    static constexpr int SHARED_BYTES = (QUERIES + 2 * KEYS) * Head<D>::ROW + (D >= 128 ? FLASH_THREADS * 24 : 0);
+/// Shape of the forward pass's blocks: HALVES times 64 queries, 16 HALVES to a warp, and KEYS keys at a time.
+///
+/// With 32 queries to a warp the loads of keys and values are shared by twice as many products; with 16 a warp is done in half the time, for problems that do not
+/// fill the machine.
+template <int D, int HALVES> struct FlashForward {
+    static constexpr int QUERIES = 64 * HALVES, OF_WARP = 16 * HALVES, KEYS = D > 128 ? 32 : 64;
+    static constexpr bool KEEP_Q = D <= (HALVES == 2 ? 64 : 96); // fragments of the queries stay in registers
+    static constexpr bool LEAN = HALVES == 2 && D >= 128;       // what is needed but once a round waits in shared memory
+    static constexpr int SHARED_BYTES = (QUERIES + 2 * KEYS) * Head<D>::ROW + (LEAN ? FLASH_THREADS * 24 : 0);
 };
 
 /// The plain mean of all values into the rows of this warp's output that saw nothing.
@@ -116,10 +137,10 @@ template <class P> __device__ __forceinline__ int open_keys(const P &p, int t) {
     return p.causal < 0 || line > s ? s : line;
 }
 
-template <class T, int D> __device__ __forceinline__ void flash_forward(const DeemAttentionForward &p) {
-    using Shape = FlashForward<D>;
-    constexpr int KEYS = Shape::KEYS, QUERIES = Shape::QUERIES, ROW = Head<D>::ROW, STEPS = Head<D>::STEPS, TILES = D / 8, KEY_TILES = KEYS / 8;
-    constexpr bool KEEP_Q = D <= 64;
+template <class T, int D, int HALVES> __device__ __forceinline__ void flash_forward(const DeemAttentionForward &p) {
+    using Shape = FlashForward<D, HALVES>;
+    constexpr int KEYS = Shape::KEYS, QUERIES = Shape::QUERIES, OF_WARP = Shape::OF_WARP, ROW = Head<D>::ROW, STEPS = Head<D>::STEPS, TILES = D / 8, KEY_TILES = KEYS / 8;
+    constexpr bool KEEP_Q = Shape::KEEP_Q, LEAN = Shape::LEAN;
     extern __shared__ __align__(128) uint8_t shared[];
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     // The last queries see the most keys: they begin first.
@@ -143,24 +164,24 @@ template <class T, int D> __device__ __forceinline__ void flash_forward(const De
         copy_commit();
     }
 
-    const uint32_t q_from = q_tile + warp * 32 * ROW + first_offset<D>(lane);
+    const uint32_t q_from = q_tile + warp * OF_WARP * ROW + first_offset<D>(lane);
     const uint32_t k_from = k_tile + second_offset<D>(lane), v_from = v_tile + second_transposed_offset<D>(lane);
-    const float factor = p.scale * LOG2_E;
-    float sums[2][TILES][4] = {};
-    float max[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY}, total[4] = {}; // of rows g, g + 8, g + 16, g + 24; totals of this lane's columns
+    const float factor = p.scale * LOG2_E, minus_factor = -factor;
+    float sums[HALVES][TILES][4] = {};
+    float max[2 * HALVES], total[2 * HALVES] = {}; // of rows g, g + 8, ..; totals of this lane's columns
+    for (float &largest : max) largest = -INFINITY;
     // Large heads fill the registers: what is needed but once a round waits in shared memory, each thread's for itself.
-    constexpr bool LEAN = D >= 128;
     float4 &total_waits = reinterpret_cast<float4 *>(shared + (QUERIES + 2 * KEYS) * ROW)[threadIdx.x];
     int64_t &next_waits = reinterpret_cast<int64_t *>(shared + (QUERIES + 2 * KEYS) * ROW + FLASH_THREADS * 16)[threadIdx.x];
     if constexpr (LEAN) {
         total_waits = make_float4(0.f, 0.f, 0.f, 0.f);
         next_waits = next;
     }
-    uint32_t q[2][KEEP_Q ? STEPS : 1][4];
+    uint32_t q[HALVES][KEEP_Q ? STEPS : 1][4];
     if constexpr (KEEP_Q) {
         copy_wait<0>();
         __syncthreads();
-        for (int i = 0; i < 2; ++i)
+        for (int i = 0; i < HALVES; ++i)
             for (int step = 0; step < STEPS; ++step) ldmatrix_x4(q[i][step], q_from + i * 16 * ROW + step * 32);
     }
 
@@ -171,12 +192,12 @@ template <class T, int D> __device__ __forceinline__ void flash_forward(const De
         if constexpr (LEAN) next = next_waits;
         copier.template copy<KEYS>(v_tile + copier.place(), static_cast<const uint16_t *>(p.v) + next, kv_stride(), MASKED ? static_cast<int>(p.s) - j * KEYS : KEYS);
         copy_commit();
-        float scores[2][KEY_TILES][4] = {};
+        float scores[HALVES][KEY_TILES][4];
+        const auto of_step = [&](auto is_first, int step) __attribute__((always_inline)) {
+            constexpr bool FIRST = decltype(is_first)::value;
+            uint32_t a[HALVES][4];
 #pragma unroll
-        for (int step = 0; step < STEPS; ++step) {
-            uint32_t a[2][4];
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {
+            for (int i = 0; i < HALVES; ++i) {
                 if constexpr (KEEP_Q) {
                     for (int r = 0; r < 4; ++r) a[i][r] = q[i][step][r];
                 } else {
@@ -188,24 +209,27 @@ template <class T, int D> __device__ __forceinline__ void flash_forward(const De
                 uint32_t r[4];
                 ldmatrix_x4(r, k_from + tile * 8 * ROW + step * 32);
 #pragma unroll
-                for (int i = 0; i < 2; ++i) {
-                    T::mma(scores[i][tile], a[i], r[0], r[1]);
-                    T::mma(scores[i][tile + 1], a[i], r[2], r[3]);
+                for (int i = 0; i < HALVES; ++i) {
+                    T::template mma<FIRST>(scores[i][tile], a[i], r[0], r[1]);
+                    T::template mma<FIRST>(scores[i][tile + 1], a[i], r[2], r[3]);
                 }
             }
-        }
+        };
+        of_step(True{}, 0);
+#pragma unroll
+        for (int step = 1; step < STEPS; ++step) of_step(False{}, step);
         if constexpr (MASKED) {
-            const int key = j * KEYS + lane % 4 * 2, t = first_query() + warp * 32 + lane / 4;
+            const int key = j * KEYS + lane % 4 * 2, t = first_query() + warp * OF_WARP + lane / 4;
             const int64_t b = block_z();
-            int open[4];
-            for (int r = 0; r < 4; ++r) open[r] = open_keys(p, t + r * 8) - key;
+            int open[2 * HALVES];
+            for (int r = 0; r < 2 * HALVES; ++r) open[r] = open_keys(p, t + r * 8) - key;
 #pragma unroll
             for (int tile = 0; tile < KEY_TILES; ++tile)
 #pragma unroll
                 for (int e = 0; e < 2; ++e) {
                     const bool padded = p.keys && key + tile * 8 + e < p.s && is_padded(p, b, key + tile * 8 + e);
 #pragma unroll
-                    for (int r = 0; r < 4; ++r) {
+                    for (int r = 0; r < 2 * HALVES; ++r) {
                         if (padded || tile * 8 + e >= open[r]) scores[r / 2][tile][r % 2 * 2 + e] = -INFINITY;
                     }
                 }
@@ -219,15 +243,15 @@ template <class T, int D> __device__ __forceinline__ void flash_forward(const De
         copy_commit();
         if constexpr (LEAN) load_totals(total, total_waits);
 #pragma unroll
-        for (int r = 0; r < 4; ++r) {
+        for (int r = 0; r < 2 * HALVES; ++r) {
             float largest = max[r];
 #pragma unroll
             for (int tile = 0; tile < KEY_TILES; ++tile) largest = fmaxf(largest, fmaxf(scores[r / 2][tile][r % 2 * 2], scores[r / 2][tile][r % 2 * 2 + 1]));
             largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
             largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
             // Nothing seen yet: any finite number will do.
-            const float shift = MASKED && largest == -INFINITY ? 0.f : largest * factor;
-            const float rescale = exp2_approximate(fmaf(max[r], factor, -shift));
+            const float shift = MASKED && largest == -INFINITY ? 0.f : largest * minus_factor;
+            const float rescale = exp2_approximate(fmaf(max[r], factor, shift));
             max[r] = largest;
             total[r] *= rescale;
 #pragma unroll
@@ -235,7 +259,7 @@ template <class T, int D> __device__ __forceinline__ void flash_forward(const De
 #pragma unroll
                 for (int e = 0; e < 2; ++e) {
                     float &x = scores[r / 2][tile][r % 2 * 2 + e];
-                    x = exp2_approximate(fmaf(x, factor, -shift));
+                    x = exp2_approximate(fmaf(x, factor, shift));
                     total[r] += x;
                 }
 #pragma unroll
@@ -247,9 +271,9 @@ template <class T, int D> __device__ __forceinline__ void flash_forward(const De
         if constexpr (LEAN) total_waits = make_float4(total[0], total[1], total[2], total[3]);
 #pragma unroll
         for (int step = 0; step < KEYS / 16; ++step) {
-            uint32_t weights[2][4];
+            uint32_t weights[HALVES][4];
 #pragma unroll
-            for (int i = 0; i < 2; ++i)
+            for (int i = 0; i < HALVES; ++i)
 #pragma unroll
                 for (int r = 0; r < 4; ++r) weights[i][r] = T::pack(scores[i][step * 2 + r / 2][r % 2 * 2], scores[i][step * 2 + r / 2][r % 2 * 2 + 1]);
 #pragma unroll
@@ -257,7 +281,7 @@ template <class T, int D> __device__ __forceinline__ void flash_forward(const De
                 uint32_t r[4];
                 ldmatrix_x4_transposed(r, v_from + step * 16 * ROW + tile * 16);
 #pragma unroll
-                for (int i = 0; i < 2; ++i) {
+                for (int i = 0; i < HALVES; ++i) {
                     T::mma(sums[i][tile], weights[i], r[0], r[1]);
                     if (tile + 1 < TILES) T::mma(sums[i][tile + 1 < TILES ? tile + 1 : tile], weights[i], r[2], r[3]);
                 }
@@ -274,33 +298,49 @@ template <class T, int D> __device__ __forceinline__ void flash_forward(const De
     if constexpr (LEAN) load_totals(total, total_waits);
     // Through this warp's rows of the queries' tile, so that rows are written in whole sectors.
     const int64_t b = block_z();
-    const int n = block_y(), first = first_query() + warp * 32;
+    const int n = block_y(), first = first_query() + warp * OF_WARP;
     const int64_t q_stride = static_cast<int64_t>(p.heads) * D;
-    uint8_t *rows = shared + warp * 32 * ROW;
-    uint32_t masked = 0;
+    uint8_t *rows = shared + warp * OF_WARP * ROW;
+    float my_total = 0.f, my_max = 0.f; // of one row of the four: the logarithm is made for all at once
+    int my_row = OF_WARP;
 #pragma unroll
-    for (int r = 0; r < 4; ++r) {
+    for (int r = 0; r < 2 * HALVES; ++r) {
         float sum = total[r];
         sum += __shfl_xor_sync(0xffffffffu, sum, 1);
         sum += __shfl_xor_sync(0xffffffffu, sum, 2);
         const int row = r / 2 * 16 + r % 2 * 8 + lane / 4;
+        if (lane % 4 == r) my_total = sum, my_max = max[r], my_row = row;
         const float inverse = sum > 0.f ? 1.f / sum : 0.f;
-        if (lane % 4 == 0 && first + row < p.t) {
-            static_cast<float *>(p.lse)[(b * p.heads + n) * p.t + first + row] = sum > 0.f ? fmaf(max[r], p.scale, logf(sum)) : LOWEST;
-            masked |= sum > 0.f ? 0u : 1u << row;
-        }
 #pragma unroll
         for (int tile = 0; tile < TILES; ++tile) {
             *reinterpret_cast<uint32_t *>(rows + row * ROW + tile * 16 + lane % 4 * 4) =
                 T::pack(sums[r / 2][tile][r % 2 * 2] * inverse, sums[r / 2][tile][r % 2 * 2 + 1] * inverse);
         }
     }
+    uint32_t masked = 0;
+    if (my_row < OF_WARP && first + my_row < static_cast<int>(p.t)) {
+        static_cast<float *>(p.lse)[(b * p.heads + n) * p.t + first + my_row] = my_total > 0.f ? fmaf(my_max, p.scale, logf(my_total)) : LOWEST;
+        masked = my_total > 0.f ? 0u : 1u << my_row;
+    }
     masked = __reduce_or_sync(0xffffffffu, masked);
     __syncwarp();
     uint16_t *out = static_cast<uint16_t *>(p.out) + query_at(p, b, first, n);
-    for (int at = lane; at < 32 * TILES; at += 32) {
-        const int row = at / TILES, piece = at % TILES;
-        if (first + row < p.t) *reinterpret_cast<uint4 *>(out + row * q_stride + piece * 8) = *reinterpret_cast<const uint4 *>(rows + row * ROW + piece * 16);
+    const int exist = static_cast<int>(p.t) - first;
+    if constexpr (32 % TILES == 0) { // a lane keeps its piece
+        const int piece = lane % TILES;
+        const uint8_t *from = rows + lane / TILES * ROW + piece * 16;
+        uint16_t *to = out + lane / TILES * q_stride + piece * 8;
+        const int64_t step = 32 / TILES * q_stride;
+#pragma unroll
+        for (int row = 0; row < OF_WARP; row += 32 / TILES) {
+            if (row + lane / TILES < exist) *reinterpret_cast<uint4 *>(to) = *reinterpret_cast<const uint4 *>(from + row * ROW);
+            to += step;
+        }
+    } else {
+        for (int at = lane; at < OF_WARP * TILES; at += 32) {
+            const int row = at / TILES, piece = at % TILES;
+            if (row < exist) *reinterpret_cast<uint4 *>(out + row * q_stride + piece * 8) = *reinterpret_cast<const uint4 *>(rows + row * ROW + piece * 16);
+        }
     }
     if (masked != 0) {
         __syncwarp();

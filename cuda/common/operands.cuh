@@ -8,12 +8,12 @@
 namespace deem {
 
 /// The tile of this block. Blocks that run at the same time take groups of 8 rows of tiles, so that the second-level cache serves both operands.
-template <int TILE> __device__ __forceinline__ void place_of_tile(int64_t m, int64_t n, int64_t &row0, int64_t &col0) {
-    const int64_t rows = (m + TILE - 1) / TILE, columns = (n + TILE - 1) / TILE;
+template <int ROWS, int COLS> __device__ __forceinline__ void place_of_tile(int64_t m, int64_t n, int64_t &row0, int64_t &col0) {
+    const int64_t rows = (m + ROWS - 1) / ROWS, columns = (n + COLS - 1) / COLS;
     const int64_t group = blockIdx.x / (8 * columns), in_group = blockIdx.x % (8 * columns);
     const int64_t height = rows - group * 8 < 8 ? rows - group * 8 : 8;
-    row0 = (group * 8 + in_group % height) * TILE;
-    col0 = in_group / height * TILE;
+    row0 = (group * 8 + in_group % height) * ROWS;
+    col0 = in_group / height * COLS;
 }
 
 /// Lines of a matrix along k, as a source of `ffma_tile`.

@@ -41,15 +41,11 @@ struct Bf16 {
         store_global_8(p, pack_bf16(x.x, x.y), pack_bf16(x.z, x.w));
     }
     __device__ static void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { mma_16816_bf16(d, a, b0, b1); }
-};
-
-struct F16 {
-    using Stored = uint16_t;
-    __device__ static float2 unpack(uint32_t x) { return unpack_f16(x); }
-    __device__ static uint32_t pack(float low, float high) { return pack_f16(low, high); }
-    __device__ static float load(const uint16_t *p) { return unpack_f16(*p).x; }
-    __device__ static void store(uint16_t *p, float x) { *p = static_cast<uint16_t>(pack_f16(x, 0.f)); }
-    __device__ static void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { mma_16816_f16(d, a, b0, b1); }
+    /// d = a b if FIRST, else d += a b.
+    template <bool FIRST> __device__ static void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+        if constexpr (FIRST) mma_16816_bf16_first(d, a, b0, b1);
+        else mma_16816_bf16(d, a, b0, b1);
+    }
 };
 
 /// Calls `f(i, sums[i])` for each row. The rows take turns in the first one's registers, so that there is one copy of f's code and no spill.

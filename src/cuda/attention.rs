@@ -3,10 +3,10 @@
 use std::ffi::c_void;
 
 use super::gemm::aligned;
-use super::params::{DeemAttentionBackward, DeemAttentionDropout, DeemAttentionForward};
-use super::{by_dtype, input, output, small, whole_numbers};
+use super::params::{DeemAttentionBackward, DeemAttentionDropout, DeemAttentionForward, DeemAttentionTensorForward};
+use super::{by_dtype, has_warpgroups, input, multiprocessors, output, small, tensor_map, whole_numbers};
 use crate::device::Context;
-use crate::device::cuda::Geometry;
+use crate::device::cuda::{Capability, Geometry};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::host::attention::Problem;
@@ -24,10 +24,10 @@ pub(super) fn row_bytes(d: usize) -> usize {
     d.div_ceil(16) * 32 + 16
 }
 
-/// `FlashForward::SHARED_BYTES`.
-fn forward_shared_bytes(d: usize) -> u32 {
+/// `FlashForward::SHARED_BYTES` of a block of so many queries.
+fn forward_shared_bytes(d: usize, queries: usize) -> u32 {
     let keys = if d > 128 { 32 } else { 64 };
-    ((128 + 2 * keys) * row_bytes(d) + if d >= 128 { BLOCK * 24 } else { 0 }) as u32
+    ((queries + 2 * keys) * row_bytes(d) + if d >= 128 && queries == 128 { BLOCK * 24 } else { 0 }) as u32
 }
 
 /// `FlashBackward::SHARED_BYTES` of a launch that makes gradients from dS, from P, or both.
@@ -47,20 +47,80 @@ fn backward_shared_bytes(d: usize, scores: bool, probs: bool) -> u32 {
 fn takes_tensor_cores(dtype: DType, p: &Problem<'_>, aligned: bool) -> bool {
     let fits = p.t < 1 << 30 && p.capacity < 1 << 30 && p.batch < 1 << 16 && p.heads < 1 << 16;
     let plain = p.first.is_none() && p.dropout.is_none();
-    dtype == DType::Bf16 && plain && forward_kernel(p.d).is_some() && p.scale > 0.0 && fits && aligned
+    dtype == DType::Bf16 && plain && forward_kernels(p.d).is_some() && p.scale > 0.0 && fits && aligned
 }
 
-/// The tensor-core kernel for this head size.
-fn forward_kernel(d: usize) -> Option<&'static str> {
+/// The tensor-core kernels for this head size: 128 queries to a block, and 64.
+fn forward_kernels(d: usize) -> Option<[&'static str; 2]> {
     Some(match d {
-        40 => "attention_forward_mma_d40_bf16",
-        64 => "attention_forward_mma_d64_bf16",
-        80 => "attention_forward_mma_d80_bf16",
-        96 => "attention_forward_mma_d96_bf16",
-        128 => "attention_forward_mma_d128_bf16",
-        160 => "attention_forward_mma_d160_bf16",
+        40 => ["attention_forward_mma_d40_bf16", "attention_forward_small_d40_bf16"],
+        64 => ["attention_forward_mma_d64_bf16", "attention_forward_small_d64_bf16"],
+        80 => ["attention_forward_mma_d80_bf16", "attention_forward_small_d80_bf16"],
+        96 => ["attention_forward_mma_d96_bf16", "attention_forward_small_d96_bf16"],
+        128 => ["attention_forward_mma_d128_bf16", "attention_forward_small_d128_bf16"],
+        160 => ["attention_forward_mma_d160_bf16", "attention_forward_small_d160_bf16"],
         _ => return None,
     })
+}
+
+/// The kernels of warpgroups for this head size: 128 queries to a block, and 64.
+fn warpgroup_kernels(d: usize) -> Option<[&'static str; 2]> {
+    Some(match d {
+        40 => ["attention_forward_wgmma_d40_bf16", "attention_forward_wgmma_small_d40_bf16"],
+        64 => ["attention_forward_wgmma_d64_bf16", "attention_forward_wgmma_small_d64_bf16"],
+        80 => ["attention_forward_wgmma_d80_bf16", "attention_forward_wgmma_small_d80_bf16"],
+        96 => ["attention_forward_wgmma_d96_bf16", "attention_forward_wgmma_small_d96_bf16"],
+        128 => ["attention_forward_wgmma_d128_bf16", "attention_forward_wgmma_small_d128_bf16"],
+        160 => ["attention_forward_wgmma_d160_bf16", "attention_forward_wgmma_small_d160_bf16"],
+        _ => return None,
+    })
+}
+
+/// Keys of a tile of the kernels of warpgroups (`WarpgroupFlash::KEYS` in `cuda/common/warpgroup_flash.cuh`).
+fn warpgroup_keys(d: usize) -> usize {
+    if d > 128 { 64 } else { 128 }
+}
+
+/// `WarpgroupFlash::SHARED_BYTES`.
+fn warpgroup_shared_bytes(d: usize, queries: usize) -> u32 {
+    (1024 + d.div_ceil(64) * 128 * (queries + 4 * warpgroup_keys(d)) + queries / 16 * 2304 + 72) as u32
+}
+
+/// How a forward pass is divided into blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Blocks {
+    queries: usize,
+    /// By warpgroups (Hopper), else by single warps.
+    warpgroups: bool,
+}
+
+/// The blocks of a forward pass on tensor cores: 128 queries share the loads of keys and values among more products, 64 leave fewer multiprocessors idle and each
+/// warp waits half as long. The choice changes bits between warps and warpgroups only, whose tiles of keys differ; it never depends on other problems.
+fn pick_blocks(p: &Problem<'_>, capability: Option<Capability>) -> Blocks {
+    let multiprocessors = multiprocessors(capability);
+    // A round is what a multiprocessor works through, a wave what waits beside each other in one; cycles by the model of the virtual GPU, at a head size of 64, for
+    // a tile of keys and beside.
+    let cost = |queries: usize, keys: usize, round: [usize; 2], wave: [usize; 2], resident: usize| {
+        let blocks = p.t.div_ceil(queries) * p.heads * p.batch;
+        let (tiles, waves) = (p.s.div_ceil(keys), blocks.div_ceil(multiprocessors * resident));
+        (blocks.div_ceil(multiprocessors) * (round[0] * tiles + round[1])).max(waves * (wave[0] * tiles + wave[1]))
+    };
+    let resident = if p.d <= 40 { 4 } else { 3 };
+    let mut all = vec![
+        (cost(128, 64, [1080, 0], [2000, 2000], 2), Blocks { queries: 128, warpgroups: false }),
+        (cost(64, 64, [550, 0], [1220, 2000], resident), Blocks { queries: 64, warpgroups: false }),
+    ];
+    if has_warpgroups(capability) && p.keys.is_none() && p.s > 0 {
+        // Here a cycle of the above is worth more: the tensor cores of Hopper give `mma.sync` less than they have.
+        for (cost, _) in &mut all {
+            *cost = *cost * 137 / 100;
+        }
+        all.push((cost(128, 128, [1870, 340], [1344, 850], 1), Blocks { queries: 128, warpgroups: true }));
+        all.push((cost(64, 128, [935, 170], [1344, 850], 1), Blocks { queries: 64, warpgroups: true }));
+    }
+    all.into_iter()
+        .min_by_key(|(cost, _)| *cost)
+        .map_or(Blocks { queries: 128, warpgroups: false }, |(_, blocks)| blocks)
 }
 
 /// A kernel for gradients of keys, and whether it makes those from the scores and those from the probabilities.
@@ -97,10 +157,10 @@ fn backward_kernels(d: usize) -> Option<(&'static str, &'static [OfKeys])> {
     })
 }
 
-/// Geometry of a tensor-core kernel over rows of heads of images.
-fn blocks(rows: usize, heads: usize, batch: usize, shared_bytes: u32) -> Geometry {
+/// Geometry of a tensor-core kernel over rows of heads of images, of which a block takes so many.
+fn blocks(rows: usize, of_block: usize, heads: usize, batch: usize, shared_bytes: u32) -> Geometry {
     Geometry {
-        blocks: [rows.div_ceil(BLOCK) as u32, heads as u32, batch as u32],
+        blocks: [rows.div_ceil(of_block) as u32, heads as u32, batch as u32],
         threads: [BLOCK as u32, 1, 1],
         shared_bytes,
     }
@@ -186,13 +246,45 @@ pub(crate) fn forward<E: Element>(
         dropout: dropout(p),
     };
     let is_aligned = aligned(&[params.q, params.k, params.v, params.out.cast_const()]);
-    let (kernel, geometry) = match forward_kernel(p.d) {
-        Some(kernel) if takes_tensor_cores(E::DTYPE, p, is_aligned) => {
-            (kernel, blocks(p.t, p.heads, p.batch, forward_shared_bytes(p.d)))
+    let tensor_cores = forward_kernels(p.d).zip(warpgroup_kernels(p.d));
+    let (kernel, geometry) = match tensor_cores {
+        Some((of_warps, of_warpgroups)) if takes_tensor_cores(E::DTYPE, p, is_aligned) => {
+            let chosen = pick_blocks(p, cx.capability());
+            let [large, small] = if chosen.warpgroups { of_warpgroups } else { of_warps };
+            let kernel = if chosen.queries == BLOCK { large } else { small };
+            if chosen.warpgroups {
+                return warpgroups(cx, p, kernel, chosen.queries, params);
+            }
+            let shared_bytes = forward_shared_bytes(p.d, chosen.queries);
+            (kernel, blocks(p.t, chosen.queries, p.heads, p.batch, shared_bytes))
         }
         _ => (simple, plain(p.batch * p.heads * p.t, p.d, 2, 32)?),
     };
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names.
+    unsafe { cx.launch(OP, kernel, geometry, &params) }
+}
+
+/// The launch of a kernel of warpgroups.
+fn warpgroups(
+    cx: &Context,
+    p: &Problem<'_>,
+    kernel: &'static str,
+    queries: usize,
+    attention: DeemAttentionForward,
+) -> Result<()> {
+    let keys = warpgroup_keys(p.d) as u32;
+    let of_keys = [p.batch, p.capacity, p.kv_heads, p.d];
+    let params = DeemAttentionTensorForward {
+        q_map: tensor_map::heads(cx, OP, attention.q, [p.batch, p.t, p.heads, p.d], p.t, queries as u32)?,
+        k_map: tensor_map::heads(cx, OP, attention.k, of_keys, p.s, keys)?,
+        v_map: tensor_map::heads(cx, OP, attention.v, of_keys, p.s, keys)?,
+        attention,
+        padding: [0; 7],
+    };
+    let geometry = blocks(p.t, queries, p.heads, p.batch, warpgroup_shared_bytes(p.d, queries));
+    // A warpgroup for 64 queries, and one that copies.
+    let geometry = Geometry { threads: [(queries * 2 + 128) as u32, 1, 1], ..geometry };
+    // SAFETY: the kernel's own struct, with arrays of the shapes that it and its maps name.
     unsafe { cx.launch(OP, kernel, geometry, &params) }
 }
 
@@ -251,11 +343,14 @@ pub(crate) fn backward<E: Element>(
     match backward_kernels(p.d) {
         Some((dq, dkv)) if takes_tensor_cores(E::DTYPE, p, is_aligned) => {
             if queries > 0 {
-                launch(dq, blocks(p.t, p.heads, p.batch, backward_shared_bytes(p.d, true, false)))?;
+                launch(dq, blocks(p.t, BLOCK, p.heads, p.batch, backward_shared_bytes(p.d, true, false)))?;
             }
             if keys > 0 {
                 for &(kernel, scores, probs) in dkv {
-                    launch(kernel, blocks(p.capacity, p.kv_heads, p.batch, backward_shared_bytes(p.d, scores, probs)))?;
+                    launch(
+                        kernel,
+                        blocks(p.capacity, BLOCK, p.kv_heads, p.batch, backward_shared_bytes(p.d, scores, probs)),
+                    )?;
                 }
             }
         }
@@ -299,9 +394,39 @@ mod tests {
         assert!(!takes_tensor_cores(DType::Bf16, &problem(64, -0.1), true));
         assert!(!takes_tensor_cores(DType::F32, &problem(64, 0.1), true));
         for d in [40, 64, 80, 96, 128, 160] {
-            assert!(forward_kernel(d).is_some() && backward_kernels(d).is_some());
+            assert!(forward_kernels(d).is_some() && backward_kernels(d).is_some());
             // What a block of an A100 may have.
-            assert!(forward_shared_bytes(d) <= 163 << 10 && backward_shared_bytes(d, true, d <= 64) <= 163 << 10);
+            assert!(warpgroup_kernels(d).is_some() && warpgroup_shared_bytes(d, 128) <= 227 << 10);
+            assert!(forward_shared_bytes(d, 128) <= 163 << 10 && backward_shared_bytes(d, true, d <= 64) <= 163 << 10);
         }
+    }
+
+    #[test]
+    fn blocks_by_sizes_and_capability() {
+        let pick = |(batch, heads, t, s, d), keys, major| {
+            let (causal, first, dropout) = (None, None, None);
+            let problem = Problem {
+                batch,
+                t,
+                s,
+                capacity: s,
+                heads,
+                kv_heads: heads,
+                d,
+                scale: 0.1,
+                causal,
+                keys,
+                first,
+                dropout,
+            };
+            let Blocks { queries, warpgroups } = pick_blocks(&problem, Some(Capability { major, minor: 0 }));
+            (queries, warpgroups)
+        };
+        assert_eq!(pick((1, 16, 512, 512, 64), None, 8), (64, false));
+        assert_eq!(pick((1, 16, 512, 512, 64), None, 9), (64, true));
+        assert_eq!(pick((1, 16, 1024, 1024, 64), None, 9), (128, true));
+        assert_eq!(pick((1, 16, 512, 512, 64), Some(&[1; 512]), 9), (64, false));
+        // Three tiles of keys for two and a bit.
+        assert_eq!(pick((4, 16, 257, 257, 64), None, 9), (64, false));
     }
 }

@@ -3,7 +3,7 @@
 use super::attention::row_bytes;
 use super::gemm::aligned;
 use super::params::DeemCrossAttentionForward;
-use super::{input, output, small};
+use super::{has_warpgroups, input, multiprocessors, output, small};
 use crate::device::Context;
 use crate::device::cuda::Geometry;
 use crate::dtype::{DType, Element};
@@ -38,8 +38,10 @@ fn pick_variant(dtype: DType, p: &Problem) -> Option<(&'static str, usize)> {
 /// The kernel of a problem, and its capacity of keys.
 pub(crate) struct Kernel(&'static str, usize);
 
-/// The kernel for this problem, if there is one; the general attention takes all.
+/// The kernel for this problem, if there is one; the general attention takes all. Its kernels of warpgroups are faster from head size 80 on: 3.5 us for 5.3 of
+/// 1024 queries and 77 keys of 16 heads, in the model of the virtual GPU.
 pub(crate) fn kernel<E: Element>(
+    cx: &Context,
     p: &Problem,
     q: View<'_, E>,
     k: View<'_, E>,
@@ -48,6 +50,9 @@ pub(crate) fn kernel<E: Element>(
 ) -> Option<Kernel> {
     let pointers = [q.address(), k.address(), v.address(), out.address().cast_const()];
     let (name, keys) = pick_variant(E::DTYPE, p)?;
+    if has_warpgroups(cx.capability()) && p.d > 64 {
+        return None;
+    }
     aligned(&pointers.map(<*const E>::cast)).then_some(Kernel(name, keys))
 }
 
@@ -77,9 +82,10 @@ pub(crate) fn forward<E: Element>(
         scale: p.scale as f32,
         padding: 0,
     };
-    // Four tiles of queries to a block, so that it reads the keys and values for all of them once.
+    // So many tiles of queries to a block that all blocks run at once, up to four: it reads the keys and values for all of them once.
+    let tiles = (p.t.div_ceil(BLOCK) * p.heads * p.batch).div_ceil(2 * multiprocessors(cx.capability())).clamp(1, 4);
     let geometry = Geometry {
-        blocks: [p.t.div_ceil(4 * BLOCK) as u32, p.heads as u32, p.batch as u32],
+        blocks: [p.t.div_ceil(tiles * BLOCK) as u32, p.heads as u32, p.batch as u32],
         threads: [BLOCK as u32, 1, 1],
         shared_bytes: ((BLOCK + 2 * keys) * row_bytes(p.d)) as u32,
     };

@@ -3,14 +3,15 @@
 use std::ffi::c_void;
 
 use super::activation::number;
-use super::params::{DEEM_GEMM_NN, DEEM_GEMM_NT, DEEM_GEMM_TN, DeemGemmForward};
-use super::{by_dtype, input, optional_input, output};
+use super::params::{DEEM_GEMM_NN, DEEM_GEMM_NT, DEEM_GEMM_TN, DeemGemmForward, DeemGemmTensorForward};
+use super::{by_dtype, has_warpgroups, input, multiprocessors, optional_input, output, tensor_map};
 use crate::device::Context;
-use crate::device::cuda::Geometry;
+use crate::device::cuda::{Capability, Geometry};
 use crate::dtype::{DType, Element};
 use crate::error::Result;
 use crate::memory::{View, ViewMut};
 use crate::ops::Accumulate;
+use crate::ops::activation::Activation;
 use crate::ops::gemm::{Epilogue, Form};
 
 const OP: &str = "gemm";
@@ -24,8 +25,116 @@ enum Variant {
     Tile,
     /// bf16 on tensor cores, in tiles of 128 x 128.
     Mma,
-    /// The same in tiles of 64 x 64, of which more run beside each other.
-    Small,
+    /// The same in tiles of 64 x 64, of which more run beside each other, and in so many parts of K.
+    Small { splits: usize },
+    /// The same in tiles of 32 x 32, whose two halves along k are summed by different warps.
+    Sliced,
+    /// bf16 by warpgroups (Hopper).
+    Warpgroup(&'static Tensor),
+}
+
+/// A kernel of warpgroups: its tile of C, and how long it takes, in cycles as the model of the virtual GPU counts them.
+#[derive(Debug, PartialEq, Eq)]
+struct Tensor {
+    kernels: [&'static str; 3],
+    rows: usize,
+    cols: usize,
+    /// Stages of steps of 64 terms.
+    stages: usize,
+    depth: usize,
+    /// Blocks that a multiprocessor holds.
+    resident: usize,
+    /// Of a tile: for a hundred terms, and beside; of a wave likewise.
+    round: [usize; 2],
+    wave: [usize; 2],
+}
+
+/// The kernels of warpgroups, the largest tile first.
+static TENSORS: [Tensor; 4] = [
+    Tensor {
+        kernels: [
+            "gemm_forward_wgmma_128x256_nt_bf16",
+            "gemm_forward_wgmma_128x256_nn_bf16",
+            "gemm_forward_wgmma_128x256_tn_bf16",
+        ],
+        rows: 128,
+        cols: 256,
+        stages: 4,
+        depth: 1,
+        resident: 1,
+        round: [1720, 550],
+        wave: [430, 2000],
+    },
+    Tensor {
+        kernels: [
+            "gemm_forward_wgmma_128x128_nt_bf16",
+            "gemm_forward_wgmma_128x128_nn_bf16",
+            "gemm_forward_wgmma_128x128_tn_bf16",
+        ],
+        rows: 128,
+        cols: 128,
+        stages: 3,
+        depth: 2,
+        resident: 1,
+        round: [930, 370],
+        wave: [300, 1300],
+    },
+    Tensor {
+        kernels: [
+            "gemm_forward_wgmma_128x64_nt_bf16",
+            "gemm_forward_wgmma_128x64_nn_bf16",
+            "gemm_forward_wgmma_128x64_tn_bf16",
+        ],
+        rows: 128,
+        cols: 64,
+        stages: 3,
+        depth: 2,
+        resident: 1,
+        round: [536, 180],
+        wave: [290, 930],
+    },
+    Tensor {
+        kernels: [
+            "gemm_forward_wgmma_64x64_nt_bf16",
+            "gemm_forward_wgmma_64x64_nn_bf16",
+            "gemm_forward_wgmma_64x64_tn_bf16",
+        ],
+        rows: 64,
+        cols: 64,
+        stages: 3,
+        depth: 2,
+        resident: 2,
+        round: [265, 100],
+        wave: [280, 970],
+    },
+];
+
+impl Tensor {
+    /// `TensorProduct::SHARED_BYTES` in `cuda/common/warpgroup_product.cuh`: stages of tiles, a slab of sums for each warp, barriers.
+    fn shared_bytes(&self) -> u32 {
+        let bytes = 1024 + self.stages * self.depth * (self.rows + self.cols) * 128 + self.rows / 16 * 2560;
+        (bytes + self.stages * 16) as u32
+    }
+
+    /// A warpgroup for 64 rows, and one that copies.
+    fn threads(&self) -> u32 {
+        (self.rows * 2 + 128) as u32
+    }
+
+    fn cost(&self, batch: usize, (m, n, k): Sizes, multiprocessors: usize) -> usize {
+        let tiles = batch * m.div_ceil(self.rows) * n.div_ceil(self.cols);
+        let (rounds, waves) = (tiles.div_ceil(multiprocessors), tiles.div_ceil(self.resident * multiprocessors));
+        let of = |[terms, beside]: [usize; 2]| terms * k / 100 + beside;
+        let second_cache = (tiles * (self.rows + self.cols) * k + batch * m * n) / 2560;
+        (rounds * of(self.round)).max(waves * of(self.wave)).max(second_cache)
+    }
+
+    /// The cheapest kernel.
+    fn pick(batch: usize, sizes: Sizes, multiprocessors: usize) -> &'static Tensor {
+        let [first, others @ ..] = &TENSORS;
+        let cost = |tensor: &Tensor| tensor.cost(batch, sizes, multiprocessors);
+        others.iter().fold(first, |best, other| if cost(other) < cost(best) { other } else { best })
+    }
 }
 
 /// Whether all of these begin at multiples of 16 bytes (null among them).
@@ -33,11 +142,49 @@ pub(super) fn aligned(pointers: &[*const c_void]) -> bool {
     pointers.iter().all(|pointer| pointer.addr().is_multiple_of(16))
 }
 
-/// Tiles of 128 x 128 from which on they fill a GPU: multiprocessors of an A100. A constant, so that nothing depends on the machine.
-const MANY_TILES: usize = 108;
+/// Sizes of a product: rows, columns, terms of a sum.
+type Sizes = (usize, usize, usize);
 
-/// Kernels by sizes, storage type and alignment alone. All sum in the same order, so the bits are the same for any number of products at once.
-fn pick_variant(dtype: DType, form: Form, batch: usize, (m, n, k): (usize, usize, usize), aligned: bool) -> Variant {
+/// What a product costs in tiles of 128 x 128, in cycles as the model of the virtual GPU counts them: the multiprocessor with most tiles works through `rounds` of
+/// them, and waits for `waves` of those that run beside each other.
+fn cost_of_mma(batch: usize, (m, n, k): Sizes, multiprocessors: usize) -> usize {
+    let tiles = batch * m.div_ceil(128) * n.div_ceil(128);
+    let (rounds, waves) = (tiles.div_ceil(multiprocessors), tiles.div_ceil(2 * multiprocessors));
+    (rounds * (19 * k)).max(waves * (15 * k + 2800))
+}
+
+/// The same in tiles of 64 x 64 and `splits` parts of K, with the launch that adds the parts.
+fn cost_of_small(batch: usize, (m, n, k): Sizes, splits: usize, multiprocessors: usize) -> usize {
+    let (tiles, part) = (splits * batch * m.div_ceil(64) * n.div_ceil(64), k.div_ceil(splits));
+    let (rounds, waves) = (tiles.div_ceil(multiprocessors), tiles.div_ceil(2 * multiprocessors));
+    let adding = if splits == 1 { 0 } else { 3800 + splits * batch * m * n * 8 / 1300 };
+    (rounds * (13 * part / 2)).max(waves * (10 * part + 1400)) + adding
+}
+
+/// The same in tiles of 32 x 32.
+fn cost_of_sliced((m, n, k): Sizes, multiprocessors: usize) -> usize {
+    let tiles = m.div_ceil(32) * n.div_ceil(32);
+    let (rounds, waves) = (tiles.div_ceil(multiprocessors), tiles.div_ceil(4 * multiprocessors));
+    (rounds * (3 * k)).max(waves * (17 * k / 4 + 950)).max(tiles * k / 40)
+}
+
+/// Terms of a part of K: whole steps of the kernel.
+fn k_of_split(k: usize, splits: usize) -> usize {
+    k.div_ceil(splits).next_multiple_of(64)
+}
+
+/// Kernels by sizes, storage type and alignment alone. How the terms of a sum are grouped does not depend on `batch`, so the bits are the same for any number of
+/// products at once.
+fn pick_variant(
+    dtype: DType,
+    form: Form,
+    batch: usize,
+    sizes: Sizes,
+    aligned: bool,
+    capability: Option<Capability>,
+) -> Variant {
+    let multiprocessors = multiprocessors(capability);
+    let (m, n, k) = sizes;
     let rows = match form {
         Form::Nt => [k, k],
         Form::Nn => [k, n],
@@ -46,10 +193,26 @@ fn pick_variant(dtype: DType, form: Form, batch: usize, (m, n, k): (usize, usize
     let whole = |pack: usize| aligned && n.is_multiple_of(4) && rows.iter().all(|row| row.is_multiple_of(pack));
     let fits = k < 1 << 31 && m < 1 << 28 && n < 1 << 28;
     match dtype {
-        DType::F32 if fits && whole(4) && (m > 64 || n > 64) => Variant::Tile,
-        DType::Bf16 if fits && whole(8) && batch * m.div_ceil(128) * n.div_ceil(128) < MANY_TILES => Variant::Small,
-        DType::Bf16 if fits && whole(8) => Variant::Mma,
-        _ => Variant::Plain,
+        DType::F32 if fits && whole(4) && (m > 64 || n > 64) => return Variant::Tile,
+        DType::Bf16 if fits && whole(8) => {}
+        _ => return Variant::Plain,
+    }
+    if k > 0 && has_warpgroups(capability) {
+        return Variant::Warpgroup(Tensor::pick(batch, sizes, multiprocessors));
+    }
+    let small = |splits| (cost_of_small(1, sizes, splits, multiprocessors), Variant::Small { splits });
+    let sliced = (cost_of_sliced(sizes, multiprocessors), Variant::Sliced);
+    let mma = (cost_of_mma(1, sizes, multiprocessors), Variant::Mma);
+    let splits =
+        [2, 4, 8, 16].into_iter().filter(|splits| k / splits >= 256 && k_of_split(k, *splits) * (splits - 1) < k);
+    let cheapest = splits.map(small).chain([small(1), sliced, mma]).min_by_key(|(cost, _)| *cost);
+    match cheapest {
+        Some((_, grouped @ (Variant::Sliced | Variant::Small { splits: 2.. }))) => grouped,
+        // Both sum in the same order.
+        _ if cost_of_mma(batch, sizes, multiprocessors) <= cost_of_small(batch, sizes, 1, multiprocessors) => {
+            Variant::Mma
+        }
+        _ => Variant::Small { splits: 1 },
     }
 }
 
@@ -58,7 +221,7 @@ fn pick_variant(dtype: DType, form: Form, batch: usize, (m, n, k): (usize, usize
 pub(crate) fn forward<E: Element, O: Element<Acc = E::Acc>>(
     cx: &Context,
     batch: usize,
-    (m, n, k): (usize, usize, usize),
+    (m, n, k): Sizes,
     form: Form,
     a: View<'_, E>,
     b: View<'_, E>,
@@ -66,7 +229,7 @@ pub(crate) fn forward<E: Element, O: Element<Acc = E::Acc>>(
     epilogue: &Epilogue<'_, E>,
 ) -> Result<()> {
     let plain = by_dtype::<E>(cx, OP, "gemm_forward_f32", "gemm_forward_bf16")?;
-    let params = DeemGemmForward {
+    let mut params = DeemGemmForward {
         a: input(cx, OP, "a", a)?,
         b: input(cx, OP, "b", b)?,
         c: output(cx, OP, "c", &c)?,
@@ -85,66 +248,148 @@ pub(crate) fn forward<E: Element, O: Element<Acc = E::Acc>>(
         activation: number(epilogue.activation),
         accumulate: i32::from(epilogue.accumulate == Accumulate::Add),
         c_is_f32: i32::from(O::DTYPE == DType::F32),
+        partial: std::ptr::null_mut(),
+        k_of_split: k as i64,
+        splits: 1,
+        is_bare: 0,
     };
+    let has_epilogue = epilogue.bias.is_some()
+        || epilogue.scale.is_some()
+        || epilogue.residual.is_some()
+        || params.activation != number(Activation::None)
+        || params.accumulate != 0;
+    params.is_bare = i32::from(!has_epilogue && params.c_is_f32 == 0 && n.is_multiple_of(8));
     let pointers = [params.a, params.b, params.c.cast_const(), params.bias, params.scale, params.residual];
-    let (kernel, tile, threads, shared_bytes) = match pick_variant(E::DTYPE, form, batch, (m, n, k), aligned(&pointers))
-    {
+    let name = |names: [&'static str; 3]| match form {
+        Form::Nt => names[0],
+        Form::Nn => names[1],
+        Form::Tn => names[2],
+    };
+    let variant = pick_variant(E::DTYPE, form, batch, (m, n, k), aligned(&pointers), cx.capability());
+    let (kernel, tile, threads, shared_bytes) = match variant {
         Variant::Plain => (plain, 64, 256, 0),
         Variant::Tile => {
-            let kernel = match form {
-                Form::Nt => "gemm_forward_tile_nt_f32",
-                Form::Nn => "gemm_forward_tile_nn_f32",
-                Form::Tn => "gemm_forward_tile_tn_f32",
-            };
-            (kernel, 128, 256, 0)
+            let kernels = ["gemm_forward_tile_nt_f32", "gemm_forward_tile_nn_f32", "gemm_forward_tile_tn_f32"];
+            (name(kernels), 128, 256, 0)
         }
         Variant::Mma => {
-            let kernel = match form {
-                Form::Nt => "gemm_forward_mma_nt_bf16",
-                Form::Nn => "gemm_forward_mma_nn_bf16",
-                Form::Tn => "gemm_forward_mma_tn_bf16",
-            };
-            (kernel, 128, 128, MMA_SHARED_BYTES)
+            let kernels = ["gemm_forward_mma_nt_bf16", "gemm_forward_mma_nn_bf16", "gemm_forward_mma_tn_bf16"];
+            (name(kernels), 128, 256, MMA_SHARED_BYTES)
         }
-        Variant::Small => {
-            let kernel = match form {
-                Form::Nt => "gemm_forward_small_nt_bf16",
-                Form::Nn => "gemm_forward_small_nn_bf16",
-                Form::Tn => "gemm_forward_small_tn_bf16",
-            };
-            (kernel, 64, 128, mma_shared_bytes(64))
+        Variant::Small { .. } => {
+            let kernels = ["gemm_forward_small_nt_bf16", "gemm_forward_small_nn_bf16", "gemm_forward_small_tn_bf16"];
+            (name(kernels), 64, 128, mma_shared_bytes(64, 64, 3))
         }
+        Variant::Sliced => {
+            let kernels = ["gemm_forward_sliced_nt_bf16", "gemm_forward_sliced_nn_bf16", "gemm_forward_sliced_tn_bf16"];
+            (name(kernels), 32, 128, mma_shared_bytes(32, 64, 3))
+        }
+        Variant::Warpgroup(tensor) => return warpgroups(cx, tensor, name(tensor.kernels), form, params),
     };
+    let mut partial = None;
+    if let Variant::Small { splits: splits @ 2.. } = variant {
+        let sums = partial.insert(cx.uninit::<f32>([splits, batch, m, n])?);
+        params.partial = output(cx, OP, "the sums of parts", &sums.view_mut())?;
+        params.k_of_split = k_of_split(k, splits) as i64;
+        params.splits = splits as i32;
+    }
     let tiles = Geometry::linear(OP, m.div_ceil(tile) * n.div_ceil(tile), threads)?.with_shared_bytes(shared_bytes);
     // Beyond so many products a block makes several.
-    let geometry = Geometry { blocks: [tiles.blocks[0], batch.min(65535) as u32, 1], ..tiles };
+    let blocks = [tiles.blocks[0], batch.min(65535) as u32, params.splits as u32];
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names.
+    unsafe { cx.launch(OP, kernel, Geometry { blocks, ..tiles }, &params)? };
+    if partial.is_some() {
+        let geometry = Geometry::linear(OP, (batch * m * n).div_ceil(1024).min(1 << 20), 256)?;
+        // SAFETY: as above.
+        unsafe { cx.launch(OP, "gemm_forward_add_splits_bf16", geometry, &params)? };
+    }
+    Ok(())
+}
+
+/// The launch of a kernel of warpgroups.
+fn warpgroups(cx: &Context, tensor: &Tensor, kernel: &'static str, form: Form, gemm: DeemGemmForward) -> Result<()> {
+    let [batch, m, n, k] = [gemm.batch, gemm.m, gemm.n, gemm.k].map(|size| size as usize);
+    // Rows along k come in boxes of as many lines as the tile has, rows across in boxes of 64 terms.
+    let map = |matrix, lines, tile, along| match along {
+        true => tensor_map::rows(cx, OP, matrix, [batch, lines, k], tile as u32),
+        false => tensor_map::rows(cx, OP, matrix, [batch, k, lines], 64),
+    };
+    let params = DeemGemmTensorForward {
+        a_map: map(gemm.a, m, tensor.rows, form != Form::Tn)?,
+        b_map: map(gemm.b, n, tensor.cols, form == Form::Nt)?,
+        gemm,
+        padding: [0],
+    };
+    let tiles = Geometry::linear(OP, m.div_ceil(tensor.rows) * n.div_ceil(tensor.cols), tensor.threads())?;
+    let blocks = [tiles.blocks[0], batch.min(65535) as u32, 1];
+    let geometry = Geometry { blocks, ..tiles }.with_shared_bytes(tensor.shared_bytes());
+    // SAFETY: the kernel's own struct, with arrays of the shapes that it and its maps name.
     unsafe { cx.launch(OP, kernel, geometry, &params) }
 }
 
-/// Shared memory of the tensor-core products (`Mma::SHARED_BYTES` in `cuda/common/tile.cuh`): four stages of 32 rows of two operands.
-const fn mma_shared_bytes(tile: u32) -> u32 {
-    4 * 2 * 32 * (tile * 2 + 16)
+/// Shared memory of the tensor-core products (`Product::SHARED_BYTES` in `cuda/common/product.cuh`, `Mma::SHARED_BYTES` in `tile.cuh`): stages of so many terms of
+/// two operands.
+const fn mma_shared_bytes(tile: u32, terms: u32, stages: u32) -> u32 {
+    stages * 2 * terms * (tile * 2 + 16)
 }
 /// The same for the large tile.
-pub(super) const MMA_SHARED_BYTES: u32 = mma_shared_bytes(128);
+pub(super) const MMA_SHARED_BYTES: u32 = mma_shared_bytes(128, 32, 4);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const AMPERE: Option<Capability> = Some(Capability { major: 8, minor: 0 });
+    const HOPPER: Option<Capability> = Some(Capability { major: 9, minor: 0 });
+
+    #[test]
+    fn warpgroups_by_sizes() {
+        let pick = |m, n, k| match pick_variant(DType::Bf16, Form::Nt, 1, (m, n, k), true, HOPPER) {
+            Variant::Warpgroup(tensor) => (tensor.rows, tensor.cols),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(pick(4096, 1024, 1024), (128, 256));
+        assert_eq!(pick(1024, 1024, 512), (128, 128));
+        assert_eq!(pick(128, 4096, 1024), (128, 64));
+        assert_eq!(pick(128, 1024, 4096), (64, 64));
+        let other = |sizes, capability| pick_variant(DType::Bf16, Form::Nt, 1, sizes, true, capability);
+        assert_eq!(other((8, 8, 0), HOPPER), Variant::Sliced);
+        // Code for sm_90a runs on nothing newer.
+        let newer = Some(Capability { major: 10, minor: 0 });
+        assert!(!matches!(other((64, 64, 64), newer), Variant::Warpgroup(_)));
+        // What a block of an H100 may have.
+        assert!(TENSORS.iter().all(|tensor| tensor.shared_bytes() <= 227 << 10));
+    }
+
     #[test]
     fn variants_by_sizes() {
-        let pick = |dtype, form, m, n, k| pick_variant(dtype, form, 1, (m, n, k), true);
-        assert_eq!(pick(DType::Bf16, Form::Nt, 3, 4, 8), Variant::Small);
-        assert_eq!(pick(DType::Bf16, Form::Nt, 2048, 1024, 8), Variant::Mma);
-        assert_eq!(pick_variant(DType::Bf16, Form::Nt, 108, (3, 4, 8), true), Variant::Mma);
+        let pick = |dtype, form, m, n, k| pick_variant(dtype, form, 1, (m, n, k), true, AMPERE);
+        assert_eq!(pick(DType::Bf16, Form::Nt, 3, 4, 8), Variant::Sliced);
+        assert_eq!(pick(DType::Bf16, Form::Nt, 256, 512, 512), Variant::Sliced);
+        assert_eq!(pick(DType::Bf16, Form::Nt, 2048, 2048, 512), Variant::Mma);
+        assert_eq!(pick(DType::Bf16, Form::Nt, 1024, 1024, 512), Variant::Mma);
+        assert_eq!(pick(DType::Bf16, Form::Nt, 128, 4096, 1024), Variant::Small { splits: 1 });
+        assert_eq!(pick(DType::Bf16, Form::Nn, 128, 1024, 4096), Variant::Small { splits: 4 });
+        assert_eq!(pick(DType::Bf16, Form::Tn, 320, 320, 4096), Variant::Small { splits: 8 });
         assert_eq!(pick(DType::Bf16, Form::Nt, 3, 8, 12), Variant::Plain);
         assert_eq!(pick(DType::Bf16, Form::Nn, 3, 12, 8), Variant::Plain);
-        assert_eq!(pick(DType::Bf16, Form::Tn, 8, 8, 3), Variant::Small);
+        assert_eq!(pick(DType::Bf16, Form::Tn, 8, 8, 3), Variant::Sliced);
         assert_eq!(pick(DType::F32, Form::Tn, 68, 4, 3), Variant::Tile);
         assert_eq!(pick(DType::F32, Form::Nt, 64, 64, 64), Variant::Plain);
         assert_eq!(pick(DType::F32, Form::Nt, 128, 6, 64), Variant::Plain);
-        assert_eq!(pick_variant(DType::Bf16, Form::Nt, 1, (8, 8, 8), false), Variant::Plain);
+        assert_eq!(pick_variant(DType::Bf16, Form::Nt, 1, (8, 8, 8), false, AMPERE), Variant::Plain);
+    }
+
+    /// Whether the terms of a sum are grouped, and how, is the same for one product and many.
+    #[test]
+    fn groups_of_terms_do_not_depend_on_the_number_of_products() {
+        let grouped = |variant| match variant {
+            Variant::Mma | Variant::Small { splits: 1 } => None,
+            other => Some(other),
+        };
+        for sizes in [(8, 8, 40), (64, 64, 4096), (128, 1024, 512), (1024, 1024, 512), (2048, 4096, 64)] {
+            let pick = |batch| grouped(pick_variant(DType::Bf16, Form::Nt, batch, sizes, true, AMPERE));
+            assert!([2, 7, 108, 5000].into_iter().all(|batch| pick(batch) == pick(1)), "{sizes:?}");
+        }
     }
 }

@@ -30,12 +30,13 @@ pub(crate) mod reduce;
 pub(crate) mod resample;
 pub(crate) mod rmsnorm;
 pub(crate) mod rope;
+mod tensor_map;
 pub(crate) mod timestep_embedding;
 
 use std::ffi::c_void;
 
 use crate::device::Context;
-use crate::device::cuda::Geometry;
+use crate::device::cuda::{Capability, Geometry};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::memory::{Place, Shape, Tensor, View, ViewMut};
@@ -123,6 +124,16 @@ fn indices(cx: &Context, op: Op, indices: impl IntoIterator<Item = usize>) -> Re
 fn small(op: Op, what: &str, size: usize) -> Result<i32> {
     i32::try_from(size)
         .map_err(|_| Error::Domain { op, reason: format!("{what} is {size}, kernels take up to 2147483647") })
+}
+
+/// Multiprocessors of the usual GPU of a generation, an A100 or an H100: what choosers of tiles reckon with, so that nothing depends on the machine at hand.
+fn multiprocessors(capability: Option<Capability>) -> usize {
+    if capability.is_some_and(|capability| capability.major >= 9) { 132 } else { 108 }
+}
+
+/// Whether the kernels for sm_90a run: on compute capability 9.0 and nothing newer.
+fn has_warpgroups(capability: Option<Capability>) -> bool {
+    capability == Some(Capability { major: 9, minor: 0 })
 }
 
 /// Threads for `n` elements, a pack of 16 bytes each; beyond 2^20 blocks they take several.

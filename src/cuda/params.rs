@@ -251,6 +251,18 @@ const _: () = {
     ["Offset of field: DeemAddDot::n"][::core::mem::offset_of!(DeemAddDot, n) - 24usize];
 };
 #[repr(C)]
+#[repr(align(64))]
+#[derive(Copy, Clone)]
+pub struct DeemTensorMap {
+    pub words: [u64; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemTensorMap"][::core::mem::size_of::<DeemTensorMap>() - 128usize];
+    ["Alignment of DeemTensorMap"][::core::mem::align_of::<DeemTensorMap>() - 64usize];
+    ["Offset of field: DeemTensorMap::words"][::core::mem::offset_of!(DeemTensorMap, words) - 0usize];
+};
+#[repr(C)]
 #[derive(Copy, Clone)]
 pub struct DeemAttentionDropout {
     pub key: [u32; 2usize],
@@ -313,6 +325,31 @@ const _: () = {
     ["Offset of field: DeemAttentionForward::first"][::core::mem::offset_of!(DeemAttentionForward, first) - 104usize];
     ["Offset of field: DeemAttentionForward::dropout"]
         [::core::mem::offset_of!(DeemAttentionForward, dropout) - 112usize];
+};
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Copy, Clone)]
+pub struct DeemAttentionTensorForward {
+    pub q_map: DeemTensorMap,
+    pub k_map: DeemTensorMap,
+    pub v_map: DeemTensorMap,
+    pub attention: DeemAttentionForward,
+    pub padding: [i64; 7usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemAttentionTensorForward"][::core::mem::size_of::<DeemAttentionTensorForward>() - 576usize];
+    ["Alignment of DeemAttentionTensorForward"][::core::mem::align_of::<DeemAttentionTensorForward>() - 64usize];
+    ["Offset of field: DeemAttentionTensorForward::q_map"]
+        [::core::mem::offset_of!(DeemAttentionTensorForward, q_map) - 0usize];
+    ["Offset of field: DeemAttentionTensorForward::k_map"]
+        [::core::mem::offset_of!(DeemAttentionTensorForward, k_map) - 128usize];
+    ["Offset of field: DeemAttentionTensorForward::v_map"]
+        [::core::mem::offset_of!(DeemAttentionTensorForward, v_map) - 256usize];
+    ["Offset of field: DeemAttentionTensorForward::attention"]
+        [::core::mem::offset_of!(DeemAttentionTensorForward, attention) - 384usize];
+    ["Offset of field: DeemAttentionTensorForward::padding"]
+        [::core::mem::offset_of!(DeemAttentionTensorForward, padding) - 520usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -1560,10 +1597,14 @@ pub struct DeemGemmForward {
     pub activation: i32,
     pub accumulate: i32,
     pub c_is_f32: i32,
+    pub partial: *mut ::core::ffi::c_void,
+    pub k_of_split: i64,
+    pub splits: i32,
+    pub is_bare: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DeemGemmForward"][::core::mem::size_of::<DeemGemmForward>() - 96usize];
+    ["Size of DeemGemmForward"][::core::mem::size_of::<DeemGemmForward>() - 120usize];
     ["Alignment of DeemGemmForward"][::core::mem::align_of::<DeemGemmForward>() - 8usize];
     ["Offset of field: DeemGemmForward::a"][::core::mem::offset_of!(DeemGemmForward, a) - 0usize];
     ["Offset of field: DeemGemmForward::b"][::core::mem::offset_of!(DeemGemmForward, b) - 8usize];
@@ -1579,6 +1620,29 @@ const _: () = {
     ["Offset of field: DeemGemmForward::activation"][::core::mem::offset_of!(DeemGemmForward, activation) - 84usize];
     ["Offset of field: DeemGemmForward::accumulate"][::core::mem::offset_of!(DeemGemmForward, accumulate) - 88usize];
     ["Offset of field: DeemGemmForward::c_is_f32"][::core::mem::offset_of!(DeemGemmForward, c_is_f32) - 92usize];
+    ["Offset of field: DeemGemmForward::partial"][::core::mem::offset_of!(DeemGemmForward, partial) - 96usize];
+    ["Offset of field: DeemGemmForward::k_of_split"][::core::mem::offset_of!(DeemGemmForward, k_of_split) - 104usize];
+    ["Offset of field: DeemGemmForward::splits"][::core::mem::offset_of!(DeemGemmForward, splits) - 112usize];
+    ["Offset of field: DeemGemmForward::is_bare"][::core::mem::offset_of!(DeemGemmForward, is_bare) - 116usize];
+};
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Copy, Clone)]
+pub struct DeemGemmTensorForward {
+    pub a_map: DeemTensorMap,
+    pub b_map: DeemTensorMap,
+    pub gemm: DeemGemmForward,
+    pub padding: [i64; 1usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemGemmTensorForward"][::core::mem::size_of::<DeemGemmTensorForward>() - 384usize];
+    ["Alignment of DeemGemmTensorForward"][::core::mem::align_of::<DeemGemmTensorForward>() - 64usize];
+    ["Offset of field: DeemGemmTensorForward::a_map"][::core::mem::offset_of!(DeemGemmTensorForward, a_map) - 0usize];
+    ["Offset of field: DeemGemmTensorForward::b_map"][::core::mem::offset_of!(DeemGemmTensorForward, b_map) - 128usize];
+    ["Offset of field: DeemGemmTensorForward::gemm"][::core::mem::offset_of!(DeemGemmTensorForward, gemm) - 256usize];
+    ["Offset of field: DeemGemmTensorForward::padding"]
+        [::core::mem::offset_of!(DeemGemmTensorForward, padding) - 376usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]

@@ -60,7 +60,7 @@ pub fn forward<E: Element>(
     check_shape(OP, "out", out.shape(), q.shape())?;
     let is_short = problem.s <= SHORT && problem.s > 0;
     let kernel = match cx.is_cuda() && is_short {
-        true => crate::cuda::cross_attention::kernel(&problem, q, k, v, &out),
+        true => crate::cuda::cross_attention::kernel(cx, &problem, q, k, v, &out),
         false => None,
     };
     if !is_short || (cx.is_cuda() && kernel.is_none()) {

@@ -48,6 +48,7 @@ const TESTS: &[&str] = &[
     "gate::the_definition_in_every_type",
     "gemm::a_gradient_of_weights_is_kept_in_f32",
     "gemm::batches_are_single_products",
+    "gemm::large_products",
     "gemm::the_definition_in_every_form_and_type",
     "glu::oracle_and_narrow_types",
     "groupnorm::oracle_and_narrow_types",
@@ -91,6 +92,18 @@ const BITS: &[&str] = &[
     "rope::bits_and_errors",
 ];
 
+/// The tests of ops that have kernels of their own for an H100: on an A100 they run the ones for everybody.
+const ON_AN_A100: &[&str] = &[
+    "attention::order_of_blocks",
+    "attention::the_definition_in_every_type",
+    "cross_attention::equals_attention",
+    "gemm::a_gradient_of_weights_is_kept_in_f32",
+    "gemm::batches_are_single_products",
+    "gemm::large_products",
+    "gemm::the_definition_in_every_form_and_type",
+    "gemm::order_of_blocks",
+];
+
 /// Every op against the oracle, and the same bits whatever the order of blocks and warps. `tests/run.sh` collects the line "ran: ..".
 #[test]
 fn on_the_virtual_gpu() {
@@ -109,6 +122,8 @@ fn on_the_virtual_gpu() {
     assert!(again.len() >= BITS.len());
     let changed: Vec<_> = again.iter().filter(|line| !first.contains(line)).collect();
     assert!(changed.is_empty(), "the order of blocks and warps changes bits: {changed:?}");
+    let first = bits(vgpu::run_on("a100", ON_AN_A100, 0));
+    assert!(!first.is_empty() && first == bits(vgpu::run_on("a100", ON_AN_A100, 1)), "bits change on an A100");
     // Not through `println!`, which the harness keeps from the log.
     writeln!(std::io::stderr(), "ran: cuda, virtual GPU, {} tests of ops", all.len()).unwrap();
 }

@@ -134,10 +134,22 @@ fn the_definition_in_every_form_and_type() {
         case::<f32>(&cx, form, (20, 40, 2100), Activation::None, true);
         case::<f32>(&cx, form, (72, 40, 2100), Activation::QuickGelu, true);
         case::<bf16>(&cx, form, (24, 40, 2104), Activation::None, false);
+        // Tiles of all sizes, and parts of K.
+        case::<bf16>(&cx, form, (968, 520, 40), Activation::None, false);
+        case::<bf16>(&cx, form, (64, 72, 2048), Activation::Silu, true);
         case::<f32>(&cx, form, (4, 7, 0), Activation::Relu, true);
         case::<bf16>(&cx, form, (4, 7, 0), Activation::None, false);
         case::<bf16>(&cx, form, (8, 8, 0), Activation::Relu, true);
     }
+}
+
+/// Products that fill a GPU, whose kernels take the largest tiles.
+#[test]
+fn large_products() {
+    let cx = device();
+    case::<bf16>(&cx, Form::Nt, (1032, 2056, 40), Activation::None, false);
+    case::<bf16>(&cx, Form::Nn, (1032, 2056, 40), Activation::Relu, true);
+    case::<bf16>(&cx, Form::Tn, (1032, 2056, 40), Activation::None, false);
 }
 
 /// Bits depend neither on threads nor on the order of blocks.
@@ -153,6 +165,17 @@ fn order_of_blocks() {
                 vec![get(&c)]
             };
             same_bits(&format!("gemm {form:?} {m} {n} {k}"), run);
+        }
+        // Slices, and parts of K.
+        for (m, n, k) in [(40, 72, 264), (64, 72, 2048)] {
+            let (a, b) = (normals("a", m * k), normals("b", n * k));
+            let run = |cx: &Context| {
+                let (a, b) = (put::<bf16>(cx, a_shape(form, m, k), &a), put::<bf16>(cx, b_shape(form, n, k), &b));
+                let mut c = unset::<bf16>(cx, [m, n]);
+                gemm::forward(cx, form, a.view(), b.view(), c.view_mut(), &Default::default()).unwrap();
+                vec![get(&c)]
+            };
+            same_bits(&format!("gemm bf16 {form:?} {m} {n} {k}"), run);
         }
     }
 }

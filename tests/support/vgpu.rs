@@ -34,16 +34,21 @@ pub fn attach(command: &mut Command) -> tempfile::TempDir {
     folder
 }
 
-/// Runs tests of this very program there, which must find nothing, and returns what they print.
+/// Runs tests of this very program there, which must find nothing, and returns what they print. The virtual GPU is an H100.
 pub fn run(tests: &[&str], seed: u32) -> String {
     run_with(tests, seed, &[])
+}
+
+/// The same on another machine that it describes.
+pub fn run_on(machine: &str, tests: &[&str], seed: u32) -> String {
+    run_with(tests, seed, &[("VGPU_MACHINE", machine.into())])
 }
 
 /// The same with variables of the environment.
 pub fn run_with(tests: &[&str], seed: u32, variables: &[(&str, OsString)]) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let _folder = attach(&mut command);
-    command.env(DEVICE, "cuda").env(PRINT, "1").env("VGPU_SEED", seed.to_string());
+    command.env(DEVICE, "cuda").env(PRINT, "1").env("VGPU_MACHINE", "h100").env("VGPU_SEED", seed.to_string());
     command.envs(variables.iter().map(|(name, value)| (name, value)));
     command.args(["--exact", "--nocapture"]).args(tests);
     let output = command.stdin(Stdio::null()).output().unwrap();

@@ -203,6 +203,9 @@ fn transfer(
                 window.mark(address, length);
                 warp.worker.counters.store_sectors += length.div_ceil(32);
                 warp.worker.counters.store_sectors_ideal += length.div_ceil(32);
+                if let Some([_, written]) = &warp.grid.touched {
+                    warp.worker.counters.distinct_store_sectors += written.touch(address, length);
+                }
             } else {
                 if warp.grid.checks.initialised && !window.is_initialised(address, length) {
                     let place = Some((Space::Global, address, length as u32));
@@ -213,6 +216,9 @@ fn transfer(
                 unsafe { std::ptr::copy_nonoverlapping(host, data[inside].as_mut_ptr(), length as usize) };
                 warp.worker.counters.load_sectors += length.div_ceil(32);
                 warp.worker.counters.load_sectors_ideal += length.div_ceil(32);
+                if let Some([read, _]) = &warp.grid.touched {
+                    warp.worker.counters.distinct_load_sectors += read.touch(address, length);
+                }
             }
         }
         if !stores {
