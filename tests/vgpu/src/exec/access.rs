@@ -27,7 +27,7 @@ const WINDOW: u64 = 1 << 32;
 pub(crate) const SHARED_BITS: u32 = 24;
 
 /// The windows by the names of the spaces.
-pub(crate) const WINDOWS: [(&str, u64); 7] = [
+pub(crate) const WINDOWS: [(&str, u64); 8] = [
     ("global", 0),
     ("const", 0),
     ("shared", SHARED),
@@ -35,6 +35,7 @@ pub(crate) const WINDOWS: [(&str, u64); 7] = [
     ("shared::cluster", SHARED),
     ("local", LOCAL),
     ("param", PARAM),
+    ("param::entry", PARAM),
 ];
 
 /// State spaces of memory instructions, in the low byte of their modifier.
@@ -54,7 +55,7 @@ pub(crate) mod space {
 }
 
 /// The spaces by name, for `isspacep`.
-pub(crate) const SPACES: [(&str, u32); 7] = [
+pub(crate) const SPACES: [(&str, u32); 8] = [
     ("global", space::GLOBAL),
     ("const", 7),
     ("shared", space::SHARED),
@@ -62,6 +63,7 @@ pub(crate) const SPACES: [(&str, u32); 7] = [
     ("shared::cluster", 6),
     ("local", space::LOCAL),
     ("param", space::PARAM),
+    ("param::entry", space::PARAM),
 ];
 
 /// The space of a generic address.

@@ -326,6 +326,7 @@ impl State {
         self.cluster_phase = 0;
         self.barriers = 0;
         self.pending.clear();
+        self.in_flight.clear();
         self.stack.clear();
     }
 }

@@ -69,6 +69,9 @@ impl Warp<'_> {
                     at += 1;
                     continue;
                 }
+                if WATCHED && self.state.in_flight.has_registers() {
+                    super::in_flight::check_registers(self, instruction, mask);
+                }
                 // SAFETY: the decoder has made the operands, and chosen the function for this processor.
                 match unsafe { instruction.run[usize::from(WATCHED)](self, instruction, mask) } {
                     Flow::Next => at += 1,
@@ -289,6 +292,10 @@ pub(crate) fn join(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) ->
 
 /// `exit`, and `ret` of a kernel.
 pub(crate) fn exit(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+    if warp.state.live == mask && warp.state.in_flight.is_reading() {
+        let detail = "the warp ends while bulk copies read shared memory for which no wait_group has waited".to_owned();
+        warp.find(instruction, mask.trailing_zeros(), Kind::AsyncNeverWaited, None, detail);
+    }
     if warp.state.live == mask && !warp.state.pending.is_empty() {
         let detail = "the warp ends while copies are on their way that no wait has made visible".to_owned();
         warp.find(instruction, mask.trailing_zeros(), Kind::AsyncNeverWaited, None, detail);

@@ -4,7 +4,7 @@ use super::access::{Located, Mode, addresses, space};
 use super::code::{Flow, Handler, Instruction};
 use super::semantics::{Environment, Semantics, act, handlers, store as store_register};
 use super::warp::Warp;
-use super::{FaultKind, watch};
+use super::{FaultKind, in_flight, watch};
 use crate::checks::{Kind, Space};
 use crate::isa::matrix::wgmma::{self, Chunk, Descriptor, Major, Wgmma};
 use crate::isa::matrix::sparse::{self, Sparse};
@@ -166,6 +166,7 @@ fn multiply_group(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32, wat
     let GroupShape { shape, from_registers } = &warp.grid.code.groups[instruction.immediate as usize];
     let list = warp.list(instruction);
     let (sums, rest) = list.split_at(shape.registers());
+    let mut touched: Vec<u64> = Vec::new();
     let number = warp.state.index as usize % 4;
     let (a, rest) = if *from_registers {
         (std::array::from_fn(|index| *warp.lanes(rest[index])), &rest[4..])
@@ -176,11 +177,14 @@ fn multiply_group(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32, wat
             Major::K => 32 * number..32 * (number + 1),
             Major::Mn => 0..usize::MAX,
         };
-        let chunks = read_chunks(warp, instruction, shape.a, descriptor, own, watched)?;
+        let chunks = read_chunks(warp, instruction, shape.a, descriptor, own, watched.then_some(&mut touched))?;
         (wgmma::fragment_of_warp(shape, number, &chunks), &rest[1..])
     };
     let descriptor = Descriptor::decode(warp.read::<u64>(rest[0])[0]);
-    let b = read_chunks(warp, instruction, shape.b, descriptor, 0..usize::MAX, watched)?;
+    let b = read_chunks(warp, instruction, shape.b, descriptor, 0..usize::MAX, watched.then_some(&mut touched))?;
+    if watched {
+        in_flight::product_begins(warp, instruction, sums, touched);
+    }
     let accumulate = warp.predicate(rest[1].predicate()) & mask != 0;
     let mut d: Vec<Lanes> = sums.iter().map(|&operand| *warp.lanes(operand)).collect();
     let metadata = rest.get(2).map(|&operand| (warp.lanes(operand), instruction.modifier));
@@ -198,7 +202,7 @@ fn read_chunks(
     operand: wgmma::Operand,
     descriptor: Descriptor,
     wanted: std::ops::Range<usize>,
-    watched: bool,
+    mut touched: Option<&mut Vec<u64>>,
 ) -> Result<Vec<Chunk>, Flow> {
     let addresses: Vec<u64> = operand.chunks(descriptor).map(u64::from).collect();
     let rank = warp.block.rank as usize;
@@ -216,8 +220,12 @@ fn read_chunks(
         let first = group[0];
         let lanes: Lanes64 = std::array::from_fn(|lane| group.get(lane).copied().unwrap_or(first));
         let mask = if group.len() == WARP { u32::MAX } else { (1 << group.len()) - 1 };
-        if watched {
+        if let Some(touched) = &mut touched {
+            touched.extend(group);
             let access = watch::Lanes { warp: warp.state.index, mask, addresses: &lanes, bytes: 16 };
+            if let Err(conflict) = warp.shared[rank].check_proxy(&access) {
+                watch::report(warp, instruction, rank, *conflict);
+            }
             if let Err(conflict) = warp.shared[rank].check(access, None, Mode::Read) {
                 watch::report(warp, instruction, rank, *conflict);
             }

@@ -4,6 +4,7 @@ use super::FaultKind;
 use super::block::Block;
 use super::code::{Flow, Instruction, Operand, Predicate, Slot};
 use super::grid::Grid;
+use super::in_flight::InFlight;
 use super::pending::Pending;
 use super::shared::Shared;
 use super::stack::Stack;
@@ -119,6 +120,8 @@ pub(crate) struct State {
     pub last_barrier: u32,
     /// Asynchronous copies.
     pub pending: Pending,
+    /// Asynchronous operations that read.
+    pub in_flight: InFlight,
     /// What lanes took of local memory beside their frames.
     pub stack: Stack,
 }

@@ -35,8 +35,10 @@ pub mod exchange;
 pub mod float32;
 pub mod float64;
 pub mod half;
+pub mod im2col;
 pub mod integer;
 pub mod matrix;
+pub mod tensor_field;
 pub mod tensor_map;
 pub mod video;
 

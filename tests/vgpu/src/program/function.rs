@@ -49,6 +49,8 @@ pub(super) struct Body<'b, 'a> {
     pub builder: &'b mut Builder<'a>,
     /// The source that it is in.
     pub module: usize,
+    /// The version of PTX that the source says it is.
+    pub version: (u32, u32),
     /// Whether it is the kernel itself.
     pub is_entry: bool,
     /// The result.
@@ -82,12 +84,13 @@ impl<'b, 'a> Body<'b, 'a> {
     /// Decodes a function. On errors the index of the statement comes with the reason.
     pub fn decode(
         builder: &'b mut Builder<'a>,
-        module: usize,
+        (module, version): (usize, (u32, u32)),
         function: &'a Function<'a>,
     ) -> Result<Body<'b, 'a>, (Option<usize>, Reason)> {
         let mut body = Body {
             builder,
             module,
+            version,
             is_entry: function.is_entry,
             draft: Draft::default(),
             scopes: vec![Scope { names: HashMap::new(), local: 0 }],

@@ -163,9 +163,17 @@ fn selector_of(operand: &Operand<'_>, count: u32) -> Result<u32, Reason> {
 
 /// `wgmma.fence`, `.commit_group`, `.wait_group` and `.mma_async`.
 fn wgmma<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>]) -> Result<(), Reason> {
-    if opcode.choose(&[("fence", ()), ("commit_group", ()), ("wait_group", ())]).is_some() {
+    use crate::exec::in_flight::{commit_products, fence_products, wait_products};
+    let bookkeeping =
+        [("fence", act(fence_products)), ("commit_group", act(commit_products)), ("wait_group", act(wait_products))];
+    if let Some(run) = opcode.choose(&bookkeeping) {
         while opcode.choose(&[("sync", ()), ("aligned", ())]).is_some() {}
-        body.step(act(crate::exec::barrier::nothing), Class::Barrier, Vec::new());
+        let groups = match operands {
+            [] => 0,
+            [Operand::Integer(groups)] => *groups,
+            _ => return Err(Reason::syntax("expected a number of groups")),
+        };
+        body.step(run, Class::Barrier, Vec::new()).immediate = groups;
         return Ok(());
     }
     required(opcode.choose(&[("mma_async", ())]), ".mma_async")?;

@@ -13,6 +13,7 @@ mod matrix;
 mod memory;
 mod moves;
 mod special;
+mod tensor_object;
 mod video;
 mod warp;
 
@@ -113,6 +114,7 @@ pub(super) fn instruction<'a>(
         fragment::decode,
         asynchronous::decode,
         control::decode,
+        tensor_object::decode,
         video::decode,
     ];
     for family in families {

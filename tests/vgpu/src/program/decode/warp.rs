@@ -5,7 +5,7 @@
 
 use super::{NOTHING, U32, required};
 use crate::exec::barrier::{self, flag};
-use crate::exec::{Class, act, collective};
+use crate::exec::{Class, act, collective, in_flight};
 use crate::isa::exchange::Shuffle;
 use crate::program::draft::{Field, Width};
 use crate::program::function::{Body, Reason};
@@ -27,8 +27,11 @@ pub(super) fn decode<'a>(
         "activemask" => active_mask(body, opcode, operands),
         "bar" | "barrier" => barrier(body, opcode, operands),
         "membar" | "fence" | "griddepcontrol" => {
+            // Our memory keeps the order of the text: only what orders another proxy is looked at.
+            let proxy = opcode.take("proxy") && opcode.find(|name| name.starts_with("async").then_some(())).is_some();
             while opcode.first().is_some() {}
-            body.step(act(barrier::nothing), Class::Barrier, Vec::new());
+            let run = if proxy { act(in_flight::fence_proxy) } else { act(barrier::nothing) };
+            body.step(run, Class::Barrier, Vec::new());
             Ok(())
         }
         _ => return None,
