@@ -153,7 +153,7 @@ impl Context {
         self.check()
     }
 
-    fn drain(&self) {
+    pub fn drain(&self) {
         self.streams().iter().for_each(|stream| stream.synchronise());
         self.legacy_stream().synchronise();
     }

@@ -6,5 +6,7 @@ mod fragment;
 pub mod fuzz;
 mod gemm;
 mod memory;
+mod instructions;
 mod small;
+mod tensor;
 mod text;
