@@ -153,6 +153,7 @@ impl Context {
         self.check()
     }
 
+    /// Waits until its streams have nothing left to do.
     pub fn drain(&self) {
         self.streams().iter().for_each(|stream| stream.synchronise());
         self.legacy_stream().synchronise();

@@ -175,6 +175,9 @@ pub(crate) const ACQUIRE: u32 = 1 << 11;
 /// What came before the access happened before what is acquired there.
 pub(crate) const RELEASE: u32 = 1 << 12;
 
+/// The access is relaxed or volatile: it orders other blocks by the fences around it.
+pub(crate) const RELAXED: u32 = 1 << 13;
+
 /// The addresses of a memory operand: a register of 32 or 64 bits (bit 8 of the modifier tells) plus the immediate.
 #[inline(always)]
 pub(crate) fn addresses(warp: &Warp<'_>, instruction: &Instruction, base: Operand) -> Lanes64 {

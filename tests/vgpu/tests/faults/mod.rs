@@ -108,6 +108,9 @@ const CASES: &[Case] = &[
     Case { blocks: 4, between_blocks: true, ..case("neighbour_block", &WARP, &[Kind::GlobalRace], 32, 128) },
     Case { blocks: 4, between_blocks: true, ..case("overlapping_blocks", &WARP, &[Kind::GlobalRace], 32, 128) },
     // Asynchronous copies.
+    Case { blocks: 4, between_blocks: true, ..case("last_block_without_fence", &WARP, &[Kind::GlobalRace], 32, 32) },
+    Case { blocks: 2, between_blocks: true, ..case("message_without_fence", &WARP, &[Kind::GlobalRace], 32, 32) },
+    Case { blocks: 4, between_blocks: true, ..case("byte_of_a_neighbour", &WARP, &[Kind::GlobalRace], 32, 32) },
     case("missing_wait", &COPIES, &[Kind::AsyncReadEarly], 32, 128),
     case("weak_wait", &COPIES, &[Kind::AsyncReadEarly], 32, 128),
     case("wait_without_barrier", &COPIES, &[Kind::SharedRace, Kind::AsyncReadEarly], 128, 512),
@@ -128,7 +131,7 @@ const CASES: &[Case] = &[
     case("bulk_copy_of_20_bytes", &TRANSACTIONS, &[Kind::InvalidOperand, Kind::Misaligned], 32, 32),
     case("tile_not_released", &TRANSACTIONS, &[Kind::SharedRace, Kind::WarpRace, Kind::Deadlock], 128, 128),
     // Asynchronous operations that read.
-    case("overwritten_store_source", &HOPPER, &[Kind::AsyncOverwrite], 64, 64),
+    case("overwritten_store_source", &HOPPER, &[Kind::AsyncOverwrite, Kind::SharedRace], 64, 64),
     case("weak_bulk_wait", &HOPPER, &[Kind::AsyncOverwrite], 64, 192),
     case("store_never_awaited", &HOPPER, &[Kind::AsyncNeverWaited], 64, 64),
     case("store_without_proxy_fence", &HOPPER, &[Kind::MissingFence], 64, 64),

@@ -27,10 +27,15 @@ pub(super) fn decode<'a>(
         "activemask" => active_mask(body, opcode, operands),
         "bar" | "barrier" => barrier(body, opcode, operands),
         "membar" | "fence" | "griddepcontrol" => {
-            // Our memory keeps the order of the text: only what orders another proxy is looked at.
+            // Our memory keeps the order of the text: only what orders another proxy or other blocks is looked at.
+            let wide = opcode.find(|name| matches!(name, "gl" | "gpu" | "sys" | "cluster").then_some(())).is_some();
             let proxy = opcode.take("proxy") && opcode.find(|name| name.starts_with("async").then_some(())).is_some();
             while opcode.first().is_some() {}
-            let run = if proxy { act(in_flight::fence_proxy) } else { act(barrier::nothing) };
+            let run = match (proxy, wide) {
+                (true, _) => act(in_flight::fence_proxy),
+                (_, true) => act(barrier::fence),
+                _ => act(barrier::nothing),
+            };
             body.step(run, Class::Barrier, Vec::new());
             Ok(())
         }
