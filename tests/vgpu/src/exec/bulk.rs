@@ -93,7 +93,7 @@ fn read_shared(warp: &mut Warp<'_>, instruction: &Instruction, lane: usize, from
     }
     let begin = from & ((1 << SHARED_BITS) - 1);
     let end = begin + bytes;
-    if end > u64::from(warp.block.shared_bytes) {
+    if bytes == 0 || end > u64::from(warp.block.shared_bytes) {
         return;
     }
     let index = warp.state.index;

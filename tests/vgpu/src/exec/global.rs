@@ -169,7 +169,9 @@ impl Access<'_> {
             let did = if other.wrote { "writes" } else { "reads" };
             let [x, y, _] = warp.grid.launch.grid.map(u64::from);
             let (bx, by, bz) = (other.block % x, other.block / x % y, other.block / x / y);
-            let detail = format!("block ({bx}, {by}, {bz}) {did} there in the same launch, not in order, and one of the two writes");
+            let detail = format!(
+                "block ({bx}, {by}, {bz}) {did} there in the same launch, not in order, and one of the two writes"
+            );
             warp.find(instruction, lane as u32, Kind::GlobalRace, place, detail);
         }
     }

@@ -151,7 +151,8 @@ impl Workspace<'_> {
 
     fn new(memory: &Memory, is_cooperative: bool) -> Workspace<'_> {
         let take = || {
-            let address = memory.allocate(Self::BYTES as u64, memory::Kind::Variable("grid barrier".to_owned())).ok()?;
+            let address =
+                memory.allocate(Self::BYTES as u64, memory::Kind::Variable("grid barrier".to_owned())).ok()?;
             let mut words = [0; Self::BYTES];
             words[0] = Self::BYTES as u8;
             memory.write(address, &words).ok()?;

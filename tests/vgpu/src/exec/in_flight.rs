@@ -59,8 +59,17 @@ pub(crate) struct InFlight {
     product_groups: u32,
     /// Whether a `wgmma.fence` was executed.
     fenced: bool,
-    /// Registers of sums that are not there yet, with the group that fills them.
-    registers: HashMap<u32, u32>,
+    /// Registers of sums that are not there yet.
+    registers: HashMap<u32, Filling>,
+}
+
+/// What fills a register.
+#[derive(Debug, Clone, Copy)]
+struct Filling {
+    /// The group of its product.
+    group: u32,
+    /// Whether somebody waited in vain, since the product was in no group.
+    missed: bool,
 }
 
 impl InFlight {
@@ -125,7 +134,8 @@ impl Watch {
     pub(super) fn find_source(&self, lanes: &Lanes<'_>) -> Option<Conflict> {
         (0..WARP).filter(|lane| lanes.mask >> lane & 1 != 0).find_map(|lane| {
             let (begin, end) = (lanes.addresses[lane], lanes.addresses[lane] + lanes.bytes);
-            let source = self.sources.iter().find(|source| source.runs.iter().any(|run| run.0 < end && begin < run.1))?;
+            let source =
+                self.sources.iter().find(|source| source.runs.iter().any(|run| run.0 < end && begin < run.1))?;
             let by = if source.reader == Reader::Bulk { source.lane as u8 } else { MANY };
             Some(Conflict::new(Kind::AsyncOverwrite, lane, begin, lanes.bytes, Some((source.warp, by, false))))
         })
@@ -239,7 +249,8 @@ pub(crate) fn product_begins(
     }
     let (rank, index, group) = (warp.block.rank as usize, warp.state.index, warp.state.in_flight.product_groups);
     let frame = warp.frame.registers;
-    warp.state.in_flight.registers.extend(sums.iter().map(|sum| (frame + sum.0, group)));
+    let filling = Filling { group, missed: false };
+    warp.state.in_flight.registers.extend(sums.iter().map(|sum| (frame + sum.0, filling)));
     let runs = runs_of(chunks);
     warp.shared[rank].hold(Source { reader: Reader::Product, warp: index, lane: 0, group, runs });
 }
@@ -259,12 +270,15 @@ pub(crate) fn wait_products(warp: &mut Warp<'_>, instruction: &Instruction, mask
     if registers.is_empty() {
         return nothing(warp, instruction, mask);
     }
-    registers.retain(|_, group| !is_done(*group));
+    registers.retain(|_, filling| !is_done(filling.group));
+    let uncommitted = *product_groups;
+    registers.values_mut().for_each(|filling| filling.missed |= filling.group == uncommitted);
     warp.shared[rank].let_go(Reader::Product, index, |_, group| is_done(group));
     Flow::Next
 }
 
-/// An instruction is about to run while sums are under way: none of those may it read.
+/// An instruction is about to run while sums are under way: none of those may it read. Where a product was neither committed nor waited for, ptxas puts in a wait of its own
+/// (and says so), and compilers rely on it: then the sums are there.
 #[cold]
 #[inline(never)]
 pub(crate) fn check_registers(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) {
@@ -273,9 +287,16 @@ pub(crate) fn check_registers(warp: &mut Warp<'_>, instruction: &Instruction, ma
     let frame = warp.frame.registers;
     let registers = &mut warp.state.in_flight.registers;
     let read = uses.reads.iter().find_map(|operand| registers.get(&(frame + operand.0)).copied());
+    let open = warp.state.in_flight.product_groups;
+    if read.is_some_and(|filling| filling.group == open && !filling.missed) && !uses.copies {
+        registers.retain(|_, filling| filling.group != open);
+        let (rank, index) = (warp.block.rank as usize, warp.state.index);
+        warp.shared[rank].let_go(Reader::Product, index, |_, group| group == open);
+        return;
+    }
     for operand in &uses.writes {
         match read.filter(|_| uses.copies) {
-            Some(group) => registers.insert(frame + operand.0, group),
+            Some(filling) => registers.insert(frame + operand.0, filling),
             None => registers.remove(&(frame + operand.0)),
         };
     }

@@ -6,8 +6,8 @@ use super::semantics::{Environment, Semantics, act, handlers, store as store_reg
 use super::warp::Warp;
 use super::{FaultKind, in_flight, watch};
 use crate::checks::{Kind, Space};
-use crate::isa::matrix::wgmma::{self, Chunk, Descriptor, Major, Wgmma};
 use crate::isa::matrix::sparse::{self, Sparse};
+use crate::isa::matrix::wgmma::{self, Chunk, Descriptor, Major, Wgmma};
 use crate::isa::matrix::{self, Mma, move_rows, quad_pair};
 use crate::isa::{Lanes, Lanes64, Rounding, WARP};
 
@@ -53,7 +53,8 @@ impl Semantics for Multiplication {
         if let Err(flow) = warp.converge(instruction, mask) {
             return flow;
         }
-        let MatrixShape { shape, orders, counts, multiply, .. } = &warp.grid.code.matrices[instruction.immediate as usize];
+        let MatrixShape { shape, orders, counts, multiply, .. } =
+            &warp.grid.code.matrices[instruction.immediate as usize];
         let list = warp.list(instruction);
         // No operand has more than eight registers.
         let empty: &Lanes = &[0; WARP];

@@ -170,7 +170,8 @@ impl Traffic {
             };
             let inside = |index: usize| parts.len() == 1 || bytes.contains(&(4 * number + index as u64));
             let writers = parts.iter().enumerate().filter(|(index, _)| inside(*index)).map(|(_, part)| part.writer);
-            let mut racing = writers.filter(|writer| writer.time != 0 && writer.block != block && !order.knows(*writer));
+            let mut racing =
+                writers.filter(|writer| writer.time != 0 && writer.block != block && !order.knows(*writer));
             racing.next().map(|writer| Other { block: writer.block, wrote: true })
         })
     }

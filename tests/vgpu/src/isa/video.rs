@@ -334,8 +334,8 @@ impl MultiplyAdd {
     #[inline(always)]
     pub fn run(self, a: u32, b: u32, c: u32) -> u32 {
         let signed = self.signed[0] || self.signed[1] || self.negates_product || self.negates_addend;
-        let product = i128::from(self.parts[0].extend(self.signed[0], a))
-            * i128::from(self.parts[1].extend(self.signed[1], b));
+        let product =
+            i128::from(self.parts[0].extend(self.signed[0], a)) * i128::from(self.parts[1].extend(self.signed[1], b));
         let product = if self.negates_product { -product } else { product };
         let addend = i128::from(Part::WHOLE.extend(signed, c));
         let addend = if self.negates_addend { -addend } else { addend };

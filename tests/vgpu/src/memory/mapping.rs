@@ -125,12 +125,7 @@ impl Memory {
     }
 
     /// Changes the parts of a range that they make up without a gap, and then what is live of it.
-    fn change_parts(
-        &self,
-        start: u64,
-        bytes: u64,
-        change: impl FnOnce(&mut Range, &[u64]),
-    ) -> Result<(), MemoryError> {
+    fn change_parts(&self, start: u64, bytes: u64, change: impl FnOnce(&mut Range, &[u64])) -> Result<(), MemoryError> {
         let refusal = MemoryError::InvalidSize { bytes };
         let mut state = self.state();
         let end = start.checked_add(bytes).filter(|_| bytes > 0).ok_or_else(|| refusal.clone())?;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::allocate::{Allocation, allocate};
-use super::draft::{Draft, Field, Label, Next, Role, Width, Step};
+use super::draft::{Draft, Field, Label, Next, Role, Step, Width};
 use super::flow::{Graph, NONE};
 use super::function::{Body, Entity, Reason, size_of_variable};
 use super::link::{Linked, Symbol};
@@ -127,12 +127,14 @@ pub(super) fn build<'a>(
     let mut index = 0;
     while let Some(&(module, function)) = builder.functions.get(index) {
         let statements = function.body.as_deref().unwrap_or_default();
-        let body = Body::decode(&mut builder, (module, modules[module].version), function).map_err(|(statement, reason)| {
-            let at = statement.and_then(|index| statements.get(index));
-            let (line, text) = text_of(at).unwrap_or((function.line, function.name));
-            let (name, text) = (function.name.to_owned(), text.to_owned());
-            LoadError { kernel: Some(name), line, text, reason: reason.text, kind: reason.kind }
-        })?;
+        let body = Body::decode(&mut builder, (module, modules[module].version), function).map_err(
+            |(statement, reason)| {
+                let at = statement.and_then(|index| statements.get(index));
+                let (line, text) = text_of(at).unwrap_or((function.line, function.name));
+                let (name, text) = (function.name.to_owned(), text.to_owned());
+                LoadError { kernel: Some(name), line, text, reason: reason.text, kind: reason.kind }
+            },
+        )?;
         let (draft, local_bytes) = (body.draft, body.local_bytes);
         let (parameters, results) = (body.parameters, body.results);
         let graph = Graph::new(&draft);
@@ -200,7 +202,8 @@ fn interface(module: &Module<'_>, entry: &Function<'_>) -> Result<Kernel, LoadEr
             ".reqntid" => kernel.required_block = Some(shape(numbers)),
             ".minnctapersm" => kernel.min_blocks = first,
             ".reqnctapercluster" => kernel.required_cluster = Some(shape(numbers)),
-            // `.maxnreg`, `.explicitcluster`, `.maxclusterrank`, `.noreturn`: nothing that we would do differently.
+            ".maxnreg" => kernel.max_registers = first,
+            // `.explicitcluster`, `.maxclusterrank`, `.noreturn`: nothing that we would do differently.
             _ => {}
         }
     }

@@ -78,6 +78,8 @@ pub struct Kernel {
     pub local_bytes: u32,
     /// `.maxntid`: the most threads of a block.
     pub max_threads: Option<u32>,
+    /// `.maxnreg`: registers of a thread at most.
+    pub max_registers: Option<u32>,
     /// `.reqntid`: the only permitted block.
     pub required_block: Option<[u32; 3]>,
     /// `.minnctapersm`.

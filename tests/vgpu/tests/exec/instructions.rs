@@ -23,7 +23,9 @@ fn check(text: &str, wanted: impl Fn(u32, u32, u32) -> u32) {
         state ^= state >> 7;
         state ^= state << 17;
         // Some bytes at the ends of their range.
-        let bytes = (state as u32).to_le_bytes().map(|byte| if byte % 5 == 0 { [0, 0x7f, 0x80, 0xff][byte as usize / 5 % 4] } else { byte });
+        let bytes = (state as u32)
+            .to_le_bytes()
+            .map(|byte| if byte % 5 == 0 { [0, 0x7f, 0x80, 0xff][byte as usize / 5 % 4] } else { byte });
         u32::from_le_bytes(bytes)
     };
     let inputs: Vec<u32> = (0..256).map(|_| word()).collect();
@@ -91,9 +93,7 @@ fn simd_video_instructions() {
         bytes(&|i| if i % 2 == 0 { (byte(a, i) as i8).max(byte(b, i) as i8) as u32 } else { byte(c, i) })
     });
     // Elements 0 to 3 are those of a, 4 to 7 those of b; the name begins with the highest.
-    check("vadd4.u32.u32.u32 %r0, %r1.b7654, %r2.b0123, %r3;", |a, b, _| {
-        bytes(&|i| byte(b, i) + byte(a, 3 - i))
-    });
+    check("vadd4.u32.u32.u32 %r0, %r1.b7654, %r2.b0123, %r3;", |a, b, _| bytes(&|i| byte(b, i) + byte(a, 3 - i)));
     check("vset4.u32.u32.eq.add %r0, %r1, %r2, %r3;", |a, b, c| {
         (0..4).fold(c, |sum, i| sum.wrapping_add(u32::from(byte(a, i) == byte(b, i))))
     });
@@ -113,12 +113,18 @@ fn simd_video_instructions() {
 fn logic_with_a_predicate() {
     let selected = "selp.u32 %r0, 1, 2, %p0;";
     // %p1 holds in the first block alone: the same inputs are compared with both.
-    check(&format!("setp.eq.u32 %p2, %r3, %r3; lop3.and.b32 %r4|%p0, %r1, %r2, %r3, 0x80, %p2; {selected}"), |a, b, c| {
-        if a & b & c != 0 { 1 } else { 2 }
-    });
-    check(&format!("setp.lt.u32 %p2, %r1, %r2; lop3.or.b32 _|%p0, %r1, %r1, %r3, 0x00, !%p2; {selected}"), |a, b, _| {
-        if a >= b { 1 } else { 2 }
-    });
+    check(
+        &format!("setp.eq.u32 %p2, %r3, %r3; lop3.and.b32 %r4|%p0, %r1, %r2, %r3, 0x80, %p2; {selected}"),
+        |a, b, c| {
+            if a & b & c != 0 { 1 } else { 2 }
+        },
+    );
+    check(
+        &format!("setp.lt.u32 %p2, %r1, %r2; lop3.or.b32 _|%p0, %r1, %r1, %r3, 0x00, !%p2; {selected}"),
+        |a, b, _| {
+            if a >= b { 1 } else { 2 }
+        },
+    );
     check("setp.eq.u32 %p2, %r3, %r3; lop3.or.b32 %r0|%p2, %r1, %r2, %r3, 0x96, %p2;", |a, b, c| a ^ b ^ c);
     check("mad24.hi.sat.s32 %r0, %r1, %r2, %r3;", |a, b, c| {
         let low24 = |word: u32| i64::from((word << 8) as i32 >> 8);
@@ -131,11 +137,17 @@ fn logic_with_a_predicate() {
 fn outside_of_tensors_products_are_nothing() {
     // What is no such NaN is multiplied as ever.
     let plain = |word: u32| ::half::f16::from_bits(word as u16);
-    check("cvt.u16.u32 %rs1, %r1; mov.b16 %rs2, 0x7fff; fma.rn.oob.f16 %rs0, %rs1, %rs2, %rs1; cvt.u32.u16 %r0, %rs0;", |_, _, _| 0);
-    check("and.b32 %r1, %r1, 0x3fff; and.b32 %r2, %r2, 0x3fff; cvt.u16.u32 %rs1, %r1; cvt.u16.u32 %rs2, %r2; mov.b16 %rs3, 0; fma.rn.oob.f16 %rs0, %rs1, %rs2, %rs3; cvt.u32.u16 %r0, %rs0;", |a, b, _| {
-        let product = plain(a & 0x3fff).to_f64() * plain(b & 0x3fff).to_f64();
-        u32::from(::half::f16::from_f64(product).to_bits())
-    });
+    check(
+        "cvt.u16.u32 %rs1, %r1; mov.b16 %rs2, 0x7fff; fma.rn.oob.f16 %rs0, %rs1, %rs2, %rs1; cvt.u32.u16 %r0, %rs0;",
+        |_, _, _| 0,
+    );
+    check(
+        "and.b32 %r1, %r1, 0x3fff; and.b32 %r2, %r2, 0x3fff; cvt.u16.u32 %rs1, %r1; cvt.u16.u32 %rs2, %r2; mov.b16 %rs3, 0; fma.rn.oob.f16 %rs0, %rs1, %rs2, %rs3; cvt.u32.u16 %r0, %rs0;",
+        |a, b, _| {
+            let product = plain(a & 0x3fff).to_f64() * plain(b & 0x3fff).to_f64();
+            u32::from(::half::f16::from_f64(product).to_bits())
+        },
+    );
 }
 
 #[test]

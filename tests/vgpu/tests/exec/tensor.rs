@@ -177,7 +177,8 @@ fn expected(picture: &Picture, values: &[u32], start: &[i64], offsets: &[u16]) -
             place[0] += channel;
             (0..space).for_each(|dimension| place[1 + dimension] += i64::from(offsets[dimension]));
             let inside = place.iter().zip(&picture.sizes).all(|(&place, &size)| (0..size as i64).contains(&place));
-            let index = place.iter().zip(&picture.sizes).rev().fold(0, |index, (&place, &size)| index * size as i64 + place);
+            let index =
+                place.iter().zip(&picture.sizes).rev().fold(0, |index, (&place, &size)| index * size as i64 + place);
             result.push(if inside { values[index as usize] } else { 0 });
         }
         // The next place of the filter.

@@ -50,7 +50,9 @@ fn functions_and_variables_are_found_in_other_sources() {
 fn labels_of_scopes_are_their_own() {
     use super::device::Parameter::Long;
     let count = |register: &str| {
-        format!("{{ .reg .pred %p; again: add.u32 {register}, {register}, 1; setp.lt.u32 %p, {register}, 5; @%p bra again; }}\n")
+        format!(
+            "{{ .reg .pred %p; again: add.u32 {register}, {register}, 1; setp.lt.u32 %p, {register}, 5; @%p bra again; }}\n"
+        )
     };
     let body = format!(
         ".reg .b32 %r<4>; .reg .pred %p; mov.u32 %r0, 0; mov.u32 %r1, 0; mov.u32 %r2, 0;

@@ -58,11 +58,7 @@ fn compute(operation: Operation, wraps: bool, a: i128, b: i128) -> i128 {
 }
 
 fn clamp(value: i128, bits: u32, signed: bool) -> i128 {
-    if signed {
-        value.max(-(1 << (bits - 1))).min((1 << (bits - 1)) - 1)
-    } else {
-        value.max(0).min((1 << bits) - 1)
-    }
+    if signed { value.max(-(1 << (bits - 1))).min((1 << (bits - 1)) - 1) } else { value.max(0).min((1 << bits) - 1) }
 }
 
 /// A word with some bytes at the ends of their range.
@@ -104,8 +100,7 @@ fn scalar_forms() {
                 let exact = compute(operation, form.wraps, of(chosen[1], a, signed[1]), of(chosen[2], b, signed[2]));
                 let (begin, bits) = place(chosen[0]);
                 let value = if form.saturate { clamp(exact, bits, signed[0]) } else { exact };
-                let (value, third) =
-                    (extract(value as u32, 0, 32, signed[0]), extract(c, 0, 32, signed[0]));
+                let (value, third) = (extract(value as u32, 0, 32, signed[0]), extract(c, 0, 32, signed[0]));
                 let wanted = match second {
                     Second::Add => value + third,
                     Second::Min => value.min(third),

@@ -207,7 +207,7 @@ fn every_layout_of_halves() {
                         negate_a: random.below(4) == 0,
                         negate_b: random.below(4) == 0,
                         saturate: false,
-                    sparse: false,
+                        sparse: false,
                     };
                     for in_registers in [false, true] {
                         let accumulate = random.below(3) != 0;

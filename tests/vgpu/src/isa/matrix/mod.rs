@@ -220,14 +220,7 @@ pub fn mma_at(level: Level, shape: &Mma, d: &mut [Lanes], a: &[&Lanes], b: &[&La
 
 /// `mma.sync` of f64: products are added in order of `k` by fused multiply-adds. `rows` is 8 or 16; the depth is four
 /// times the registers of B.
-pub fn mma_f64(
-    rounding: Rounding,
-    rows: u32,
-    d: &mut [Lanes64],
-    a: &[&Lanes64],
-    b: &[&Lanes64],
-    c: &[&Lanes64],
-) {
+pub fn mma_f64(rounding: Rounding, rows: u32, d: &mut [Lanes64], a: &[&Lanes64], b: &[&Lanes64], c: &[&Lanes64]) {
     let halves = rows as usize / 8;
     for (register, (sum, start)) in d.iter_mut().zip(c).enumerate() {
         for lane in 0..WARP {

@@ -17,8 +17,8 @@
 //! products are, in the order in which A has its elements.
 
 use super::{Element, Mma, Sum};
-use crate::isa::half::{F16, Half};
 use crate::isa::Lanes;
+use crate::isa::half::{F16, Half};
 
 /// A sparse product: the shape with the whole K.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

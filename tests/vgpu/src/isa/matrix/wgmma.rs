@@ -316,7 +316,8 @@ pub fn wgmma_of_warp(
     let per_block = block_shape.registers().d;
     for (block, d) in d.chunks_exact_mut(per_block).enumerate() {
         let halves = if shape.sparse { 4 } else { 2 };
-        let right = [0, 1, 2, 3].map(|half| if half < halves { shape.b.fragment(b, 8 * block, half) } else { [0; WARP] });
+        let right =
+            [0, 1, 2, 3].map(|half| if half < halves { shape.b.fragment(b, 8 * block, half) } else { [0; WARP] });
         let mut c = [[0; WARP]; 4];
         let c = &mut c[..per_block];
         if accumulate {

@@ -242,8 +242,7 @@ fn tensor<'a>(
         Width::Wide => map.base,
         _ => return Err(Reason::unsupported("a tensor map at an address of 32 bits")),
     };
-    let mut fields =
-        vec![map, shared.base, barrier.map_or(Field::Narrow(0), |barrier| barrier.base), blocks];
+    let mut fields = vec![map, shared.base, barrier.map_or(Field::Narrow(0), |barrier| barrier.base), blocks];
     for coordinate in coordinates {
         fields.push(body.source(coordinate, U32)?);
     }

@@ -254,7 +254,8 @@ fn set_combined<'a>(
         let fields = vec![Field::Register(holds, Destination), Field::Sink, a, b, other];
         body.step(run, Class::Half, fields).modifier = form;
         let value = Field::Narrow(one << (16 * part));
-        let fields = vec![Field::Register(chosen, Destination), value, Field::Narrow(0), Field::Register(holds, Source)];
+        let fields =
+            vec![Field::Register(chosen, Destination), value, Field::Narrow(0), Field::Register(holds, Source)];
         body.step(crate::exec::select::<u32>(), Class::Move, fields).class = None;
         *half = Field::Register(chosen, Source);
     }

@@ -185,8 +185,7 @@ fn product<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand
     let used = |part: Part| Fragment { part, ..fragment }.used();
     let exact =
         |parts: &[Operand<'a>], part: Part| if blocked { parts.len() >= used(part) } else { parts.len() == used(part) };
-    if of_d.len() != result.used() || of_c.len() != fragment.used() || !exact(of_a, Part::A) || !exact(of_b, Part::B)
-    {
+    if of_d.len() != result.used() || of_c.len() != fragment.used() || !exact(of_a, Part::A) || !exact(of_b, Part::B) {
         return Err(Reason::syntax("such numbers of registers with such types"));
     }
     let (width, ty) = if fragment.is_wide() { (Width::Wide, U64) } else { (Width::Narrow, U32) };
@@ -203,12 +202,11 @@ fn product<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand
     let step = body.step(if blocked { multiply() } else { multiply_units() }, Class::Tensor, fields);
     step.listed = true;
     step.immediate = index as u64;
-    step.modifier =
-        if blocked {
-            of_a.len() as u32 | (of_b.len() as u32) << 8
-        } else {
-            is_signed(left) | is_signed(right) << 1 | (rounding as u32) << 8
-        };
+    step.modifier = if blocked {
+        of_a.len() as u32 | (of_b.len() as u32) << 8
+    } else {
+        is_signed(left) | is_signed(right) << 1 | (rounding as u32) << 8
+    };
     step.tensor = Some((tensor(left), 2 * m * n * k, false));
     Ok(())
 }

@@ -117,10 +117,9 @@ fn arithmetic_of<'a>(
         ("neg", None, false) => (by_integer!(name, T => map1(|_, a: T| a.neg())), vec![ty; 2]),
         ("abs", None, false) => (by_integer!(name, T => map1(|_, a: T| a.abs())), vec![ty; 2]),
         ("sad", None, false) => (by_integer!(name, T => map3(|_, a: T, b: T, c: T| a.sad(b, c))), vec![ty; 4]),
-        ("mad24", Some("hi"), true) if name == "s32" => (
-            Some(map3(|_, a: i32, b: i32, c: i32| integer::mul24_hi_signed(a, b).saturating_add(c))),
-            vec![ty; 4],
-        ),
+        ("mad24", Some("hi"), true) if name == "s32" => {
+            (Some(map3(|_, a: i32, b: i32, c: i32| integer::mul24_hi_signed(a, b).saturating_add(c))), vec![ty; 4])
+        }
         ("mul24" | "mad24", Some(part), false) => return mul24(body, opcode.root == "mad24", part, name, operands, ty),
         _ => (None, Vec::new()),
     };

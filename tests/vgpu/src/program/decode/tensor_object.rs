@@ -34,7 +34,9 @@ fn replaced<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operan
         return Err(Reason::syntax("another type for this field"));
     }
     let (address, ordinal, value) = match operands {
-        [address, Operand::Integer(ordinal), value] if field.has_ordinal() && *ordinal < 5 => (address, *ordinal, value),
+        [address, Operand::Integer(ordinal), value] if field.has_ordinal() && *ordinal < 5 => {
+            (address, *ordinal, value)
+        }
         [address, value] if !field.has_ordinal() => (address, 0, value),
         _ => return Err(Reason::syntax("expected an address, the number of a dimension where there is one, a value")),
     };

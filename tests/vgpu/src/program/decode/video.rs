@@ -36,7 +36,11 @@ pub(super) fn decode<'a>(
         "set" => None,
         _ => return None,
     };
-    Some(if bits == 32 { scalar(body, opcode, operands, operation) } else { simd(body, opcode, operands, operation, bits) })
+    Some(if bits == 32 {
+        scalar(body, opcode, operands, operation)
+    } else {
+        simd(body, opcode, operands, operation, bits)
+    })
 }
 
 const COMPARISONS: [(&str, Operation); 6] = [
