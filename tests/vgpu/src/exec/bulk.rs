@@ -103,7 +103,7 @@ fn read_shared(warp: &mut Warp<'_>, instruction: &Instruction, lane: usize, from
         let addresses: [u64; WARP] = std::array::from_fn(|lane| done + 16 * (lane as u64).min(u64::from(count - 1)));
         let access = super::watch::Lanes { warp: index, mask, addresses: &addresses, bytes: 16 };
         if let Err(conflict) = warp.shared[own].check_proxy(&access) {
-            super::watch::report(warp, instruction, own, *conflict);
+            super::conflict::report(warp, instruction, own, *conflict);
             break;
         }
     }

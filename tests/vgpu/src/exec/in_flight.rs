@@ -8,8 +8,9 @@ use std::collections::HashMap;
 
 use super::barrier::nothing;
 use super::code::{Flow, Instruction, Operand};
+use super::conflict::Conflict;
 use super::warp::Warp;
-use super::watch::{self, Conflict, Lanes, MANY, Watch};
+use super::watch::{self, Lanes, MANY, Watch};
 use crate::checks::Kind;
 use crate::isa::{Lanes as Numbers, WARP};
 

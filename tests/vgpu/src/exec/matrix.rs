@@ -225,10 +225,10 @@ fn read_chunks(
             touched.extend(group);
             let access = watch::Lanes { warp: warp.state.index, mask, addresses: &lanes, bytes: 16 };
             if let Err(conflict) = warp.shared[rank].check_proxy(&access) {
-                watch::report(warp, instruction, rank, *conflict);
+                super::conflict::report(warp, instruction, rank, *conflict);
             }
             if let Err(conflict) = warp.shared[rank].check(access, None, Mode::Read) {
-                watch::report(warp, instruction, rank, *conflict);
+                super::conflict::report(warp, instruction, rank, *conflict);
             }
         }
         for (lane, &address) in group.iter().enumerate() {

@@ -6,7 +6,7 @@
 //! | `semantics` | from the meaning of an instruction to the function that executes it, for three levels of the processor |
 //! | `grid`, `cluster`, `block` | blocks on threads, turns of warps, barriers |
 //! | `warp`, `flow` | registers, divergence, calls |
-//! | `access`, `global`, `transfer`, `shared`, `watch`, `banks`, `traffic` | loads and stores with their checks, races within and between blocks, bank conflicts |
+//! | `access`, `global`, `transfer`, `shared`, `watch`, `conflict`, `banks`, `traffic` | loads and stores with their checks, races within and between blocks, bank conflicts |
 //! | `atomic`, `collective`, `barrier`, `matrix`, `fragment` | what their names say |
 //! | `in_flight`, `pending`, `mbarrier`, `bulk`, `tensor`, `tensor_object`, `reduce` | asynchronous copies, what counts them, and the maps that they need |
 //! | `special`, `system`, `stack` | special registers, printf and its like, `alloca` |
@@ -20,6 +20,7 @@ pub(crate) mod bulk;
 mod cluster;
 mod code;
 pub(crate) mod collective;
+mod conflict;
 pub(crate) mod flow;
 pub(crate) mod fragment;
 mod global;

@@ -4,9 +4,10 @@ use std::collections::{HashMap, VecDeque};
 
 use super::access::Mode;
 use super::code::Slot;
+use super::conflict::Conflict;
 use super::grid::Grid;
 use super::in_flight::{Reader, Source};
-use super::watch::{Conflict, Lanes, Watch};
+use super::watch::{Lanes, Watch};
 use crate::isa::Lanes64;
 
 /// Shared memory of a block.

@@ -259,7 +259,7 @@ fn note(warp: &mut Warp<'_>, instruction: &Instruction, rank: usize, chunks: &[u
         let access = watch::Lanes { warp: warp.state.index, mask, addresses: &lanes, bytes: 16 };
         let fenced = if mode == Mode::Read { warp.shared[rank].check_proxy(&access) } else { Ok(()) };
         if let Err(conflict) = fenced.and_then(|()| warp.shared[rank].check(access, None, mode)) {
-            watch::report(warp, instruction, rank, *conflict);
+            super::conflict::report(warp, instruction, rank, *conflict);
         }
     }
 }

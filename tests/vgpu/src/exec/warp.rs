@@ -1,6 +1,7 @@
 //! A warp: its registers and fragments ([`State`]), and the view of everything around it that instructions get ([`Warp`]).
 
 use super::FaultKind;
+use super::access::Suspect;
 use super::block::Block;
 use super::code::{Flow, Instruction, Operand, Predicate, Slot};
 use super::grid::Grid;
@@ -120,6 +121,8 @@ pub(crate) struct State {
     pub last_barrier: u32,
     /// Asynchronous copies.
     pub pending: Pending,
+    /// A store that may be in a race, until it is done.
+    pub suspect: Option<Box<Suspect>>,
     /// Asynchronous operations that read.
     pub in_flight: InFlight,
     /// What lanes took of local memory beside their frames.

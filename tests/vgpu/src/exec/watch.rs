@@ -11,11 +11,10 @@
 use std::collections::HashMap;
 
 use super::access::Mode;
-use super::code::Instruction;
+use super::conflict::{Conflict, Earlier};
 use super::grid::Grid;
 use super::shared::Flight;
-use super::warp::Warp;
-use crate::checks::{Kind, Space};
+use crate::checks::Kind;
 use crate::isa::{Lanes64, WARP};
 
 /// The time at which a pending asynchronous copy writes: never in the past.
@@ -34,7 +33,7 @@ pub(super) const ASYNC: u16 = 1 << 14;
 pub(super) const WRITER: u16 = ASYNC - 1;
 
 /// The warps of other blocks of the cluster, as one.
-const OUTSIDE: usize = WRITER as usize / WARP;
+pub(super) const OUTSIDE: usize = WRITER as usize / WARP;
 
 /// Several lanes of a warp.
 pub(super) const MANY: u8 = 0xff;
@@ -92,26 +91,6 @@ pub(crate) struct Lanes<'a> {
     pub addresses: &'a Lanes64,
     /// How much each.
     pub bytes: u64,
-}
-
-/// An earlier access: warp and lane, and whether it wrote.
-type Earlier = (u32, u8, bool);
-
-/// Two accesses that are not in order, or a read of what is not there.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Conflict {
-    kind: Kind,
-    lane: u32,
-    address: u64,
-    bytes: u32,
-    /// The earlier access.
-    other: Option<Earlier>,
-}
-
-impl Conflict {
-    pub(super) fn new(kind: Kind, lane: usize, address: u64, bytes: u64, other: Option<Earlier>) -> Conflict {
-        Conflict { kind, lane: lane as u32, address, bytes: bytes as u32, other }
-    }
 }
 
 /// What those knew who arrived at an mbarrier object, in this phase and in the one before.
@@ -600,40 +579,4 @@ impl Watch {
             (!ordered).then_some((race(reader == warp), Some((reader as u32, by, false))))
         })
     }
-}
-
-/// Tells of a conflict.
-#[cold]
-pub(crate) fn report(warp: &mut Warp<'_>, instruction: &Instruction, rank: usize, conflict: Conflict) {
-    let Conflict { kind, lane, address, bytes, other } = conflict;
-    let detail = match (kind, other) {
-        (Kind::Uninitialised, _) => "no thread of the block has written there".to_owned(),
-        (_, Some((other_warp, other_lane, wrote))) => {
-            let did = match (kind, wrote) {
-                (Kind::AsyncOverwrite, false) => "has an asynchronous operation that still reads it",
-                (Kind::MissingFence, _) => "wrote there with an ordinary store, which has passed no fence of the proxy",
-                (Kind::AsyncReadEarly | Kind::AsyncOverwrite, _) => {
-                    "has an asynchronous copy to there for which nobody waited here"
-                }
-                (_, true) => "wrote there before",
-                (_, false) => "read there before",
-            };
-            let lanes = if other_lane == MANY { "several lanes".to_owned() } else { format!("lane {other_lane}") };
-            let missing = match kind {
-                Kind::SharedRace => ", and no barrier is between",
-                Kind::WarpRace => ", and no warp synchronisation is between",
-                _ => "",
-            };
-            let who = if other_warp as usize == OUTSIDE {
-                "another block of the cluster".to_owned()
-            } else {
-                format!("{lanes} of warp {other_warp}")
-            };
-            format!("{who} {did}{missing}; this is lane {lane} of warp {}", warp.state.index)
-        }
-        _ => String::new(),
-    };
-    let detail =
-        if rank == warp.block.rank as usize { detail } else { format!("{detail} (in block {rank} of the cluster)") };
-    warp.find(instruction, lane, kind, Some((Space::Shared, address, bytes)), detail);
 }

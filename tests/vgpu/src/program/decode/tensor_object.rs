@@ -51,7 +51,7 @@ fn replaced<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operan
         Field::Register(wide, Role::Source)
     };
     let in_units = field == MapField::Stride && body.version < BYTES_SINCE;
-    let step = body.step(change(), Class::Shared, vec![address.base, value]);
+    let step = body.step(change(), Class::AsyncCopy, vec![address.base, value]);
     step.immediate = address.offset as u64;
     step.modifier = space
         | if address.width == Width::Wide { flag::WIDE } else { 0 }
