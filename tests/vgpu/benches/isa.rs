@@ -45,9 +45,16 @@ fn mma(name: &str, element: Element, depth: u32, sum: Sum) {
 
 /// `wgmma` of m64n128 with both operands in shared memory, K-major.
 fn wgmma(name: &str, element: Element) {
-    let operand = |extent: u32| Operand { element, major: Major::K, extent };
-    let shape =
-        Wgmma { a: operand(64), b: operand(128), d: Sum::F32, negate_a: false, negate_b: false, saturate: false };
+    let operand = |extent: u32| Operand { element, major: Major::K, extent, depth_bytes: 32 };
+    let shape = Wgmma {
+        a: operand(64),
+        b: operand(128),
+        d: Sum::F32,
+        negate_a: false,
+        negate_b: false,
+        saturate: false,
+        sparse: false,
+    };
     let (a, b) = (vec![[0x30; 16]; 128], vec![[0x30; 16]; 256]);
     let mut d = vec![vec![[0; WARP]; shape.registers()]; 4];
     let (median, best) = time(100, || {

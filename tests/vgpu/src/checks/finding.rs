@@ -31,6 +31,8 @@ pub enum Kind {
     AsyncOverwrite,
     /// Asynchronous copies are still pending when the thread ends.
     AsyncNeverWaited,
+    /// An asynchronous operation reads what ordinary stores wrote, or fills registers, without the fence that orders the two.
+    MissingFence,
     /// Threads of one warp reach different barriers, or some never reach the barrier.
     DivergentBarrier,
     /// Warps disagree about how many threads a barrier waits for, or the number is impossible.
@@ -72,6 +74,7 @@ impl Kind {
             Kind::AsyncReadEarly => "async-read-early",
             Kind::AsyncOverwrite => "async-overwrite",
             Kind::AsyncNeverWaited => "async-never-waited",
+            Kind::MissingFence => "missing-fence",
             Kind::DivergentBarrier => "divergent-barrier",
             Kind::BarrierCount => "barrier-count",
             Kind::CollectiveMask => "collective-mask",
@@ -109,7 +112,10 @@ impl Kind {
                 "wait for the copy (cp.async.wait_group, mbarrier) and then synchronise with the threads that read it"
             }
             Kind::AsyncOverwrite => "wait for the copy before the buffer is used again",
-            Kind::AsyncNeverWaited => "end with cp.async.wait_all",
+            Kind::AsyncNeverWaited => "end with cp.async.wait_all, or cp.async.bulk.wait_group.read 0",
+            Kind::MissingFence => {
+                "put fence.proxy.async between the stores and the barrier behind which TMA or wgmma reads, and wgmma.fence before products"
+            }
             Kind::DivergentBarrier => "move the barrier out of the branch, so that all threads reach it",
             Kind::BarrierCount => "give each barrier one thread count, a multiple of 32, in all the warps that use it",
             Kind::CollectiveMask => "pass the mask of the lanes that reach the instruction, computed before the branch",

@@ -153,7 +153,8 @@ impl Context {
         self.check()
     }
 
-    fn drain(&self) {
+    /// Waits until its streams have nothing left to do.
+    pub fn drain(&self) {
         self.streams().iter().for_each(|stream| stream.synchronise());
         self.legacy_stream().synchronise();
     }

@@ -163,8 +163,11 @@ impl Function {
     /// What it needs of a machine.
     pub fn needs(&self, machine: &Machine) -> Needs {
         let kernel = &self.kernel;
+        // A block of a given size must be able to run, whatever its threads would like to have.
+        let threads = kernel.max_threads.or(kernel.required_block.map(|block| block.iter().product()));
+        let wanted = kernel.max_registers.map_or(kernel.registers, |most| kernel.registers.min(most.max(1)));
         Needs {
-            registers: registers_per_thread(machine, kernel.registers, kernel.max_threads, kernel.min_blocks),
+            registers: registers_per_thread(machine, wanted, threads, kernel.min_blocks),
             static_shared: kernel.static_shared_bytes,
             max_threads: kernel.max_threads,
             required_block: kernel.required_block,

@@ -7,11 +7,12 @@
 // A lane index addresses several registers at once.
 #![allow(clippy::needless_range_loop)]
 
-use super::FaultKind;
 use super::code::{Flow, Instruction, Operand};
+use super::conflict::Conflict;
 use super::semantics::{BITS, store as store_register};
 use super::stack;
 use super::warp::Warp;
+use super::{Class, FaultKind};
 use crate::checks::{Kind, Space};
 use crate::isa::{Lanes64, Value, WARP};
 
@@ -27,7 +28,7 @@ const WINDOW: u64 = 1 << 32;
 pub(crate) const SHARED_BITS: u32 = 24;
 
 /// The windows by the names of the spaces.
-pub(crate) const WINDOWS: [(&str, u64); 7] = [
+pub(crate) const WINDOWS: [(&str, u64); 8] = [
     ("global", 0),
     ("const", 0),
     ("shared", SHARED),
@@ -35,6 +36,7 @@ pub(crate) const WINDOWS: [(&str, u64); 7] = [
     ("shared::cluster", SHARED),
     ("local", LOCAL),
     ("param", PARAM),
+    ("param::entry", PARAM),
 ];
 
 /// State spaces of memory instructions, in the low byte of their modifier.
@@ -54,7 +56,7 @@ pub(crate) mod space {
 }
 
 /// The spaces by name, for `isspacep`.
-pub(crate) const SPACES: [(&str, u32); 7] = [
+pub(crate) const SPACES: [(&str, u32); 8] = [
     ("global", space::GLOBAL),
     ("const", 7),
     ("shared", space::SHARED),
@@ -62,6 +64,7 @@ pub(crate) const SPACES: [(&str, u32); 7] = [
     ("shared::cluster", 6),
     ("local", space::LOCAL),
     ("param", space::PARAM),
+    ("param::entry", space::PARAM),
 ];
 
 /// The space of a generic address.
@@ -173,6 +176,9 @@ pub(crate) const ACQUIRE: u32 = 1 << 11;
 /// What came before the access happened before what is acquired there.
 pub(crate) const RELEASE: u32 = 1 << 12;
 
+/// The access is relaxed or volatile: it orders other blocks by the fences around it.
+pub(crate) const RELAXED: u32 = 1 << 13;
+
 /// The addresses of a memory operand: a register of 32 or 64 bits (bit 8 of the modifier tells) plus the immediate.
 #[inline(always)]
 pub(crate) fn addresses(warp: &Warp<'_>, instruction: &Instruction, base: Operand) -> Lanes64 {
@@ -252,6 +258,33 @@ pub(crate) fn locate<const WATCHED: bool>(
         space::SHARED => access.shared::<WATCHED>(warp, instruction),
         space::PARAM => access.param(warp, instruction),
         space => access.local::<WATCHED>(warp, instruction, space == space::FRAME),
+    }
+}
+
+/// A store that may be in a race: what was there before it.
+#[derive(Debug)]
+pub(crate) struct Suspect {
+    conflict: Conflict,
+    rank: usize,
+    mask: u32,
+    bytes: u64,
+    places: Lanes64,
+    before: [[u8; 16]; WARP],
+}
+
+/// A store is done that was suspected: tells of the race if it has changed what another one left.
+#[cold]
+pub(crate) fn settle(warp: &mut Warp<'_>, instruction: &Instruction) {
+    let Some(suspect) = warp.state.suspect.take() else { return };
+    let base = warp.shared[suspect.rank].pointer();
+    let changed = (0..WARP).filter(|lane| suspect.mask >> lane & 1 != 0).any(|lane| {
+        let bytes = (suspect.bytes as usize).min(16);
+        // SAFETY: where the suspect was found, which lies within shared memory.
+        let now = unsafe { std::slice::from_raw_parts(base.add(suspect.places[lane] as usize), bytes) };
+        now != &suspect.before[lane][..bytes]
+    });
+    if changed {
+        super::conflict::report(warp, instruction, suspect.rank, suspect.conflict);
     }
 }
 
@@ -382,11 +415,32 @@ impl Access<'_> {
         let lanes = super::watch::Lanes { warp: index, mask: self.mask, addresses: self.addresses, bytes: self.bytes };
         let span = self.contiguous.then_some((self.lowest, self.highest + self.bytes - self.lowest));
         if let Err(conflict) = warp.shared[rank].check(lanes, span, self.mode) {
-            super::watch::report(warp, instruction, rank, *conflict);
+            let stores = matches!(instruction.class, Some(Class::Shared | Class::GlobalStore));
+            if stores && self.mode == Mode::Write && conflict.is_of_two_writes() {
+                self.suspect(warp, rank, *conflict);
+            } else {
+                super::conflict::report(warp, instruction, rank, *conflict);
+            }
         }
         if own && instruction.modifier & (ACQUIRE | RELEASE) != 0 {
             self.order(warp, instruction, rank);
         }
+    }
+
+    /// A store that is in a race with another one: told when it has changed something. Compilers let several threads store the same.
+    #[cold]
+    fn suspect(&self, warp: &mut Warp<'_>, rank: usize, conflict: Conflict) {
+        let base = warp.shared[rank].pointer();
+        let mut before = [[0; 16]; WARP];
+        for lane in (0..WARP).filter(|lane| self.mask >> lane & 1 != 0) {
+            let bytes = (self.bytes as usize).min(16);
+            // SAFETY: the access lies within shared memory, as was checked.
+            let found = unsafe { std::slice::from_raw_parts(base.add(self.addresses[lane] as usize), bytes) };
+            before[lane][..bytes].copy_from_slice(found);
+        }
+        let places = *self.addresses;
+        warp.state.suspect =
+            Some(Box::new(Suspect { conflict, rank, mask: self.mask, bytes: self.bytes, places, before }));
     }
 
     /// An access that orders others around it.

@@ -65,7 +65,7 @@ impl<T: Word, F: Fn(T, T, T) -> T + Copy, const N: usize> Semantics for Atomic<T
     /// Operands: N destinations, the address, N values, and for `cas` the new value. Lanes go one after the other.
     #[inline(always)]
     fn run<E: Environment>(self, warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
-        let list: [_; 9];
+        let list: [_; 17];
         let operands = if N > 1 {
             let found = warp.list(instruction);
             list = std::array::from_fn(|index| found.get(index).copied().unwrap_or_default());
@@ -120,6 +120,7 @@ pub(crate) fn atomic_vector<T: Word, F: Fn(T, T, T) -> T + Copy>(count: usize, f
     Some(match count {
         2 => handlers(Atomic::<T, F, 2>(f, PhantomData)),
         4 => handlers(Atomic::<T, F, 4>(f, PhantomData)),
+        8 => handlers(Atomic::<T, F, 8>(f, PhantomData)),
         _ => return None,
     })
 }

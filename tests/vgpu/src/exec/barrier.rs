@@ -1,5 +1,5 @@
-//! Barriers of blocks and clusters (PTX ISA 9.7.13.1 to 9.7.13.4): bar and barrier, barrier.cluster. Fences have nothing to do: our memory keeps the order of the
-//! text.
+//! Barriers of blocks and clusters (PTX ISA 9.7.13.1 to 9.7.13.4): bar and barrier, barrier.cluster. Fences move nothing, for our memory keeps the order of
+//! the text: they are noted where races are looked for.
 //!
 //! A fragment arrives and waits; when the barrier is complete, [`super::cluster`] lets it execute the instruction again, with what a reduction gave.
 
@@ -106,6 +106,14 @@ pub(crate) fn cluster_wait(warp: &mut Warp<'_>, instruction: &Instruction, _mask
     }
     let at = warp.at(instruction);
     warp.pause(at, Progress::Barrier(CLUSTER_BARRIER))
+}
+
+/// A fence that other blocks are meant to see.
+pub(crate) fn fence(warp: &mut Warp<'_>, _instruction: &Instruction, _mask: u32) -> Flow {
+    if warp.grid.checks.global_races {
+        warp.block.order.fence();
+    }
+    Flow::Next
 }
 
 /// Fences, and what only orders or hints.

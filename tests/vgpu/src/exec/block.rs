@@ -25,6 +25,8 @@ pub(crate) struct Block {
     pub cluster_phase: u32,
     /// Bytes of shared memory.
     pub shared_bytes: u32,
+    /// What it knows of other blocks' accesses to global memory, where those are checked.
+    pub order: super::traffic::Order,
 }
 
 /// A barrier in use.

@@ -65,6 +65,9 @@ fn copy_one<E: Environment>(warp: &mut Warp<'_>, instruction: &Instruction, lane
     let barrier = strip(addresses_at(warp, barrier, has(flag::WIDE_BARRIER), 0)[lane]);
     let bytes = u64::from(warp.lanes(size)[lane]);
     super::pending::check_bulk(warp, instruction, lane, to, from, bytes)?;
+    if E::WATCHED && has(flag::FROM_SHARED) {
+        read_shared(warp, instruction, lane, from, bytes);
+    }
     if has(flag::TO_GLOBAL) {
         return move_bytes::<E>(warp, instruction, (to, from, bytes));
     }
@@ -79,6 +82,34 @@ fn copy_one<E: Environment>(warp: &mut Warp<'_>, instruction: &Instruction, lane
         send(warp, instruction, lane, in_block(rank, barrier), (to, bytes))?;
     }
     Ok(())
+}
+
+/// Notes that a copy reads bytes of the own block's shared memory, and checks that they have passed a fence. Copies that an mbarrier counts are read when it has.
+fn read_shared(warp: &mut Warp<'_>, instruction: &Instruction, lane: usize, from: u64, bytes: u64) {
+    let rank = (from >> SHARED_BITS & 0xff) as usize;
+    let own = warp.block.rank as usize;
+    if rank != 0 && rank - 1 != own {
+        return;
+    }
+    let begin = from & ((1 << SHARED_BITS) - 1);
+    let end = begin + bytes;
+    if bytes == 0 || end > u64::from(warp.block.shared_bytes) {
+        return;
+    }
+    let index = warp.state.index;
+    for done in (begin..end).step_by(512) {
+        let count = ((end - done) / 16).min(32) as u32;
+        let mask = if count == 32 { u32::MAX } else { (1 << count) - 1 };
+        let addresses: [u64; WARP] = std::array::from_fn(|lane| done + 16 * (lane as u64).min(u64::from(count - 1)));
+        let access = super::watch::Lanes { warp: index, mask, addresses: &addresses, bytes: 16 };
+        if let Err(conflict) = warp.shared[own].check_proxy(&access) {
+            super::conflict::report(warp, instruction, own, *conflict);
+            break;
+        }
+    }
+    if instruction.modifier & flag::TO_GLOBAL != 0 {
+        super::in_flight::bulk_reads(warp, lane, vec![(begin, end)]);
+    }
 }
 
 /// Copies or reduces bytes, 512 at a time: as if all lanes moved 16 each.

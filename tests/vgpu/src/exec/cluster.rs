@@ -5,6 +5,7 @@ use super::block::{Block, CLUSTER_BARRIER};
 use super::flow::Pause;
 use super::grid::Grid;
 use super::shared::Shared;
+use super::traffic::Order;
 use super::warp::{Fragment, Frame, Progress, State, Warp};
 use super::worker::Worker;
 use crate::checks::{Finding, Kind};
@@ -149,14 +150,14 @@ impl Cluster {
             if matches!(pause, Pause::Blocked | Pause::Ended) {
                 tired = 0;
             }
-            self.wake(block);
+            self.wake(grid, block);
         }
         self.patient = true;
         Outcome::Paused
     }
 
     /// Wakes the warps of a block whose barriers are complete, and of the cluster if its barrier is.
-    fn wake(&mut self, block: usize) {
+    fn wake(&mut self, grid: &Grid<'_>, block: usize) {
         while let Some((barrier, state)) = self.blocks[block].take_complete() {
             let warps = block * self.warps_per_block..(block + 1) * self.warps_per_block;
             // What `bar.red` asks for: how many, and whether all.
@@ -170,6 +171,9 @@ impl Cluster {
                 block.cluster_arrived = 0;
                 block.cluster_phase += 1;
                 shared.synchronise_cluster();
+            }
+            if grid.checks.global_races {
+                Order::meet(self.blocks.iter_mut().map(|block| (grid.linear_block(block.id), &mut block.order)));
             }
             self.resume(0..self.warps.len(), CLUSTER_BARRIER, 0, &[]);
         }
@@ -326,6 +330,7 @@ impl State {
         self.cluster_phase = 0;
         self.barriers = 0;
         self.pending.clear();
+        self.in_flight.clear();
         self.stack.clear();
     }
 }

@@ -186,6 +186,8 @@ pub(crate) struct Code {
     pub fragments: Vec<super::fragment::Fragment>,
     /// Shapes of matrix instructions of warpgroups, by their immediate.
     pub groups: Vec<super::matrix::GroupShape>,
+    /// Which registers instructions use, by their place; kept where sums of warpgroups may be under way.
+    pub uses: HashMap<u32, super::in_flight::Uses>,
     /// What instructions do on tensor cores, by their place.
     pub tensor: HashMap<u32, TensorWork>,
     /// The smallest access to shared memory, in bytes: the granularity of race detection.

@@ -69,6 +69,9 @@ impl Warp<'_> {
                     at += 1;
                     continue;
                 }
+                if WATCHED && self.state.in_flight.has_registers() {
+                    super::in_flight::check_registers(self, instruction, mask);
+                }
                 // SAFETY: the decoder has made the operands, and chosen the function for this processor.
                 match unsafe { instruction.run[usize::from(WATCHED)](self, instruction, mask) } {
                     Flow::Next => at += 1,
@@ -226,7 +229,10 @@ impl Warp<'_> {
                 Some(super::Class::Warp) => self.lanes(instruction.operands[MEMBERS])[lane as usize & 31],
                 _ => u32::MAX,
             };
-            if awaited & ended != 0 && self.grid.checks.barriers {
+            // A barrier of the warp waits for lanes that have not ended; of what exchanges values those of lanes that did are missing.
+            let is_barrier = instruction.class == Some(super::Class::Warp)
+                && instruction.modifier == super::collective::WARP_BARRIER;
+            if awaited & ended != 0 && self.grid.checks.barriers && !is_barrier {
                 let detail = format!("the lanes {:#010x} of the warp ended and never came to it", awaited & ended);
                 self.find(instruction, lane, kind_of_divergence(instruction), None, detail);
             }
@@ -289,6 +295,10 @@ pub(crate) fn join(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) ->
 
 /// `exit`, and `ret` of a kernel.
 pub(crate) fn exit(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) -> Flow {
+    if warp.state.live == mask && warp.state.in_flight.is_reading() {
+        let detail = "the warp ends while bulk copies read shared memory for which no wait_group has waited".to_owned();
+        warp.find(instruction, mask.trailing_zeros(), Kind::AsyncNeverWaited, None, detail);
+    }
     if warp.state.live == mask && !warp.state.pending.is_empty() {
         let detail = "the warp ends while copies are on their way that no wait has made visible".to_owned();
         warp.find(instruction, mask.trailing_zeros(), Kind::AsyncNeverWaited, None, detail);

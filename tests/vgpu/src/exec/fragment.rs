@@ -10,8 +10,9 @@ use super::access::{Mode, addresses_at};
 use super::code::{Flow, Handler, Instruction, Operand};
 use super::semantics::{Environment, Semantics, act, handlers, store as store_register};
 use super::warp::Warp;
+use crate::isa::half::{self, F16, Half};
 use crate::isa::matrix::{self, Element, Mma, Sum};
-use crate::isa::{Lanes, Lanes64, Mode as FloatMode, WARP, float32};
+use crate::isa::{Lanes, Lanes64, Mode as FloatMode, Rounding, WARP, float32, float64};
 
 /// Which matrix of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -237,7 +238,7 @@ fn set_register(warp: &mut Warp<'_>, operand: Operand, wide: bool, mask: u32, la
 }
 
 /// `wmma.mma` of the types that are not laid out in blocks: a list of D, A, B, C; the immediate is the index of the [`Fragment`] of C, whose `by_columns` stands for
-/// `.satfinite`, the modifier the types of A and B where they differ in their sign: bit 0 and 1.
+/// `.satfinite`, the modifier the types of A and B where they differ in their sign (bit 0 and 1) and the rounding of f64 from bit 8 on.
 pub(crate) fn multiply_units() -> [Handler; 2] {
     act(|warp: &mut Warp<'_>, instruction: &Instruction, mask: u32| {
         if let Err(flow) = warp.converge(instruction, mask) {
@@ -257,7 +258,8 @@ pub(crate) fn multiply_units() -> [Handler; 2] {
         for (number, &start) in c.iter().enumerate() {
             let (row, column) = (number / columns, number % columns);
             let (a, b) = (&a[row * depth..][..depth], &b[column * depth..][..depth]);
-            let total = inner_product(sum.element, signs, sum.by_columns, a, b, start);
+            let rounding = Rounding::from_number(instruction.modifier >> 8);
+            let total = inner_product(sum.element, signs, sum.by_columns, rounding, (a, b), start);
             d[number % sum.units_per_lane()][number / sum.units_per_lane()] = total;
         }
         for (&operand, lanes) in list.iter().zip(&d) {
@@ -268,7 +270,14 @@ pub(crate) fn multiply_units() -> [Handler; 2] {
 }
 
 /// The sum `start` and the products of units, in their order.
-fn inner_product(element: Element, signs: (bool, bool), saturate: bool, a: &[u64], b: &[u64], start: u64) -> u64 {
+fn inner_product(
+    element: Element,
+    signs: (bool, bool),
+    saturate: bool,
+    rounding: Rounding,
+    (a, b): (&[u64], &[u64]),
+    start: u64,
+) -> u64 {
     let pairs = || a.iter().copied().zip(b.iter().copied());
     let integers = |bits: u32| {
         // The elements of a unit as numbers.
@@ -289,9 +298,8 @@ fn inner_product(element: Element, signs: (bool, bool), saturate: bool, a: &[u64
     };
     match element {
         Element::F64 => {
-            let total =
-                pairs().fold(f64::from_bits(start), |sum, (a, b)| f64::from_bits(a).mul_add(f64::from_bits(b), sum));
-            total.to_bits()
+            let fma = |sum, (a, b)| float64::fma(rounding, f64::from_bits(a), f64::from_bits(b), sum);
+            pairs().fold(f64::from_bits(start), fma).to_bits()
         }
         Element::S8 | Element::U8 => integers(8),
         Element::S4 | Element::U4 => integers(4),
@@ -323,32 +331,49 @@ pub(crate) fn multiply() -> [Handler; 2] {
         let (a, rest) = lanes.split_at(count_a);
         let (b, c) = rest.split_at(count_b);
         let (sum_c, sum_d) = fragment.sums;
+        // Where C and D differ the product is one of f32, with C widened before and D narrowed behind it.
+        let inner = if sum_c == sum_d { sum_c } else { Sum::F32 };
         let shape = Mma {
             rows: 16,
             columns: 8,
             depth: 16,
             a: fragment.element,
             b: fragment.element,
-            c: sum_c,
-            d: sum_d,
+            c: inner,
+            d: inner,
             saturate: false,
         };
         let blocks = m.div_ceil(16) * (n / 8);
         let (per_c, per_d) = (count_c / blocks, count_d / blocks);
-        let zero = [0; WARP];
         for block in 0..blocks {
             let (row, column) = (block / (n / 8), block % (n / 8));
             let left: [&Lanes; 4] = std::array::from_fn(|index| &a[4 * row + index]);
             let right = [&b[2 * column], &b[2 * column + 1]];
             let registers = shape.registers();
-            let start: Vec<&Lanes> =
-                (0..registers.c).map(|index| if index < per_c { &c[block * per_c + index] } else { &zero }).collect();
-            let mut d = [[0; WARP]; 4];
-            matrix::mma(&shape, &mut d[..registers.d], &left, &right, &start);
+            let mut start = c[block * per_c..][..per_c].to_vec();
+            if sum_c != inner {
+                start = start.iter().flat_map(widen).collect();
+            }
+            start.resize(registers.c, [0; WARP]);
+            let mut d = vec![[0; WARP]; registers.d];
+            matrix::mma(&shape, &mut d, &left, &right, &start.iter().collect::<Vec<_>>());
+            if sum_d != inner {
+                d = d.chunks_exact(2).map(|pair| narrow(&pair[0], &pair[1])).collect();
+            }
             for (index, lanes) in d[..per_d].iter().enumerate() {
                 warp.set_lanes(list[block * per_d + index], mask, lanes);
             }
         }
         Flow::Next
     })
+}
+
+/// Two f32 of each lane from a pair of f16.
+fn widen(pair: &Lanes) -> [Lanes; 2] {
+    [0, 16].map(|shift| pair.map(|bits| F16((bits >> shift) as u16).to_f32().to_bits()))
+}
+
+/// A pair of f16 of each lane from two f32.
+fn narrow(low: &Lanes, high: &Lanes) -> Lanes {
+    std::array::from_fn(|lane| half::pack([low[lane], high[lane]].map(|bits| F16::from_f32(f32::from_bits(bits)))))
 }

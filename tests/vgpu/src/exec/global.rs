@@ -1,6 +1,6 @@
 //! Accesses to global memory: windows into allocations, what was written, sectors, and races between blocks.
 
-use super::access::{Access, Located, Mode, READ_ONLY};
+use super::access::{Access, Located, Mode, READ_ONLY, RELAXED, RELEASE};
 use super::code::{Flow, Instruction};
 use super::warp::Warp;
 use super::{Class, FaultKind};
@@ -143,19 +143,35 @@ impl Access<'_> {
     /// Looks for accesses of other blocks to the same bytes, two by two.
     #[cold]
     fn between_blocks(&self, warp: &mut Warp<'_>, instruction: &Instruction) {
-        if matches!(self.mode, Mode::Atomic | Mode::StrongRead | Mode::StrongWrite) {
-            return;
-        }
         let block = warp.grid.linear_block(warp.block.id);
+        let relaxed = instruction.modifier & RELAXED != 0;
+        let orders = matches!(instruction.class, Some(Class::GlobalLoad | Class::GlobalStore)) && relaxed;
+        let strong = orders || matches!(self.mode, Mode::Atomic | Mode::StrongRead | Mode::StrongWrite);
+        if strong {
+            if instruction.modifier & RELEASE != 0 && !relaxed {
+                warp.block.order.fence();
+            }
+            for lane in (0..WARP).filter(|lane| self.mask >> lane & 1 != 0) {
+                let (releases, acquires) = (self.mode.writes(), self.mode.reads());
+                warp.grid.traffic.order(self.addresses[lane], block, &mut warp.block.order, releases, acquires);
+            }
+        }
         for lane in (0..WARP).filter(|lane| self.mask >> lane & 1 != 0) {
-            // By two bytes: neighbouring numbers of 16 bits may be those of different blocks.
-            let halves = self.addresses[lane] / 2..(self.addresses[lane] + self.bytes).div_ceil(2);
-            let Some(other) = warp.grid.traffic.conflict(halves, block, self.mode.writes()) else { continue };
+            let bytes = self.addresses[lane]..self.addresses[lane] + self.bytes;
+            let (traffic, order) = (&warp.grid.traffic, &warp.block.order);
+            let conflict = if strong {
+                traffic.unordered_write(bytes, block, order)
+            } else {
+                traffic.conflict(bytes, block, order, self.mode.writes())
+            };
+            let Some(other) = conflict else { continue };
             let place = Some((Space::Global, self.addresses[lane], self.bytes as u32));
             let did = if other.wrote { "writes" } else { "reads" };
             let [x, y, _] = warp.grid.launch.grid.map(u64::from);
             let (bx, by, bz) = (other.block % x, other.block / x % y, other.block / x / y);
-            let detail = format!("block ({bx}, {by}, {bz}) {did} there in the same launch, and one of the two writes");
+            let detail = format!(
+                "block ({bx}, {by}, {bz}) {did} there in the same launch, not in order, and one of the two writes"
+            );
             warp.find(instruction, lane as u32, Kind::GlobalRace, place, detail);
         }
     }

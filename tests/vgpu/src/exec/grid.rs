@@ -15,7 +15,7 @@ use super::worker::{Finished, Worker, mix};
 use super::{Class, Counters, Fault, FaultKind, Launch, Settings};
 use crate::checks::{Checks, Finding, Kind};
 use crate::machine::{Footprint, Machine};
-use crate::memory::{Memory, Table, Window};
+use crate::memory::{self, Memory, Table, Window};
 
 /// Clusters of which a worker may have begun and not ended.
 const RESIDENT: usize = 64;
@@ -49,6 +49,8 @@ pub(crate) struct Grid<'a> {
     pub begin: Instant,
     /// Shared memory of a block in bytes.
     pub shared_bytes: u32,
+    /// Where a cooperative launch has the words of its barrier, see [`Workspace`].
+    pub workspace: u64,
     seed: u64,
     next: AtomicU64,
     stop: AtomicBool,
@@ -135,6 +137,40 @@ impl Grid<'_> {
     }
 }
 
+/// What the driver gives a cooperative launch: words, zero at first, with which the library of cooperative groups makes its barrier of the whole grid. Kernels find them
+/// through special registers.
+struct Workspace<'a> {
+    memory: &'a Memory,
+    /// Zero without one.
+    address: u64,
+}
+
+impl Workspace<'_> {
+    /// Their size, and the word that counts arrivals.
+    const BYTES: usize = 8;
+
+    fn new(memory: &Memory, is_cooperative: bool) -> Workspace<'_> {
+        let take = || {
+            let address =
+                memory.allocate(Self::BYTES as u64, memory::Kind::Variable("grid barrier".to_owned())).ok()?;
+            let mut words = [0; Self::BYTES];
+            words[0] = Self::BYTES as u8;
+            memory.write(address, &words).ok()?;
+            Some(address)
+        };
+        Workspace { memory, address: if is_cooperative { take().unwrap_or(0) } else { 0 } }
+    }
+}
+
+impl Drop for Workspace<'_> {
+    fn drop(&mut self) {
+        if self.address != 0 {
+            // It is nobody else's to free.
+            let _ = self.memory.free(self.address, |_| true);
+        }
+    }
+}
+
 /// See [`super::launch`].
 pub(crate) fn launch(
     memory: &Memory,
@@ -158,6 +194,7 @@ pub(crate) fn launch(
         put_constant(&mut constants, slot, value);
     }
     let watched = settings.checks.any_in_kernels();
+    let workspace = Workspace::new(memory, launch.cooperative);
     let grid = Grid {
         launch,
         code,
@@ -172,6 +209,7 @@ pub(crate) fn launch(
         machine,
         begin: Instant::now(),
         shared_bytes: launch.kernel.static_shared_bytes.saturating_add(launch.dynamic_shared_bytes),
+        workspace: workspace.address,
         seed: mix(settings.seed),
         next: AtomicU64::new(0),
         stop: AtomicBool::new(false),

@@ -4,11 +4,12 @@ use super::access::{Located, Mode, addresses, space};
 use super::code::{Flow, Handler, Instruction};
 use super::semantics::{Environment, Semantics, act, handlers, store as store_register};
 use super::warp::Warp;
-use super::{FaultKind, watch};
+use super::{FaultKind, in_flight, watch};
 use crate::checks::{Kind, Space};
+use crate::isa::matrix::sparse::{self, Sparse};
 use crate::isa::matrix::wgmma::{self, Chunk, Descriptor, Major, Wgmma};
 use crate::isa::matrix::{self, Mma, move_rows, quad_pair};
-use crate::isa::{Lanes, Lanes64, WARP};
+use crate::isa::{Lanes, Lanes64, Rounding, WARP};
 
 /// What an `mma` computes; kept beside the code.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +18,8 @@ pub(crate) struct MatrixShape {
     pub shape: Mma,
     /// Orders of A and B, which only the f16 shape m8n8k4 lets one choose.
     pub orders: (quad_pair::Order, quad_pair::Order),
+    /// Of sums of f64, the only ones for which the text may tell.
+    pub rounding: Rounding,
     /// Registers of the operands.
     pub counts: matrix::Registers,
     /// The function that computes it, for shapes that have one of their own.
@@ -25,8 +28,19 @@ pub(crate) struct MatrixShape {
 
 impl MatrixShape {
     /// A shape that is supported.
-    pub fn new(shape: Mma, orders: (quad_pair::Order, quad_pair::Order)) -> MatrixShape {
-        MatrixShape { shape, orders, counts: shape.registers(), multiply: matrix::multiply(&shape) }
+    pub fn new(shape: Mma, orders: (quad_pair::Order, quad_pair::Order), rounding: Rounding) -> MatrixShape {
+        MatrixShape { shape, orders, rounding, counts: shape.registers(), multiply: matrix::multiply(&shape) }
+    }
+
+    /// A sparse one, whose shape has the whole K.
+    pub fn sparse(product: Sparse) -> MatrixShape {
+        MatrixShape {
+            shape: product.shape,
+            orders: (quad_pair::Order::Rows, quad_pair::Order::Columns),
+            rounding: Rounding::Nearest,
+            counts: product.registers(),
+            multiply: None,
+        }
     }
 }
 
@@ -39,7 +53,8 @@ impl Semantics for Multiplication {
         if let Err(flow) = warp.converge(instruction, mask) {
             return flow;
         }
-        let MatrixShape { shape, orders, counts, multiply } = &warp.grid.code.matrices[instruction.immediate as usize];
+        let MatrixShape { shape, orders, counts, multiply, .. } =
+            &warp.grid.code.matrices[instruction.immediate as usize];
         let list = warp.list(instruction);
         // No operand has more than eight registers.
         let empty: &Lanes = &[0; WARP];
@@ -83,15 +98,37 @@ pub(crate) fn mma_double() -> [Handler; 2] {
         if let Err(flow) = warp.converge(instruction, mask) {
             return flow;
         }
-        let MatrixShape { shape, counts, .. } = &warp.grid.code.matrices[instruction.immediate as usize];
+        let MatrixShape { shape, counts, rounding, .. } = &warp.grid.code.matrices[instruction.immediate as usize];
         let list = warp.list(instruction);
         let sources: Vec<&Lanes64> = list[counts.d..].iter().map(|&operand| warp.read::<u64>(operand)).collect();
         let (a, rest) = sources.split_at(counts.a);
         let (b, c) = rest.split_at(counts.b);
         let mut d = [[0; WARP]; 4];
-        matrix::mma_f64(shape.rows, &mut d[..counts.d], a, b, c);
+        matrix::mma_f64(*rounding, shape.rows, &mut d[..counts.d], a, b, c);
         for (&operand, lanes) in list.iter().zip(&d[..counts.d]) {
             store_register(warp.register::<u64>(operand), mask, lanes);
+        }
+        Flow::Next
+    })
+}
+
+/// `mma.sp`: a list of D, A, B, C and the metadata; the immediate is the index of the [`MatrixShape`], the modifier the selector.
+pub(crate) fn mma_sparse() -> [Handler; 2] {
+    act(|warp: &mut Warp<'_>, instruction: &Instruction, mask: u32| {
+        if let Err(flow) = warp.converge(instruction, mask) {
+            return flow;
+        }
+        let product = Sparse { shape: warp.grid.code.matrices[instruction.immediate as usize].shape };
+        let counts = product.registers();
+        let list = warp.list(instruction);
+        let sources: Vec<&Lanes> = list[counts.d..].iter().map(|&operand| warp.lanes(operand)).collect();
+        let (a, rest) = sources.split_at(counts.a);
+        let (b, rest) = rest.split_at(counts.b);
+        let (c, metadata) = rest.split_at(counts.c);
+        let mut d = [[0; WARP]; 4];
+        sparse::mma(&product, &mut d[..counts.d], a, b, c, metadata[0], instruction.modifier);
+        for (&operand, lanes) in list.iter().zip(&d[..counts.d]) {
+            warp.set_lanes(operand, mask, lanes);
         }
         Flow::Next
     })
@@ -106,8 +143,8 @@ pub(crate) struct GroupShape {
     pub from_registers: bool,
 }
 
-/// `wgmma.mma_async`: a list of D, A (four registers, or a descriptor), the descriptor of B, and the predicate that says whether to add to D. The immediate is the index
-/// of its [`GroupShape`]. Each warp of the group does its rows when it comes to it, at once: waiting has nothing to wait for.
+/// `wgmma.mma_async`: a list of D, A (four registers, or a descriptor), the descriptor of B, the predicate that says whether to add to D, and of a sparse product the
+/// metadata, with the selector in the modifier. The immediate is the index of its [`GroupShape`]. Each warp of the group does its rows when it comes to it, at once: waiting has nothing to wait for.
 pub(crate) fn wgmma() -> [Handler; 2] {
     #[derive(Clone, Copy)]
     struct Group;
@@ -130,6 +167,7 @@ fn multiply_group(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32, wat
     let GroupShape { shape, from_registers } = &warp.grid.code.groups[instruction.immediate as usize];
     let list = warp.list(instruction);
     let (sums, rest) = list.split_at(shape.registers());
+    let mut touched: Vec<u64> = Vec::new();
     let number = warp.state.index as usize % 4;
     let (a, rest) = if *from_registers {
         (std::array::from_fn(|index| *warp.lanes(rest[index])), &rest[4..])
@@ -140,14 +178,18 @@ fn multiply_group(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32, wat
             Major::K => 32 * number..32 * (number + 1),
             Major::Mn => 0..usize::MAX,
         };
-        let chunks = read_chunks(warp, instruction, shape.a, descriptor, own, watched)?;
+        let chunks = read_chunks(warp, instruction, shape.a, descriptor, own, watched.then_some(&mut touched))?;
         (wgmma::fragment_of_warp(shape, number, &chunks), &rest[1..])
     };
     let descriptor = Descriptor::decode(warp.read::<u64>(rest[0])[0]);
-    let b = read_chunks(warp, instruction, shape.b, descriptor, 0..usize::MAX, watched)?;
+    let b = read_chunks(warp, instruction, shape.b, descriptor, 0..usize::MAX, watched.then_some(&mut touched))?;
+    if watched {
+        in_flight::product_begins(warp, instruction, sums, touched);
+    }
     let accumulate = warp.predicate(rest[1].predicate()) & mask != 0;
     let mut d: Vec<Lanes> = sums.iter().map(|&operand| *warp.lanes(operand)).collect();
-    wgmma::wgmma_of_warp(shape, a, &mut d, &b, accumulate);
+    let metadata = rest.get(2).map(|&operand| (warp.lanes(operand), instruction.modifier));
+    wgmma::wgmma_of_warp(shape, a, &mut d, &b, metadata, accumulate);
     for (&operand, lanes) in sums.iter().zip(&d) {
         warp.set_lanes(operand, mask, lanes);
     }
@@ -161,7 +203,7 @@ fn read_chunks(
     operand: wgmma::Operand,
     descriptor: Descriptor,
     wanted: std::ops::Range<usize>,
-    watched: bool,
+    mut touched: Option<&mut Vec<u64>>,
 ) -> Result<Vec<Chunk>, Flow> {
     let addresses: Vec<u64> = operand.chunks(descriptor).map(u64::from).collect();
     let rank = warp.block.rank as usize;
@@ -179,10 +221,14 @@ fn read_chunks(
         let first = group[0];
         let lanes: Lanes64 = std::array::from_fn(|lane| group.get(lane).copied().unwrap_or(first));
         let mask = if group.len() == WARP { u32::MAX } else { (1 << group.len()) - 1 };
-        if watched {
+        if let Some(touched) = &mut touched {
+            touched.extend(group);
             let access = watch::Lanes { warp: warp.state.index, mask, addresses: &lanes, bytes: 16 };
+            if let Err(conflict) = warp.shared[rank].check_proxy(&access) {
+                super::conflict::report(warp, instruction, rank, *conflict);
+            }
             if let Err(conflict) = warp.shared[rank].check(access, None, Mode::Read) {
-                watch::report(warp, instruction, rank, *conflict);
+                super::conflict::report(warp, instruction, rank, *conflict);
             }
         }
         for (lane, &address) in group.iter().enumerate() {

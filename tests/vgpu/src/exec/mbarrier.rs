@@ -8,7 +8,7 @@
 use super::FaultKind;
 use super::access::{LOCAL, SHARED, SHARED_BITS, addresses_at};
 use super::code::{Flow, Handler, Instruction};
-use super::semantics::{Environment, Semantics, act, handlers, store as store_register};
+use super::semantics::{Environment, Semantics, handlers, store as store_register};
 use super::shared::Flight;
 use super::warp::{Progress, Warp};
 use crate::checks::{Kind, Space};
@@ -290,9 +290,4 @@ pub(crate) fn wait(warp: &mut Warp<'_>, instruction: &Instruction, mask: u32) ->
 /// `pending_count`: of a token.
 pub(crate) fn pending_count() -> [Handler; 2] {
     super::map1(|_, token: u64| Object::decode(token).map_or(0, |object| object.pending))
-}
-
-/// Nothing to wait for: bulk groups are complete when they are committed.
-pub(crate) fn nothing() -> [Handler; 2] {
-    act(super::barrier::nothing)
 }

@@ -6,9 +6,9 @@
 //! | `semantics` | from the meaning of an instruction to the function that executes it, for three levels of the processor |
 //! | `grid`, `cluster`, `block` | blocks on threads, turns of warps, barriers |
 //! | `warp`, `flow` | registers, divergence, calls |
-//! | `access`, `global`, `transfer`, `shared`, `watch`, `banks`, `traffic` | loads and stores with their checks, races within and between blocks, bank conflicts |
+//! | `access`, `global`, `transfer`, `shared`, `watch`, `conflict`, `banks`, `traffic` | loads and stores with their checks, races within and between blocks, bank conflicts |
 //! | `atomic`, `collective`, `barrier`, `matrix`, `fragment` | what their names say |
-//! | `pending`, `mbarrier`, `bulk`, `tensor`, `reduce` | asynchronous copies, and what counts them |
+//! | `in_flight`, `pending`, `mbarrier`, `bulk`, `tensor`, `tensor_object`, `reduce` | asynchronous copies, what counts them, and the maps that they need |
 //! | `special`, `system`, `stack` | special registers, printf and its like, `alloca` |
 
 pub(crate) mod access;
@@ -20,10 +20,12 @@ pub(crate) mod bulk;
 mod cluster;
 mod code;
 pub(crate) mod collective;
+mod conflict;
 pub(crate) mod flow;
 pub(crate) mod fragment;
 mod global;
 mod grid;
+pub(crate) mod in_flight;
 pub(crate) mod matrix;
 pub(crate) mod mbarrier;
 pub(crate) mod pending;
@@ -34,6 +36,7 @@ pub(crate) mod special;
 pub(crate) mod stack;
 pub(crate) mod system;
 pub(crate) mod tensor;
+pub(crate) mod tensor_object;
 mod traffic;
 pub(crate) mod transfer;
 mod warp;

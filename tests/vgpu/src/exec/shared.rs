@@ -4,8 +4,10 @@ use std::collections::{HashMap, VecDeque};
 
 use super::access::Mode;
 use super::code::Slot;
+use super::conflict::Conflict;
 use super::grid::Grid;
-use super::watch::{Conflict, Lanes, Watch};
+use super::in_flight::{Reader, Source};
+use super::watch::{Lanes, Watch};
 use crate::isa::Lanes64;
 
 /// Shared memory of a block.
@@ -98,6 +100,30 @@ impl Shared {
             Some(watch) => watch.check(lanes, span, mode),
             None => Ok(()),
         }
+    }
+
+    /// Whether ordinary stores to what an asynchronous operation reads have passed a fence.
+    pub fn check_proxy(&self, lanes: &Lanes<'_>) -> Result<(), Box<Conflict>> {
+        self.watch.as_ref().map_or(Ok(()), |watch| watch.check_proxy(lanes))
+    }
+
+    /// A warp executes `fence.proxy.async`.
+    pub fn fence_proxy(&mut self, warp: u32) {
+        if let Some(watch) = &mut self.watch {
+            watch.fence_proxy(warp);
+        }
+    }
+
+    /// A read is under way.
+    pub fn hold(&mut self, source: Source) {
+        if let Some(watch) = &mut self.watch {
+            watch.hold(source);
+        }
+    }
+
+    /// Reads of a warp are done, by lane and group; tells how many.
+    pub fn let_go(&mut self, reader: Reader, warp: u32, is_done: impl Fn(u32, u32) -> bool) -> usize {
+        self.watch.as_mut().map_or(0, |watch| watch.let_go(reader, warp, is_done))
     }
 
     /// Asynchronous copies of lanes have come to their end: what they wrote is there from now on.

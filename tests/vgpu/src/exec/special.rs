@@ -55,5 +55,17 @@ registers! {
     global_timer: u64 = |warp, _modifier, _lane| warp.grid.begin.elapsed().as_nanos() as u64;
     global_timer32: u32 = |warp, high, _lane| (warp.grid.begin.elapsed().as_nanos() as u64 >> (32 * high)) as u32;
     shared_size: u32 = |warp, total, _lane| if total == 1 { warp.block.shared_bytes } else { warp.grid.launch.dynamic_shared_bytes };
+    workspace: u32 = |warp, high, _lane| (warp.grid.workspace >> (32 * high)) as u32;
     zero: u32 = |_warp, _modifier, _lane| 0;
+    zero64: u64 = |_warp, _modifier, _lane| 0;
+}
+
+/// Reads `is_explicit_cluster`, a predicate.
+pub(crate) fn explicit_cluster() -> [Handler; 2] {
+    act(|warp: &mut Warp<'_>, instruction: &Instruction, mask: u32| {
+        let is_explicit = warp.grid.cluster_blocks() > 1 || warp.grid.launch.kernel.required_cluster.is_some();
+        let holds = if is_explicit { u32::MAX } else { 0 };
+        warp.set_predicate(instruction.operands[0].predicate(), mask, holds);
+        Flow::Next
+    })
 }

@@ -7,6 +7,7 @@
 use super::FaultKind;
 use super::access::{Mode, PARAM, SHARED, SHARED_BITS, addresses_at};
 use super::code::{Flow, Handler, Instruction};
+use super::in_flight;
 use super::mbarrier::send_bytes;
 use super::reduce::{OPERATIONS, Reduce, reduction, type_of};
 use super::semantics::{Environment, Semantics, handlers};
@@ -25,11 +26,13 @@ pub(crate) mod flag {
     pub const STORE: u32 = 1 << 10;
     /// To several blocks of the cluster: the mask is the operand behind the mbarrier.
     pub const MULTICAST: u32 = 1 << 11;
+    /// With a map of the im2col kind; behind the coordinates stand the offsets.
+    pub const IM2COL: u32 = 1 << 12;
     /// Where the number of the reduction begins: its operation plus one.
     pub const OPERATION: u32 = 24;
 }
 
-/// The handlers of a tensor copy: a list of the map, the shared address, the mbarrier, the mask of blocks, and the coordinates.
+/// The handlers of a tensor copy: a list of the map, the shared address, the mbarrier, the mask of blocks, the coordinates, and of im2col loads the offsets.
 pub(crate) fn copy() -> [Handler; 2] {
     #[derive(Clone, Copy)]
     struct Tensor;
@@ -59,8 +62,10 @@ fn read_map(warp: &mut Warp<'_>, instruction: &Instruction, lane: usize, address
         warp.grid.memory.read(address, &mut bytes).is_ok()
     };
     let map = TensorMap::decode(&bytes).filter(|_| found);
-    map.ok_or_else(|| {
-        let detail = "there is no tensor map that cuTensorMapEncodeTiled made".to_owned();
+    let missing = "there is no tensor map that the driver or tensormap.replace made";
+    let complaint = map.map_or(Some(missing), |map| map.complaint());
+    map.filter(|_| complaint.is_none()).ok_or_else(|| {
+        let detail = format!("the tensor map: {}", complaint.unwrap_or(missing));
         let place = Some((Space::Global, address, BYTES as u32));
         warp.fault(instruction, lane as u32, FaultKind::IllegalInstruction, Kind::InvalidOperand, place, detail)
     })
@@ -74,12 +79,26 @@ fn copy_box(warp: &mut Warp<'_>, instruction: &Instruction, lane: usize, watched
     let strip = |address: u64| if address & !0xffff_ffff == SHARED { address - SHARED } else { address };
     let place = strip(addresses_at(warp, *place, modifier & flag::WIDE_SHARED != 0, 0)[lane]);
     let barrier = strip(addresses_at(warp, *barrier, modifier & flag::WIDE_BARRIER != 0, 0)[lane]);
+    let is_im2col = modifier & flag::IM2COL != 0;
+    let count = if is_im2col && modifier & flag::STORE == 0 { coordinates.len() / 2 + 1 } else { coordinates.len() };
+    let (coordinates, distances) = coordinates.split_at(count);
     let mut position = [0; 5];
     for (position, &operand) in position.iter_mut().zip(coordinates) {
         *position = warp.lanes(operand)[lane] as i32;
     }
-    if coordinates.len() != map.rank {
-        let detail = format!("{} coordinates for a map of rank {}", coordinates.len(), map.rank);
+    let mut offsets = [0; 3];
+    for (offset, &operand) in offsets.iter_mut().zip(distances) {
+        *offset = warp.lanes(operand)[lane] as u16;
+    }
+    if coordinates.len() != map.rank || is_im2col != map.im2col.is_some() {
+        let kind = |is_im2col: bool| if is_im2col { "im2col" } else { "tiled" };
+        let detail = format!(
+            "{} copy with {} coordinates, {} map of rank {}",
+            kind(is_im2col),
+            coordinates.len(),
+            kind(map.im2col.is_some()),
+            map.rank
+        );
         return Err(warp.fault(
             instruction,
             lane as u32,
@@ -127,7 +146,11 @@ fn copy_box(warp: &mut Warp<'_>, instruction: &Instruction, lane: usize, watched
                 detail,
             ));
         }
-        transfer(warp, instruction, lane, &map, position, rank, offset as u32, reduction.flatten(), watched)?;
+        let place = (position, offsets);
+        if modifier & flag::STORE != 0 && watched {
+            in_flight::bulk_reads(warp, lane, vec![(offset, offset + bytes)]);
+        }
+        transfer(warp, instruction, lane, &map, place, rank, offset as u32, reduction.flatten(), watched)?;
     }
     if modifier & flag::STORE == 0 {
         for &rank in &targets {
@@ -155,7 +178,7 @@ fn transfer(
     instruction: &Instruction,
     lane: usize,
     map: &TensorMap,
-    position: [i32; 5],
+    (position, offsets): ([i32; 5], [u16; 3]),
     rank: usize,
     offset: u32,
     reduction: Option<Reduce>,
@@ -163,7 +186,7 @@ fn transfer(
 ) -> Result<(), Flow> {
     let stores = instruction.modifier & flag::STORE != 0;
     let fill = map.fill_pattern().to_le_bytes();
-    for row in map.rows(position) {
+    for row in map.rows(position, offsets) {
         let mut data: Vec<u8> = fill.iter().copied().cycle().take(map.box_row_bytes() as usize).collect();
         let inside = row.inside.start as usize..row.inside.end as usize;
         let chunks =
@@ -240,8 +263,9 @@ fn note(warp: &mut Warp<'_>, instruction: &Instruction, rank: usize, chunks: &[u
         let lanes: Lanes64 = std::array::from_fn(|lane| group.get(lane).copied().unwrap_or(group[0]));
         let mask = if group.len() == WARP { u32::MAX } else { (1 << group.len()) - 1 };
         let access = watch::Lanes { warp: warp.state.index, mask, addresses: &lanes, bytes: 16 };
-        if let Err(conflict) = warp.shared[rank].check(access, None, mode) {
-            watch::report(warp, instruction, rank, *conflict);
+        let fenced = if mode == Mode::Read { warp.shared[rank].check_proxy(&access) } else { Ok(()) };
+        if let Err(conflict) = fenced.and_then(|()| warp.shared[rank].check(access, None, mode)) {
+            super::conflict::report(warp, instruction, rank, *conflict);
         }
     }
 }

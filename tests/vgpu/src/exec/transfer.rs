@@ -4,7 +4,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::Class;
-use super::access::{Mode, STRONG, addresses, space};
+use super::access::{Mode, STRONG, addresses, settle, space};
 use super::code::{Flow, Handler, Instruction};
 use super::semantics::{Environment, Semantics, handlers, store as store_register};
 use super::warp::Warp;
@@ -142,6 +142,9 @@ impl<T: Stored, R: Lane, const N: usize> Semantics for Store<T, R, N> {
                     unsafe { begin.add(part).write_unaligned(T::store(values[lane].value())) };
                 }
             }
+        }
+        if E::WATCHED && warp.state.suspect.is_some() {
+            settle(warp, instruction);
         }
         Flow::Next
     }

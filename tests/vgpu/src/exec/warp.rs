@@ -1,9 +1,11 @@
 //! A warp: its registers and fragments ([`State`]), and the view of everything around it that instructions get ([`Warp`]).
 
 use super::FaultKind;
+use super::access::Suspect;
 use super::block::Block;
 use super::code::{Flow, Instruction, Operand, Predicate, Slot};
 use super::grid::Grid;
+use super::in_flight::InFlight;
 use super::pending::Pending;
 use super::shared::Shared;
 use super::stack::Stack;
@@ -119,6 +121,10 @@ pub(crate) struct State {
     pub last_barrier: u32,
     /// Asynchronous copies.
     pub pending: Pending,
+    /// A store that may be in a race, until it is done.
+    pub suspect: Option<Box<Suspect>>,
+    /// Asynchronous operations that read.
+    pub in_flight: InFlight,
     /// What lanes took of local memory beside their frames.
     pub stack: Stack,
 }

@@ -11,48 +11,58 @@
 use std::collections::HashMap;
 
 use super::access::Mode;
-use super::code::Instruction;
+use super::conflict::{Conflict, Earlier};
 use super::grid::Grid;
 use super::shared::Flight;
-use super::warp::Warp;
-use crate::checks::{Kind, Space};
+use crate::checks::Kind;
 use crate::isa::{Lanes64, WARP};
 
 /// The time at which a pending asynchronous copy writes: never in the past.
 const PENDING: u32 = u32::MAX;
 
 /// The time of what another block of the cluster wrote, until a barrier puts it in order.
-const UNSEEN: u32 = PENDING - 1;
+pub(super) const UNSEEN: u32 = PENDING - 1;
 
 /// Marks a writer that was a copy which an mbarrier object counts.
 const COPIED: u16 = 1 << 15;
 
+/// Marks a writer whose bytes asynchronous operations see without a fence ([`super::in_flight`]).
+pub(super) const ASYNC: u16 = 1 << 14;
+
+/// The bits of a writer that name it.
+pub(super) const WRITER: u16 = ASYNC - 1;
+
 /// The warps of other blocks of the cluster, as one.
-const OUTSIDE: usize = (COPIED as usize - 1) / WARP;
+pub(super) const OUTSIDE: usize = WRITER as usize / WARP;
 
 /// Several lanes of a warp.
-const MANY: u8 = 0xff;
+pub(super) const MANY: u8 = 0xff;
 
 /// What is known of the accesses.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     /// Bytes of a granule, as a power of two.
     shift: u32,
-    granules: usize,
-    warps: usize,
+    pub(super) granules: usize,
+    pub(super) warps: usize,
     /// Now, and when the block began.
-    time: u32,
-    begin: u32,
+    pub(super) time: u32,
+    pub(super) begin: u32,
     /// When each granule was written last, and by which lane of which warp (`warp * 32 + lane`).
-    written: Vec<u32>,
-    writer: Vec<u16>,
+    pub(super) written: Vec<u32>,
+    pub(super) writer: Vec<u16>,
     /// When each granule was read last.
-    read: Vec<u32>,
+    pub(super) read: Vec<u32>,
     /// The same of each warp, one warp after the other, and which lane did.
-    read_by: Vec<u32>,
-    reader: Vec<u8>,
+    pub(super) read_by: Vec<u32>,
+    pub(super) reader: Vec<u8>,
     /// Up to which time of warp `r` warp `w` knows: at `w * warps + r`.
-    known: Vec<u32>,
+    pub(super) known: Vec<u32>,
+    /// Up to which time what warp `r` wrote has passed a fence for asynchronous operations of warp `w`, likewise; whether there was any fence.
+    pub(super) fenced: Vec<u32>,
+    pub(super) has_fences: bool,
+    /// Reads that are under way.
+    pub(super) sources: Vec<super::in_flight::Source>,
     /// The least of it over all other warps and its own lanes.
     known_all: Vec<u32>,
     /// Whether other blocks of the cluster wrote something that is not in order with what is done here.
@@ -67,7 +77,7 @@ pub(crate) struct Watch {
     races: bool,
     warp_races: bool,
     initialised: bool,
-    asynchronous: bool,
+    pub(super) asynchronous: bool,
 }
 
 /// The lanes of an access.
@@ -81,20 +91,6 @@ pub(crate) struct Lanes<'a> {
     pub addresses: &'a Lanes64,
     /// How much each.
     pub bytes: u64,
-}
-
-/// An earlier access: warp and lane, and whether it wrote.
-type Earlier = (u32, u8, bool);
-
-/// Two accesses that are not in order, or a read of what is not there.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Conflict {
-    kind: Kind,
-    lane: u32,
-    address: u64,
-    bytes: u32,
-    /// The earlier access.
-    other: Option<Earlier>,
 }
 
 /// What those knew who arrived at an mbarrier object, in this phase and in the one before.
@@ -143,6 +139,7 @@ impl Watch {
             self.read_by = vec![0; granules * warps];
             self.reader = vec![0; granules * warps];
             self.known = vec![0; warps * warps];
+            self.fenced = vec![0; warps * warps];
             self.known_all = vec![0; warps];
             self.lanes = vec![[0; WARP]; warps];
         }
@@ -162,6 +159,9 @@ impl Watch {
         }
         self.has_unseen = false;
         self.known.fill(before);
+        self.fenced.fill(before);
+        self.has_fences = false;
+        self.sources.clear();
         self.known_all.fill(before);
         self.lanes.fill([before; WARP]);
     }
@@ -172,12 +172,21 @@ impl Watch {
         self.known_all.fill(self.time);
         self.lanes.fill([self.time; WARP]);
         self.time += 1;
+        if self.has_fences {
+            self.share_fences();
+        }
     }
 
     /// Checks an access, and notes it. `span` is its begin and bytes where it is one run.
     #[inline(always)]
     pub fn check(&mut self, lanes: Lanes<'_>, span: Option<(u64, u64)>, mode: Mode) -> Result<(), Box<Conflict>> {
         let warp = lanes.warp as usize;
+        if !self.sources.is_empty()
+            && mode.writes()
+            && let Some(conflict) = self.find_source(&lanes)
+        {
+            return Err(Box::new(conflict));
+        }
         if warp >= self.warps {
             self.note_outside(lanes, mode);
             return Ok(());
@@ -235,7 +244,7 @@ impl Watch {
         for lane in lanes_of(mask) {
             let range = self.granules_of(to[lane], bytes);
             self.written[range.clone()].fill(self.time);
-            self.writer[range].fill((warp as usize * WARP + lane) as u16);
+            self.writer[range].fill((warp as usize * WARP + lane) as u16 | ASYNC);
         }
     }
 
@@ -273,7 +282,7 @@ impl Watch {
             // Whoever sees the phase end sees the bytes.
             let by = flight.warp as usize;
             if by < self.warps {
-                phases.before.resize(self.warps, 0);
+                phases.before.resize(2 * self.warps, 0);
                 phases.before[by] = phases.before[by].max(self.time);
             }
             self.time += 1;
@@ -283,7 +292,7 @@ impl Watch {
         self.objects.insert(offset, phases);
     }
 
-    fn granules_of(&self, begin: u64, bytes: u64) -> std::ops::Range<usize> {
+    pub(super) fn granules_of(&self, begin: u64, bytes: u64) -> std::ops::Range<usize> {
         (begin >> self.shift) as usize..((begin + bytes - 1) >> self.shift) as usize + 1
     }
 
@@ -293,20 +302,21 @@ impl Watch {
             for granule in self.granules_of(begin, bytes) {
                 self.written[granule] = self.time;
                 let warp = (flight.warp as usize).min(OUTSIDE);
-                self.writer[granule] = (warp * WARP + flight.lane as usize) as u16 | COPIED;
+                self.writer[granule] = (warp * WARP + flight.lane as usize) as u16 | COPIED | ASYNC;
             }
         }
     }
 
-    /// Adds what a warp did and knows to what is known behind a barrier.
+    /// Adds what a warp did and knows to what is known behind a barrier, and behind that what has passed its fences.
     pub fn release(&mut self, warp: u32, known: &mut Vec<u32>) {
         let warp = warp as usize;
         if warp >= self.warps {
             return;
         }
-        known.resize(self.warps, 0);
+        known.resize(2 * self.warps, 0);
         self.known[warp * self.warps + warp] = self.time;
-        for (all, one) in known.iter_mut().zip(&self.known[warp * self.warps..][..self.warps]) {
+        let row = warp * self.warps..(warp + 1) * self.warps;
+        for (all, one) in known.iter_mut().zip(self.known[row.clone()].iter().chain(&self.fenced[row])) {
             *all = (*all).max(*one);
         }
         self.time += 1;
@@ -315,7 +325,8 @@ impl Watch {
     /// What was known by those who came to a barrier, a warp knows behind it.
     pub fn acquire(&mut self, warp: u32, known: &[u32]) {
         let warp = warp as usize;
-        for (one, all) in self.known[warp * self.warps..][..self.warps].iter_mut().zip(known) {
+        let row = warp * self.warps..(warp + 1) * self.warps;
+        for (one, all) in self.known[row.clone()].iter_mut().chain(&mut self.fenced[row]).zip(known) {
             *one = (*one).max(*all);
         }
         // A barrier orders the lanes of the warp as well.
@@ -529,7 +540,7 @@ impl Watch {
 
     fn check_read(&self, warp: usize, lane: usize, granule: usize) -> Option<(Kind, Option<Earlier>)> {
         let (time, writer) = (self.written[granule], self.writer[granule]);
-        let (copied, writer) = (writer & COPIED != 0, usize::from(writer & !COPIED));
+        let (copied, writer) = (writer & COPIED != 0, usize::from(writer & WRITER));
         let (other_warp, other_lane) = (writer / WARP, writer % WARP);
         let other = Some((other_warp as u32, other_lane as u8, true));
         if time == PENDING {
@@ -547,7 +558,7 @@ impl Watch {
     }
 
     fn check_write(&self, warp: usize, lane: usize, granule: usize) -> Option<(Kind, Option<Earlier>)> {
-        let (time, writer) = (self.written[granule], usize::from(self.writer[granule] & !COPIED));
+        let (time, writer) = (self.written[granule], usize::from(self.writer[granule] & WRITER));
         let (other_warp, other_lane) = (writer / WARP, writer % WARP);
         let race = |same_warp: bool| if same_warp { Kind::WarpRace } else { Kind::SharedRace };
         let other = Some((other_warp as u32, other_lane as u8, true));
@@ -568,38 +579,4 @@ impl Watch {
             (!ordered).then_some((race(reader == warp), Some((reader as u32, by, false))))
         })
     }
-}
-
-/// Tells of a conflict.
-#[cold]
-pub(crate) fn report(warp: &mut Warp<'_>, instruction: &Instruction, rank: usize, conflict: Conflict) {
-    let Conflict { kind, lane, address, bytes, other } = conflict;
-    let detail = match (kind, other) {
-        (Kind::Uninitialised, _) => "no thread of the block has written there".to_owned(),
-        (_, Some((other_warp, other_lane, wrote))) => {
-            let did = match (kind, wrote) {
-                (Kind::AsyncReadEarly | Kind::AsyncOverwrite, _) => {
-                    "has an asynchronous copy to there for which nobody waited here"
-                }
-                (_, true) => "wrote there before",
-                (_, false) => "read there before",
-            };
-            let lanes = if other_lane == MANY { "several lanes".to_owned() } else { format!("lane {other_lane}") };
-            let missing = match kind {
-                Kind::SharedRace => ", and no barrier is between",
-                Kind::WarpRace => ", and no warp synchronisation is between",
-                _ => "",
-            };
-            let who = if other_warp as usize == OUTSIDE {
-                "another block of the cluster".to_owned()
-            } else {
-                format!("{lanes} of warp {other_warp}")
-            };
-            format!("{who} {did}{missing}; this is lane {lane} of warp {}", warp.state.index)
-        }
-        _ => String::new(),
-    };
-    let detail =
-        if rank == warp.block.rank as usize { detail } else { format!("{detail} (in block {rank} of the cluster)") };
-    warp.find(instruction, lane, kind, Some((Space::Shared, address, bytes)), detail);
 }

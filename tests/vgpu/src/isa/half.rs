@@ -188,6 +188,16 @@ pub fn fma<T: Half>(mode: HalfMode, a: T, b: T, c: T) -> T {
     result(mode, to_odd_f32(to_odd_f64(sum, error)))
 }
 
+/// `fma.oob`: zero where an operand is the NaN that tensor copies put in place of elements outside of the tensor.
+#[inline(always)]
+pub fn fma_inside<T: Half>(mode: HalfMode, a: T, b: T, c: T) -> T {
+    let is_outside = |operand: T| operand.to_bits() == OUTSIDE;
+    if is_outside(a) || is_outside(b) || is_outside(c) { T::from_bits(0) } else { fma(mode, a, b, c) }
+}
+
+/// The NaN of elements outside of a tensor.
+pub const OUTSIDE: u16 = 0x7fff;
+
 /// `min`; see [`MinMax`] for its modifiers.
 #[inline(always)]
 pub fn min<T: Half>(modifiers: MinMax, a: T, b: T) -> T {

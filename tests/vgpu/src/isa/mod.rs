@@ -35,9 +35,12 @@ pub mod exchange;
 pub mod float32;
 pub mod float64;
 pub mod half;
+pub mod im2col;
 pub mod integer;
 pub mod matrix;
+pub mod tensor_field;
 pub mod tensor_map;
+pub mod video;
 
 /// Threads of a warp.
 pub const WARP: usize = 32;
@@ -61,6 +64,20 @@ pub enum Rounding {
     Up,
     /// `.rna`: to nearest, ties away from zero.
     NearestAway,
+}
+
+impl Rounding {
+    /// From the number that `as u32` gives.
+    #[inline(always)]
+    pub fn from_number(number: u32) -> Rounding {
+        match number {
+            0 => Rounding::Nearest,
+            1 => Rounding::Zero,
+            2 => Rounding::Down,
+            3 => Rounding::Up,
+            _ => Rounding::NearestAway,
+        }
+    }
 }
 
 /// The modifiers of a floating-point instruction.

@@ -8,8 +8,9 @@
 //! The layout of NVIDIA's 128 bytes is not public, and no program may look inside. Ours begins with a magic number, so that
 //! a kernel that is given something else can be told so.
 //!
-//! Not here: im2col maps, interleaved layouts, 4- and 6-bit types; encoding them is refused as unsupported.
+//! Maps of the im2col kind are in [`super::im2col`]. Not here: interleaved layouts, 4- and 6-bit types; encoding them is refused as unsupported.
 
+use super::im2col::Im2col;
 use super::matrix::wgmma::Swizzle;
 
 /// Bytes of a `CUtensorMap`.
@@ -97,7 +98,7 @@ pub enum Fill {
     Nan,
 }
 
-/// A tensor map of the tiled kind.
+/// A tensor map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TensorMap {
     /// Type of the elements.
@@ -118,6 +119,8 @@ pub struct TensorMap {
     pub swizzle: Swizzle,
     /// What stands for elements outside.
     pub fill: Fill,
+    /// What a map of the im2col kind has; its box is a row of channels.
+    pub im2col: Option<Im2col>,
 }
 
 /// Why a map is refused.
@@ -210,7 +213,18 @@ impl TensorMap {
             _ => return Err(Refusal::Invalid("the fill mode is unknown")),
         };
         require(fill == Fill::Zero || data_type.is_floating(), "NaN fill asks for a floating-point type")?;
-        Ok(TensorMap { data_type, rank, address: request.address, sizes, strides, box_sizes, steps, swizzle, fill })
+        Ok(TensorMap {
+            data_type,
+            rank,
+            address: request.address,
+            sizes,
+            strides,
+            box_sizes,
+            steps,
+            swizzle,
+            fill,
+            im2col: None,
+        })
     }
 
     /// The 128 bytes that kernels get.
@@ -230,6 +244,12 @@ impl TensorMap {
         self.strides[1..].iter().for_each(|stride| put(&stride.to_le_bytes()));
         self.box_sizes.iter().for_each(|size| put(&[(size - 1) as u8]));
         self.steps.iter().for_each(|step| put(&[*step as u8]));
+        if let Some(columns) = &self.im2col {
+            put(&[1]);
+            columns.lower.iter().chain(&columns.upper).for_each(|place| put(&place.to_le_bytes()));
+            put(&(columns.channels as u16).to_le_bytes());
+            put(&(columns.pixels as u16).to_le_bytes());
+        }
         bytes
     }
 
@@ -260,8 +280,14 @@ impl TensorMap {
         strides[1..].iter_mut().for_each(|stride| *stride = take(8));
         let box_sizes = [0; 5].map(|_: u32| take(1) as u32 + 1);
         let steps = [0; 5].map(|_: u32| take(1) as u32);
-        let valid = (1..=5).contains(&rank) && steps.iter().all(|step| (1..=8).contains(step));
-        valid.then_some(TensorMap { data_type, rank, address, sizes, strides, box_sizes, steps, swizzle, fill })
+        let is_im2col = take(1) != 0;
+        let lower = [0; 3].map(|_: i16| take(2) as i16);
+        let upper = [0; 3].map(|_: i16| take(2) as i16);
+        let columns = Im2col { lower, upper, channels: take(2) as u32, pixels: take(2) as u32 };
+        let im2col = is_im2col.then_some(columns);
+        let columns_valid = !is_im2col || rank >= 3 && (1..=256).contains(&columns.channels) && columns.pixels > 0;
+        let valid = (1..=5).contains(&rank) && steps.iter().all(|step| (1..=8).contains(step)) && columns_valid;
+        valid.then_some(TensorMap { data_type, rank, address, sizes, strides, box_sizes, steps, swizzle, fill, im2col })
     }
 
     /// Elements of the box in a dimension: with a step, one of so many is kept.
@@ -276,30 +302,43 @@ impl TensorMap {
 
     /// Bytes of the box in shared memory: what a copy counts at its mbarrier, wherever the box lies.
     pub fn box_bytes(&self) -> u32 {
-        (1..self.rank).map(|dimension| self.box_elements(dimension)).product::<u32>() * self.box_row_bytes()
+        let rows = match &self.im2col {
+            Some(columns) => columns.pixels,
+            None => (1..self.rank).map(|dimension| self.box_elements(dimension)).product(),
+        };
+        rows * self.box_row_bytes()
     }
 
     /// The rows of the box at `coordinates` (elements, may be negative; those beyond the rank must be 0), in their order
-    /// in shared memory.
-    pub fn rows(&self, coordinates: [i32; 5]) -> impl Iterator<Item = BoxRow> {
-        let map = *self;
-        let count = map.box_bytes() / map.box_row_bytes();
-        (0..count).map(move |index| map.row(coordinates, index))
+    /// in shared memory. `offsets` are those of an im2col copy, and not looked at for other maps.
+    pub fn rows(&self, coordinates: [i32; 5], offsets: [u16; 3]) -> Vec<BoxRow> {
+        if let Some(columns) = &self.im2col {
+            return self.pixel_rows(columns, coordinates, offsets);
+        }
+        let row = |index: u32| {
+            let mut rest = index;
+            let mut place = coordinates.map(i64::from);
+            for (dimension, place) in place.iter_mut().enumerate().take(self.rank).skip(1) {
+                let elements = self.box_elements(dimension);
+                *place += i64::from(rest % elements * self.steps[dimension]);
+                rest /= elements;
+            }
+            self.row_at(|dimension| place[dimension], index)
+        };
+        (0..self.box_bytes() / self.box_row_bytes()).map(row).collect()
     }
 
-    fn row(&self, coordinates: [i32; 5], index: u32) -> BoxRow {
-        let mut rest = index;
+    /// The row that begins at a place, `index` rows from the start of the box.
+    pub(super) fn row_at(&self, place: impl Fn(usize) -> i64, index: u32) -> BoxRow {
         let mut inside = true;
         let mut address = self.address;
         for dimension in 1..self.rank {
-            let elements = self.box_elements(dimension);
-            let position = coordinates[dimension] as i64 + (rest % elements * self.steps[dimension]) as i64;
-            rest /= elements;
+            let position = place(dimension);
             inside &= (0..self.sizes[dimension] as i64).contains(&position);
             address = address.wrapping_add((position as u64).wrapping_mul(self.strides[dimension]));
         }
         let bytes = self.data_type.bytes();
-        let first = coordinates[0] as i64;
+        let first = place(0);
         let within = |position: i64| position.clamp(0, self.box_sizes[0] as i64) as u32;
         let (from, to) = (within(-first), within(self.sizes[0] as i64 - first));
         let (from, to) = if inside && from < to { (from * bytes, to * bytes) } else { (0, 0) };

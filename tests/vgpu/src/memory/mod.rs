@@ -19,6 +19,7 @@
 //! behalf ([`Memory::write_from_host`]), so a bad one is an error and not a crash.
 
 mod allocator;
+mod mapping;
 mod reservation;
 mod shadow;
 mod story;
@@ -28,6 +29,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+pub use mapping::GRANULARITY;
 pub use shadow::Shadow;
 pub use story::{Place, Story};
 pub use window::{Table, Window};
@@ -53,6 +55,8 @@ pub enum Kind {
     Pinned,
     /// `cuMemHostRegister`: memory of the program, at its own address.
     Registered,
+    /// What was mapped to reserved addresses: `cuMemMap`.
+    Mapped,
     /// A `.global` or `.const` variable of a module.
     Variable(String),
 }
@@ -125,6 +129,8 @@ pub struct Memory {
 struct State {
     allocator: Allocator,
     live: BTreeMap<u64, Allocation>,
+    /// Reserved addresses ([`mapping`]).
+    reserved: BTreeMap<u64, mapping::Range>,
     used: u64,
     serial: u64,
 }
@@ -139,7 +145,7 @@ impl Memory {
         let reservation = Reservation::new(capacity.saturating_mul(2).max(1 << 28))?;
         let shadow = Shadow::reserve(reservation.base(), reservation.bytes())?;
         let allocator = Allocator::new(reservation.base(), reservation.bytes(), capacity / 4);
-        let state = State { allocator, live: BTreeMap::new(), used: 0, serial: 0 };
+        let state = State { allocator, live: BTreeMap::new(), reserved: BTreeMap::new(), used: 0, serial: 0 };
         let table = RwLock::new((0, Arc::new(Table::default())));
         Ok(Memory { reservation, shadow, capacity, state: Mutex::new(state), version: AtomicU64::new(0), table })
     }

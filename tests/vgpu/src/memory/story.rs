@@ -103,6 +103,7 @@ impl Kind {
         match self {
             Kind::Device => "allocation",
             Kind::Pooled => "stream-ordered allocation",
+            Kind::Mapped => "mapped memory",
             Kind::Managed => "managed allocation",
             Kind::Pinned => "host-pinned allocation",
             Kind::Registered => "registered host range",

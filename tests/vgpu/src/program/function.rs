@@ -49,6 +49,8 @@ pub(super) struct Body<'b, 'a> {
     pub builder: &'b mut Builder<'a>,
     /// The source that it is in.
     pub module: usize,
+    /// The version of PTX that the source says it is.
+    pub version: (u32, u32),
     /// Whether it is the kernel itself.
     pub is_entry: bool,
     /// The result.
@@ -82,12 +84,13 @@ impl<'b, 'a> Body<'b, 'a> {
     /// Decodes a function. On errors the index of the statement comes with the reason.
     pub fn decode(
         builder: &'b mut Builder<'a>,
-        module: usize,
+        (module, version): (usize, (u32, u32)),
         function: &'a Function<'a>,
     ) -> Result<Body<'b, 'a>, (Option<usize>, Reason)> {
         let mut body = Body {
             builder,
             module,
+            version,
             is_entry: function.is_entry,
             draft: Draft::default(),
             scopes: vec![Scope { names: HashMap::new(), local: 0 }],
@@ -105,10 +108,16 @@ impl<'b, 'a> Body<'b, 'a> {
         body.epilogue = body.new_label();
         body.declare_interface(function).map_err(|reason| (None, reason))?;
         let statements = function.body.as_deref().unwrap_or_default();
-        body.declare_labels(statements);
+        let (labels, targets) = names_of_scopes(statements);
+        body.targets = targets;
+        let mut scopes = labels.iter().map(Vec::as_slice);
+        body.declare_labels(scopes.next().unwrap_or_default());
         for (index, statement) in statements.iter().enumerate() {
             body.place.statement = index as u32;
             body.statement(statement, index).map_err(|reason| (Some(index), reason))?;
+            if matches!(statement, Statement::Open) {
+                body.declare_labels(scopes.next().unwrap_or_default());
+            }
         }
         body.epilogue(function.line);
         Ok(body)
@@ -139,19 +148,11 @@ impl<'b, 'a> Body<'b, 'a> {
         Ok(())
     }
 
-    /// Labels may be used before they stand; those of inner scopes hide outer ones, which no compiler makes use of.
-    fn declare_labels(&mut self, statements: &'a [Statement<'a>]) {
-        for statement in statements {
-            match statement {
-                Statement::Label(name, _) => {
-                    let label = self.new_label();
-                    self.declare(name, Entity::Label(label));
-                }
-                Statement::Targets(name, targets) => {
-                    self.targets.insert(name, targets);
-                }
-                _ => {}
-            }
+    /// Declares the labels of the scope that begins. Labels may be used before they stand.
+    fn declare_labels(&mut self, labels: &[&'a str]) {
+        for name in labels {
+            let label = self.new_label();
+            self.declare(name, Entity::Label(label));
         }
     }
 
@@ -350,4 +351,31 @@ pub(super) fn width_of(ty: Type) -> Width {
 pub(super) fn size_of_variable(variable: &Variable<'_>) -> Result<u32, Reason> {
     let bytes = variable.bytes().filter(|&bytes| bytes < 1 << 24);
     bytes.map(|bytes| bytes as u32).ok_or_else(|| Reason::unsupported(format!("the size of `{}`", variable.name)))
+}
+
+/// The labels of each scope, in the order in which scopes begin, the function first (inline assembly often has the same ones again and again, in braces of its own);
+/// and the lists of targets.
+fn names_of_scopes<'a>(statements: &'a [Statement<'a>]) -> (Vec<Vec<&'a str>>, HashMap<&'a str, &'a [&'a str]>) {
+    let (mut labels, mut targets, mut open) = (vec![Vec::new()], HashMap::new(), vec![0]);
+    for statement in statements {
+        match statement {
+            Statement::Open => {
+                open.push(labels.len());
+                labels.push(Vec::new());
+            }
+            Statement::Close if open.len() > 1 => {
+                open.pop();
+            }
+            Statement::Label(name, _) => {
+                if let Some(&scope) = open.last() {
+                    labels[scope].push(*name);
+                }
+            }
+            Statement::Targets(name, list) => {
+                targets.insert(*name, list.as_slice());
+            }
+            _ => {}
+        }
+    }
+    (labels, targets)
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::allocate::{Allocation, allocate};
-use super::draft::{Draft, Field, Label, Next, Role, Width};
+use super::draft::{Draft, Field, Label, Next, Role, Step, Width};
 use super::flow::{Graph, NONE};
 use super::function::{Body, Entity, Reason, size_of_variable};
 use super::link::{Linked, Symbol};
@@ -127,12 +127,14 @@ pub(super) fn build<'a>(
     let mut index = 0;
     while let Some(&(module, function)) = builder.functions.get(index) {
         let statements = function.body.as_deref().unwrap_or_default();
-        let body = Body::decode(&mut builder, module, function).map_err(|(statement, reason)| {
-            let at = statement.and_then(|index| statements.get(index));
-            let (line, text) = text_of(at).unwrap_or((function.line, function.name));
-            let (name, text) = (function.name.to_owned(), text.to_owned());
-            LoadError { kernel: Some(name), line, text, reason: reason.text, kind: reason.kind }
-        })?;
+        let body = Body::decode(&mut builder, (module, modules[module].version), function).map_err(
+            |(statement, reason)| {
+                let at = statement.and_then(|index| statements.get(index));
+                let (line, text) = text_of(at).unwrap_or((function.line, function.name));
+                let (name, text) = (function.name.to_owned(), text.to_owned());
+                LoadError { kernel: Some(name), line, text, reason: reason.text, kind: reason.kind }
+            },
+        )?;
         let (draft, local_bytes) = (body.draft, body.local_bytes);
         let (parameters, results) = (body.parameters, body.results);
         let graph = Graph::new(&draft);
@@ -153,6 +155,7 @@ pub(super) fn build<'a>(
             results,
         });
         assembler.files(&modules[module]);
+        assembler.tracks_uses = !builder.groups.is_empty();
         assembler.append(&draft, &graph, &allocation, index as u32, statements);
         index += 1;
     }
@@ -199,7 +202,8 @@ fn interface(module: &Module<'_>, entry: &Function<'_>) -> Result<Kernel, LoadEr
             ".reqntid" => kernel.required_block = Some(shape(numbers)),
             ".minnctapersm" => kernel.min_blocks = first,
             ".reqnctapercluster" => kernel.required_cluster = Some(shape(numbers)),
-            // `.maxnreg`, `.explicitcluster`, `.maxclusterrank`, `.noreturn`: nothing that we would do differently.
+            ".maxnreg" => kernel.max_registers = first,
+            // `.explicitcluster`, `.maxclusterrank`, `.noreturn`: nothing that we would do differently.
             _ => {}
         }
     }
@@ -222,6 +226,8 @@ struct Assembler {
     /// Slots of constants that are there already; narrow ones by value, and wide ones.
     narrow: HashMap<u32, u32>,
     wide: HashMap<u64, u32>,
+    /// Whether the function has matrix products of warpgroups, whose sums are tracked.
+    tracks_uses: bool,
     /// Where the files of each source begin in the list of all.
     file_numbers: HashMap<u32, u32>,
 }
@@ -325,6 +331,9 @@ impl Assembler {
                     }
                     _ => {}
                 }
+                if self.tracks_uses {
+                    self.note_uses(step, allocation);
+                }
                 if let Some((inputs, flop, is_warpgroup)) = step.tensor {
                     let at = self.code.instructions.len() as u32;
                     self.code.tensor.insert(at, TensorWork { inputs, flop, is_warpgroup });
@@ -336,6 +345,26 @@ impl Assembler {
                 let source = self.file_numbers.get(&file).map_or((0, 0), |&index| (index, source_line));
                 self.code.origins.push(Origin { line, text: text.into(), source, function });
             }
+        }
+    }
+
+    /// Notes which registers of 32 bits a step reads and writes. The sums of a product of a warpgroup are neither: they may be those of one that is under way.
+    fn note_uses(&mut self, step: &Step, allocation: &Allocation) {
+        let is_product = step.tensor.is_some_and(|(_, _, is_warpgroup)| is_warpgroup);
+        let of = |wanted: &[Role]| -> Box<[Operand]> {
+            let registers = step.fields.iter().filter_map(|field| match *field {
+                Field::Register(register, role) if wanted.contains(&role) => Some(register),
+                _ => None,
+            });
+            let plain = registers.filter(|&register| !allocation.is_predicate(register));
+            plain.map(|register| Operand(allocation.places[register.0 as usize])).collect()
+        };
+        let reads = if is_product { of(&[Role::Source]) } else { of(&[Role::Source, Role::Both]) };
+        let writes = of(&[Role::Destination]);
+        let copies = step.class == Some(exec::Class::Move) && step.fields.len() == 2 && reads.len() == writes.len();
+        if !reads.is_empty() || !writes.is_empty() {
+            let at = self.code.instructions.len() as u32;
+            self.code.uses.insert(at, exec::in_flight::Uses { reads, writes, copies });
         }
     }
 

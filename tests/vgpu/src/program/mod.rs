@@ -36,7 +36,11 @@ impl Program {
     /// # Errors
     /// The first thing that is not PTX, not supported, not defined in any source, or meant for another device.
     pub fn load(sources: &[&str], capability: Capability) -> Result<Program, LoadError> {
-        let parsed = sources.iter().map(|source| crate::ptx::parse(source)).collect::<Result<Vec<_>, _>>();
+        // What programs have of the device runtime library, which is no PTX.
+        let asks = |source: &&str| source.contains("cudaCGSynchronize") || source.contains("cudaCGGetIntrinsicHandle");
+        let runtime = sources.iter().any(asks).then_some(include_str!("runtime/grid.ptx"));
+        let sources = sources.iter().copied().chain(runtime);
+        let parsed = sources.map(crate::ptx::parse).collect::<Result<Vec<_>, _>>();
         let modules = parsed.map_err(|error| LoadError {
             kernel: error.function,
             line: error.line,
@@ -78,6 +82,8 @@ pub struct Kernel {
     pub local_bytes: u32,
     /// `.maxntid`: the most threads of a block.
     pub max_threads: Option<u32>,
+    /// `.maxnreg`: registers of a thread at most.
+    pub max_registers: Option<u32>,
     /// `.reqntid`: the only permitted block.
     pub required_block: Option<[u32; 3]>,
     /// `.minnctapersm`.

@@ -24,6 +24,11 @@ impl<'a> Opcode<'a> {
         self.choose(&[(name, ())]).is_some()
     }
 
+    /// Whether a modifier is there, which stays.
+    pub fn has(&self, name: &str) -> bool {
+        self.modifiers.borrow().contains(&name)
+    }
+
     /// Takes away the first modifier that is in the list, and tells what it stands for.
     pub fn choose<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
         self.find(|name| choices.iter().find(|choice| choice.0 == name).map(|choice| choice.1))

@@ -74,6 +74,12 @@ impl<'a> Body<'_, 'a> {
     /// A predicate that is read.
     pub fn predicate(&mut self, operand: &Operand<'a>) -> Result<Field, Reason> {
         match *operand {
+            Operand::Name("%is_explicit_cluster", 0) => {
+                let register = self.temporary(Width::Predicate);
+                let run = crate::exec::special::explicit_cluster();
+                self.helper(run, vec![Field::Register(register, Role::Destination)]);
+                Ok(Field::Register(register, Role::Source))
+            }
             Operand::Name(name, 0) => Ok(Field::Register(self.predicate_register(name)?, Role::Source)),
             Operand::Not(name) => Ok(Field::Not(self.predicate_register(name)?)),
             Operand::Integer(value) => Ok(Field::Always(value != 0)),
@@ -236,6 +242,23 @@ impl<'a> Body<'_, 'a> {
             }
             _ => Err(Reason::syntax("expected a register or variable in brackets")),
         }
+    }
+
+    /// A memory operand whose offset was added to its base.
+    pub fn whole_address(&mut self, operand: &Operand<'a>) -> Result<Address, Reason> {
+        let address = self.address(operand)?;
+        if address.offset == 0 {
+            return Ok(address);
+        }
+        let sum = self.temporary(address.width);
+        let (run, offset) = match address.width {
+            Width::Wide => {
+                (crate::exec::map2(|_, a: u64, b: u64| a.wrapping_add(b)), Field::Wide(address.offset as u64))
+            }
+            _ => (crate::exec::map2(|_, a: u32, b: u32| a.wrapping_add(b)), Field::Narrow(address.offset as u32)),
+        };
+        self.helper(run, vec![Field::Register(sum, Role::Destination), address.base, offset]);
+        Ok(Address { base: Field::Register(sum, Role::Source), offset: 0, ..address })
     }
 
     /// The place and bytes of a variable in the local frame: an argument or result of a call.

@@ -157,7 +157,20 @@ impl<'a> Parser<'a> {
                 self.advance()?;
                 Ok(Operand::Not(self.word()?))
             }
-            Token::Mark(b'-' | b'~' | b'+') | Token::Integer(_) | Token::Single(_) | Token::Double(_) => {
+            Token::Mark(b'-') => {
+                self.advance()?;
+                if let Token::Word(name) = self.token {
+                    self.advance()?;
+                    return Ok(Operand::Negated(name));
+                }
+                match self.number()? {
+                    Initial::Single(bits) => Ok(Operand::Single(bits ^ 0x8000_0000)),
+                    Initial::Double(value) => Ok(Operand::Double(-value)),
+                    Initial::Integer(value) => Ok(Operand::Integer(value.wrapping_neg())),
+                    _ => Err(self.error("expected a number")),
+                }
+            }
+            Token::Mark(b'~' | b'+') | Token::Integer(_) | Token::Single(_) | Token::Double(_) => {
                 match self.number()? {
                     Initial::Single(bits) => Ok(Operand::Single(bits)),
                     Initial::Double(value) => Ok(Operand::Double(value)),

@@ -226,6 +226,8 @@ pub enum Operand<'a> {
     Double(f64),
     /// `!p`.
     Not(&'a str),
+    /// A register with a minus in front of it.
+    Negated(&'a str),
     /// `d|p`.
     Pair(&'a str, &'a str),
     /// `{a, b}`.

@@ -158,3 +158,46 @@ fn ranges_are_told() {
         assert!(free < total);
     }
 }
+
+/// As PyTorch's allocator does: a range of addresses that memory is mapped to piece by piece.
+#[test]
+fn addresses_are_reserved_and_mapped() {
+    context();
+    const PIECE: usize = 2 << 20;
+    // Pinned memory of device 0.
+    let properties = [1u32, 0, 1, 0, 0, 0, 0, 0];
+    let access = [1u32, 0, 3];
+    let (mut base, mut granularity) = (0, 0);
+    let properties_at = properties.as_ptr().cast::<c_void>();
+    let mut handles = [0u64; 2];
+    // SAFETY: all places live through the calls.
+    unsafe {
+        check(raw::cuMemGetAllocationGranularity(&mut granularity, properties_at, 0));
+        assert_eq!(PIECE % granularity, 0);
+        check(raw::cuMemAddressReserve(&mut base, 4 * PIECE, 0, 0, 0));
+        assert_ne!(raw::cuMemsetD8_v2(base, 1, 1), 0, "nothing is mapped");
+        for (index, handle) in handles.iter_mut().enumerate() {
+            check(raw::cuMemCreate(handle, PIECE, properties_at, 0));
+            let place = base + (index * PIECE) as u64;
+            check(raw::cuMemMap(place, PIECE, 0, *handle, 0));
+            assert_ne!(raw::cuMemsetD8_v2(place, 1, 1), 0, "it may not be accessed yet");
+            check(raw::cuMemSetAccess(place, PIECE, access.as_ptr().cast(), 1));
+            check(raw::cuMemRelease(*handle));
+        }
+        assert_ne!(raw::cuMemMap(base, PIECE, 0, handles[0], 0), 0, "the handle is gone");
+        // Both pieces are one buffer.
+        check(raw::cuMemsetD8_v2(base, 7, 2 * PIECE));
+        let mut bytes = [0u8; 4];
+        check(raw::cuMemcpyDtoH_v2(bytes.as_mut_ptr().cast(), base + PIECE as u64 - 2, 4));
+        assert_eq!(bytes, [7; 4]);
+        assert_ne!(raw::cuMemsetD8_v2(base, 7, 2 * PIECE + 1), 0, "the third piece is not mapped");
+        assert_ne!(raw::cuMemAddressFree(base, 4 * PIECE), 0, "pieces are mapped");
+        assert_ne!(raw::cuMemUnmap(base + 4096, PIECE), 0, "no whole piece");
+        check(raw::cuMemUnmap(base, PIECE));
+        assert_ne!(raw::cuMemsetD8_v2(base, 7, 1), 0, "it is unmapped");
+        check(raw::cuMemsetD8_v2(base + PIECE as u64, 7, PIECE));
+        check(raw::cuMemUnmap(base + PIECE as u64, PIECE));
+        check(raw::cuMemAddressFree(base, 4 * PIECE));
+        assert_ne!(raw::cuMemAddressFree(base, 4 * PIECE), 0, "it is free");
+    }
+}

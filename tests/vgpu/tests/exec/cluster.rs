@@ -267,3 +267,37 @@ fn blocks_of_a_cooperative_launch_wait_for_each_other() {
         assert_eq!(device.download::<u32>(out, 1), [500]);
     }
 }
+
+/// The device runtime's barrier of the whole grid, which is linked to programs that call it.
+#[test]
+fn the_grid_has_a_barrier() {
+    for threads in [1, 2] {
+        let mut device = kernel(
+            Machine::a100(),
+            ".extern .func (.param .b32 error) cudaCGSynchronize(.param .b64 handle, .param .b32 flags);
+             .extern .func (.param .b64 handle) cudaCGGetIntrinsicHandle(.param .b32 scope);",
+            "",
+            ".reg .b64 %rd<6>; .reg .b32 %r<8>; .reg .pred %p<3>;
+             .param .b32 scope; .param .b64 handle; .param .b32 flags; .param .b32 error;
+             st.param.b32 [scope], 1; call.uni (handle), cudaCGGetIntrinsicHandle, (scope);
+             st.param.b32 [flags], 0;
+             mov.u32 %r0, %ctaid.x; mad.lo.u32 %r0, %r0, 32, %thread;
+             mul.wide.u32 %rd0, %r0, 4; add.u64 %rd1, %out, %rd0;
+             sub.u32 %r1, 127, %r0; mul.wide.u32 %rd2, %r1, 4; add.u64 %rd3, %out, %rd2;
+             mov.u32 %r2, 0;
+             round:
+             ld.volatile.global.u32 %r3, [%rd3];
+             call.uni (error), cudaCGSynchronize, (handle, flags);
+             add.u32 %r3, %r3, 1;
+             st.volatile.global.u32 [%rd1], %r3;
+             call.uni (error), cudaCGSynchronize, (handle, flags);
+             add.u32 %r2, %r2, 1; setp.lt.u32 %p0, %r2, 5;
+             @%p0 bra round;",
+        );
+        device.cooperative = true;
+        device.settings.threads = threads;
+        let out = device.upload(&[0u32; 128]);
+        device.must("k", 4, 32, &[Long(out)]);
+        assert_eq!(device.download::<u32>(out, 128), [5; 128]);
+    }
+}

@@ -197,3 +197,25 @@ fn what_is_released_is_seen_by_who_acquires_it() {
     assert_eq!(handed("st.relaxed.cta.shared.u32", "ld.relaxed.cta.shared.u32"), Ok(7));
     assert!(handed("st.shared.u32", "ld.shared.u32").is_err_and(|kinds| kinds.contains(&SharedRace)));
 }
+
+/// Two warps store the same number to the same word: no harm, as compilers know; another number is a race.
+#[test]
+fn stores_of_the_same_value_are_no_race() {
+    let run = |value: &str| {
+        let text = format!(
+            ".shared .align 4 .b32 word; .reg .b32 %r<4>; .reg .b64 %rd<3>;
+            shr.u32 %r0, %thread, 5; mov.u32 %r1, {value};
+            st.shared.u32 [word], %r1;
+            bar.sync 0;
+            ld.shared.u32 %r2, [word];
+            mul.wide.u32 %rd0, %thread, 4; add.u64 %rd1, %out, %rd0;
+            st.global.u32 [%rd1], %r2;"
+        );
+        let device = kernel(Machine::h100(), "", "", &text);
+        let out = device.upload(&[0u32; 64]);
+        device.run("k", [1; 3], [64, 1, 1], 0, &[Long(out)]).map(|_| device.download::<u32>(out, 64))
+    };
+    assert_eq!(run("7").unwrap(), [7; 64]);
+    let fault = run("%r0").unwrap_err();
+    assert_eq!(fault.findings[0].kind, cuda::checks::Kind::SharedRace);
+}

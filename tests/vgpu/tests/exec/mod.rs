@@ -5,6 +5,8 @@ mod device;
 mod fragment;
 pub mod fuzz;
 mod gemm;
+mod instructions;
 mod memory;
 mod small;
+mod tensor;
 mod text;

@@ -44,3 +44,28 @@ fn functions_and_variables_are_found_in_other_sources() {
     let error = Program::load(&[&caller], capability()).unwrap_err();
     assert_eq!(error.kind, LoadErrorKind::UnresolvedSymbol);
 }
+
+/// Inline assembly brings the same label again and again, each in braces of its own.
+#[test]
+fn labels_of_scopes_are_their_own() {
+    use super::device::Parameter::Long;
+    let count = |register: &str| {
+        format!(
+            "{{ .reg .pred %p; again: add.u32 {register}, {register}, 1; setp.lt.u32 %p, {register}, 5; @%p bra again; }}\n"
+        )
+    };
+    let body = format!(
+        ".reg .b32 %r<4>; .reg .pred %p; mov.u32 %r0, 0; mov.u32 %r1, 0; mov.u32 %r2, 0;
+         {}{}again: {{ {} }} add.u32 %r2, %r2, 1; setp.lt.u32 %p, %r2, 10; @%p bra again;
+         mad.lo.u32 %r3, %r0, 10, %r1; mad.lo.u32 %r3, %r3, 100, %r2;
+         st.global.u32 [%out], %r3;",
+        count("%r0"),
+        count("%r1"),
+        count("%r2"),
+    );
+    let device = super::memory::kernel(Machine::h100(), "", "", &body);
+    let out = device.upload(&[0u32]);
+    device.must("k", 1, 1, &[Long(out)]);
+    // The outer loop goes from 6 to 7, and so on: the inner one adds one, and the outer one another.
+    assert_eq!(device.download::<u32>(out, 1), [5510]);
+}

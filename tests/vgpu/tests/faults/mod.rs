@@ -34,6 +34,7 @@ file!(SHARED, "shared");
 file!(WARP, "warp");
 file!(COPIES, "copies");
 file!(TRANSACTIONS, "transactions");
+file!(HOPPER, "hopper");
 file!(STUCK, "stuck");
 
 /// How to launch a pair of kernels, and what must be found.
@@ -107,6 +108,9 @@ const CASES: &[Case] = &[
     Case { blocks: 4, between_blocks: true, ..case("neighbour_block", &WARP, &[Kind::GlobalRace], 32, 128) },
     Case { blocks: 4, between_blocks: true, ..case("overlapping_blocks", &WARP, &[Kind::GlobalRace], 32, 128) },
     // Asynchronous copies.
+    Case { blocks: 4, between_blocks: true, ..case("last_block_without_fence", &WARP, &[Kind::GlobalRace], 32, 32) },
+    Case { blocks: 2, between_blocks: true, ..case("message_without_fence", &WARP, &[Kind::GlobalRace], 32, 32) },
+    Case { blocks: 4, between_blocks: true, ..case("byte_of_a_neighbour", &WARP, &[Kind::GlobalRace], 32, 32) },
     case("missing_wait", &COPIES, &[Kind::AsyncReadEarly], 32, 128),
     case("weak_wait", &COPIES, &[Kind::AsyncReadEarly], 32, 128),
     case("wait_without_barrier", &COPIES, &[Kind::SharedRace, Kind::AsyncReadEarly], 128, 512),
@@ -126,6 +130,18 @@ const CASES: &[Case] = &[
     case("uninitialised_barrier", &TRANSACTIONS, &[Kind::Uninitialised, Kind::InvalidOperand], 32, 32),
     case("bulk_copy_of_20_bytes", &TRANSACTIONS, &[Kind::InvalidOperand, Kind::Misaligned], 32, 32),
     case("tile_not_released", &TRANSACTIONS, &[Kind::SharedRace, Kind::WarpRace, Kind::Deadlock], 128, 128),
+    // Asynchronous operations that read.
+    case("overwritten_store_source", &HOPPER, &[Kind::AsyncOverwrite, Kind::SharedRace], 64, 64),
+    case("weak_bulk_wait", &HOPPER, &[Kind::AsyncOverwrite], 64, 192),
+    case("store_never_awaited", &HOPPER, &[Kind::AsyncNeverWaited], 64, 64),
+    case("store_without_proxy_fence", &HOPPER, &[Kind::MissingFence], 64, 64),
+    case("fence_of_one_thread", &HOPPER, &[Kind::MissingFence], 64, 64),
+    case("sums_not_awaited", &HOPPER, &[Kind::AsyncReadEarly], 128, 128),
+    case("weak_wait_for_sums", &HOPPER, &[Kind::AsyncReadEarly], 128, 128),
+    case("sums_not_committed", &HOPPER, &[Kind::AsyncReadEarly], 128, 128),
+    case("overwritten_operand", &HOPPER, &[Kind::AsyncOverwrite], 128, 128),
+    case("operand_without_proxy_fence", &HOPPER, &[Kind::MissingFence], 128, 128),
+    case("product_without_fence", &HOPPER, &[Kind::MissingFence], 128, 128),
     // Kernels that do not end, or too early.
     case("endless_loop", &STUCK, &[Kind::Timeout, Kind::Deadlock], 1, 32),
     Case { blocks: 2, ..case("flag_never_set", &STUCK, &[Kind::Timeout, Kind::Deadlock], 32, 32) },
@@ -300,6 +316,11 @@ fn transaction_barriers() {
 }
 
 #[test]
+fn asynchronous_reads() {
+    check(&HOPPER, SEEDS);
+}
+
+#[test]
 fn kernels_that_do_not_end_well() {
     check(&STUCK, SEEDS);
 }
@@ -323,7 +344,7 @@ fn bank_conflicts_are_counted() {
 fn the_library_is_large_enough_and_marked() {
     assert!(CASES.len() >= 40);
     for case in CASES {
-        let nowhere = ["never_waited", "endless_recursion", "too_little_asked"];
+        let nowhere = ["never_waited", "store_never_awaited", "endless_recursion", "too_little_asked"];
         assert!(!case.lines().is_empty() || nowhere.contains(&case.name), "{} is not marked", case.name);
     }
 }

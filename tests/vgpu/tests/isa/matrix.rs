@@ -336,6 +336,7 @@ fn double_products() {
         let rc: Vec<Lanes64> = (0..registers.c).map(|_| std::array::from_fn(|_| number(0).to_bits())).collect();
         let mut d = vec![[0; 32]; registers.d];
         matrix::mma_f64(
+            cuda::isa::Rounding::Nearest,
             m,
             &mut d,
             &ra.iter().collect::<Vec<_>>(),

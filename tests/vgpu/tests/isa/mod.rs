@@ -14,7 +14,9 @@ mod float;
 mod half;
 mod integer;
 mod matrix;
+mod sparse;
 mod tensor_map;
+mod video;
 mod wgmma;
 
 use cuda::isa::Rounding;

@@ -105,7 +105,7 @@ fn boxes_element_by_element() {
         let extents: Vec<u32> =
             (0..rank).map(|d| if d == 0 { box_sizes[0] } else { box_sizes[d].div_ceil(steps[d]) }).collect();
         let total: u32 = extents.iter().product();
-        let rows: Vec<_> = map.rows(coordinates).collect();
+        let rows = map.rows(coordinates, [0; 3]);
         assert_eq!(map.box_bytes(), total * bytes);
         assert_eq!(rows.len() as u32, total / extents[0]);
         for index in 0..total {

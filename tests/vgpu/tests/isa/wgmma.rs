@@ -201,12 +201,13 @@ fn every_layout_of_halves() {
                     let columns = [8u32, 24, 64, 128, 256][random.below(5) as usize];
                     let columns = if major_b == Major::Mn { 64 * columns.div_ceil(64) } else { columns };
                     let shape = Wgmma {
-                        a: Operand { element, major: major_a, extent: 64 },
-                        b: Operand { element, major: major_b, extent: columns },
+                        a: Operand { element, major: major_a, extent: 64, depth_bytes: 32 },
+                        b: Operand { element, major: major_b, extent: columns, depth_bytes: 32 },
                         d: if element == Element::F16 && random.below(3) == 0 { Sum::F16 } else { Sum::F32 },
                         negate_a: random.below(4) == 0,
                         negate_b: random.below(4) == 0,
                         saturate: false,
+                        sparse: false,
                     };
                     for in_registers in [false, true] {
                         let accumulate = random.below(3) != 0;
@@ -233,12 +234,13 @@ fn other_types() {
         for swizzle in SWIZZLES {
             for columns in [8, 32, 96] {
                 let shape = Wgmma {
-                    a: Operand { element: a, major: Major::K, extent: 64 },
-                    b: Operand { element: b, major: Major::K, extent: columns },
+                    a: Operand { element: a, major: Major::K, extent: 64, depth_bytes: 32 },
+                    b: Operand { element: b, major: Major::K, extent: columns, depth_bytes: 32 },
                     d,
                     negate_a: false,
                     negate_b: d != Sum::S32 && columns == 32,
                     saturate: false,
+                    sparse: false,
                 };
                 check(&mut random, shape, (swizzle, swizzle), columns == 96, columns != 8);
             }
@@ -264,7 +266,7 @@ fn swizzles_exchange_chunks() {
 #[test]
 fn a_pattern_may_begin_off_its_alignment() {
     // A tile at line 3 of its 1024 bytes, laid out as if that were line 0.
-    let operand = Operand { element: Element::Bf16, major: Major::K, extent: 8 };
+    let operand = Operand { element: Element::Bf16, major: Major::K, extent: 8, depth_bytes: 32 };
     let descriptor =
         Descriptor { start: 3 * 128, leading: 16, stride: 1024, base_offset: 3, swizzle: Swizzle::Bytes128 };
     let addresses: Vec<u32> = operand.chunks(descriptor).collect();

@@ -52,6 +52,14 @@ driver_functions! {
     fn cuMemFreeAsync(address: u64, stream: u64);
     fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize);
     fn cuMemGetAddressRange_v2(base: *mut u64, bytes: *mut usize, address: u64);
+    fn cuMemGetAllocationGranularity(granularity: *mut usize, properties: *const c_void, option: u32);
+    fn cuMemAddressReserve(address: *mut u64, bytes: usize, alignment: usize, wish: u64, flags: u64);
+    fn cuMemAddressFree(address: u64, bytes: usize);
+    fn cuMemCreate(handle: *mut u64, bytes: usize, properties: *const c_void, flags: u64);
+    fn cuMemRelease(handle: u64);
+    fn cuMemMap(address: u64, bytes: usize, offset: usize, handle: u64, flags: u64);
+    fn cuMemUnmap(address: u64, bytes: usize);
+    fn cuMemSetAccess(address: u64, bytes: usize, descriptions: *const c_void, count: usize);
     fn cuPointerGetAttribute(data: *mut c_void, attribute: u32, address: u64);
     fn cuMemcpyHtoD_v2(to: u64, from: *const c_void, bytes: usize);
     fn cuMemcpyDtoH_v2(to: *mut c_void, from: u64, bytes: usize);

@@ -12,7 +12,7 @@ use crate::driver::engine::capture;
 use crate::driver::engine::operation::{Copy, Operation, Side};
 use crate::driver::engine::stream::Stream;
 use crate::driver::errors::Error;
-use crate::driver::ffi::{Handle, In, Plain, read_bytes};
+use crate::driver::ffi::{Handle, In, Out, Plain, read_bytes};
 use crate::driver::{Outcome, functions};
 
 /// What a call says about the two sides.
@@ -28,6 +28,28 @@ enum Named {
 enum When {
     Now,
     InOrder,
+}
+
+/// Copies in a batch; on errors the index of the copy, or the largest number if it was none of them.
+fn batch(
+    destinations: In<u64>,
+    sources: In<u64>,
+    sizes: In<usize>,
+    count: usize,
+    handle: StreamHandle,
+) -> Result<(), (usize, Error)> {
+    let none = |error| (usize::MAX, error);
+    // So that nonsense does not ask for all memory.
+    if count == 0 || count > 1 << 24 {
+        return Err(none(Error::InvalidValue));
+    }
+    let (destinations, sources) = (destinations.list(count).map_err(none)?, sources.list(count).map_err(none)?);
+    let sizes = sizes.list(count).map_err(none)?;
+    for (index, ((destination, source), bytes)) in destinations.into_iter().zip(sources).zip(sizes).enumerate() {
+        let sides = ((destination, Named::Either), (source, Named::Either));
+        run(sides.0, sides.1, bytes, handle, When::InOrder).map_err(|error| (index, error))?;
+    }
+    Ok(())
 }
 
 fn copy(copy: Copy, to: Named, from: Named, handle: StreamHandle, when: When) -> Outcome {
@@ -267,6 +289,23 @@ functions! {
 
     fn cuMemcpyAsync | cuMemcpyAsync_ptsz(destination: u64, source: u64, bytes: usize, stream: StreamHandle) {
         run((destination, Named::Either), (source, Named::Either), bytes, stream, When::InOrder)
+    }
+
+    /// One after the other. The attributes, which say when sources are read and where they lie, change nothing.
+    fn cuMemcpyBatchAsync_v2 | cuMemcpyBatchAsync_v2_ptsz(destinations: In<u64>, sources: In<u64>, sizes: In<usize>,
+            count: usize, _attributes: In<u64>, _indices: In<usize>, _attribute_count: usize, stream: StreamHandle) {
+        batch(destinations, sources, sizes, count, stream).map_err(|(_, error)| error)
+    }
+
+    /// The index of what failed is told too.
+    fn cuMemcpyBatchAsync | cuMemcpyBatchAsync_ptsz(destinations: In<u64>, sources: In<u64>, sizes: In<usize>,
+            count: usize, _attributes: In<u64>, _indices: In<usize>, _attribute_count: usize, failed: Out<usize>,
+            stream: StreamHandle) {
+        let result = batch(destinations, sources, sizes, count, stream);
+        result.map_err(|(index, error)| match failed.set_if_wanted(index) {
+            Ok(()) => error,
+            Err(worse) => worse,
+        })
     }
 
     fn cuMemcpyHtoD_v2 | cuMemcpyHtoD_v2_ptds(destination: u64, source: u64, bytes: usize) {

@@ -162,8 +162,9 @@ fn attribute_value(machine: &Machine, attribute: u32) -> Outcome<i32> {
         96 => 0,
         97 => machine.shared_per_block_optin,
         98 => 0,
-        // Virtual memory management, shareable handles, compression.
-        102..=105 | 107 => 0,
+        // Virtual memory management; shareable handles, compression.
+        102 => 1,
+        103..=105 | 107 => 0,
         106 => machine.blocks_per_multiprocessor,
         108 => machine.l2_bytes as u32 * 3 / 4,
         109 => 128 << 20,

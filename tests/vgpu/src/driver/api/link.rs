@@ -34,12 +34,15 @@ impl Linker {
     fn add(&self, kind: u32, bytes: &[u8]) -> Outcome {
         const PTX: u32 = 1;
         const FATBINARY: u32 = 2;
+        const LIBRARY: u32 = 4;
         let capability = gpu()?.config.machine.capability;
         let source = match kind {
             PTX | FATBINARY => image::from_bytes(bytes, capability)?,
+            // A library of machine code, such as the device runtime's: what is missing of it the linked program will say.
+            LIBRARY => return Ok(()),
             _ => {
                 eprintln!(
-                    "vgpu: linker: input of kind {kind}: only PTX (1) and fat binaries with PTX (2) can be linked"
+                    "vgpu: linker: input of kind {kind}: only PTX (1), fat binaries with PTX (2) and libraries (4) can be linked"
                 );
                 self.logs.write("only PTX can be linked", 0.0)?;
                 return Err(Error::NotSupported);

@@ -24,6 +24,7 @@ pub mod pool;
 pub mod stream;
 pub mod tensor_map;
 pub mod unsupported;
+pub mod virtual_memory;
 
 use super::Exported;
 
@@ -50,6 +51,7 @@ pub fn exported() -> impl Iterator<Item = &'static Exported> {
         stream::EXPORTED,
         tensor_map::EXPORTED,
         unsupported::EXPORTED,
+        virtual_memory::EXPORTED,
     ]
     .into_iter()
     .flatten()

@@ -191,6 +191,26 @@ functions! {
         if known && matches!(flags, 1 | 2 | 4) { Ok(()) } else { Err(Error::InvalidValue) }
     }
 
+    /// Attribute 8 is the priority; the windows of the cache (1) and how the host waits (3) are as in the beginning.
+    fn cuStreamGetAttribute | cuStreamGetAttribute_ptsz(handle: StreamHandle, attribute: u32, value: Out<[u32; 16]>) {
+        let stream = stream(handle)?;
+        let mut words = [0; 16];
+        match attribute {
+            1 => {}
+            3 => words[0] = 1,
+            8 => words[0] = stream.priority as u32,
+            _ => return Err(Error::InvalidValue),
+        }
+        value.set(words)
+    }
+
+    /// What may be set changes nothing here.
+    fn cuStreamSetAttribute | cuStreamSetAttribute_ptsz(handle: StreamHandle, attribute: u32, value: In<[u32; 16]>) {
+        stream(handle)?;
+        value.get()?;
+        if matches!(attribute, 1 | 3) { Ok(()) } else { Err(Error::InvalidValue) }
+    }
+
     fn cuStreamCopyAttributes | cuStreamCopyAttributes_ptsz(to: StreamHandle, from: StreamHandle) {
         stream(to)?;
         stream(from).map(|_| ())

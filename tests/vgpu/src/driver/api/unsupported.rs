@@ -59,11 +59,6 @@ unsupported! {
     cuMulticastBindAddr_v2 cuMulticastBindMem cuMulticastBindMem_v2 cuMulticastCreate cuMulticastGetGranularity
     cuMulticastUnbind cuSignalExternalSemaphoresAsync cuWaitExternalSemaphoresAsync
 
-    // Addresses and memory as two things.
-    cuMemAddressFree cuMemAddressReserve cuMemCreate cuMemGetAccess cuMemGetAllocationGranularity
-    cuMemGetAllocationPropertiesFromHandle cuMemMap cuMemRelease cuMemRetainAllocationHandle cuMemSetAccess
-    cuMemUnmap
-
     // Parts of a device.
     cuCtxFromGreenCtx cuCtxGetDevResource cuCtxGetExecAffinity cuDevResourceGenerateDesc cuDevSmResourceSplit
     cuDevSmResourceSplitByCount cuDeviceGetDevResource cuGreenCtxCreate cuGreenCtxDestroy cuGreenCtxGetDevResource
@@ -88,9 +83,9 @@ unsupported! {
     cuLogsDumpToFile cuLogsDumpToMemory cuLogsRegisterCallback cuLogsUnregisterCallback cuMemBatchDecompressAsync
     cuMemDiscardAndPrefetchBatchAsync cuMemDiscardBatchAsync cuMemGetDefaultMemPool cuMemGetLocationInfo
     cuMemGetMemPool cuMemPrefetchBatchAsync cuMemRangeGetAttributes cuMemSetMemPool cuMemcpy3DBatchAsync
-    cuMemcpy3DBatchAsync_v2 cuMemcpy3DWithAttributesAsync cuMemcpyBatchAsync cuMemcpyBatchAsync_v2
+    cuMemcpy3DBatchAsync_v2 cuMemcpy3DWithAttributesAsync
     cuMemcpyWithAttributesAsync cuStreamBatchMemOp cuStreamBatchMemOp_v2 cuStreamBeginCaptureToCig
-    cuStreamBeginRecaptureToGraph cuStreamEndCaptureToCig cuStreamGetAttribute cuStreamGetCtx_v2 cuStreamSetAttribute
-    cuStreamWaitValue32 cuStreamWaitValue64 cuStreamWriteValue32 cuStreamWriteValue64 cuTensorMapEncodeIm2col
+    cuStreamBeginRecaptureToGraph cuStreamEndCaptureToCig cuStreamGetCtx_v2
+    cuStreamWaitValue32 cuStreamWaitValue64 cuStreamWriteValue32 cuStreamWriteValue64
     cuTensorMapEncodeIm2colWide cuUserObjectCreate cuUserObjectRelease cuUserObjectRetain
 }

@@ -22,18 +22,19 @@
 //! | s4, u4, mixed too | m8n8k32, m16n8k32, m16n8k64 | s32 |
 //! | b1, and or xor | m8n8k128, m16n8k128, m16n8k256 | s32 |
 //!
-//! Not here: `wmma` with its opaque fragments (compilers lower it to `mma`), sparse forms, the block-scaled forms of sm_120.
+//! Products with half of A missing are in [`sparse`]. Not here: `wmma` with its opaque fragments, the block-scaled forms of sm_120.
 
 pub mod integer;
 pub mod move_rows;
 mod product;
 pub mod quad_pair;
+pub mod sparse;
 mod vector;
 pub mod wgmma;
 
 pub use vector::Level;
 
-use super::{Lanes, Lanes64, WARP};
+use super::{Lanes, Lanes64, Rounding, WARP, float64};
 
 /// Types of A and B.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -219,7 +220,7 @@ pub fn mma_at(level: Level, shape: &Mma, d: &mut [Lanes], a: &[&Lanes], b: &[&La
 
 /// `mma.sync` of f64: products are added in order of `k` by fused multiply-adds. `rows` is 8 or 16; the depth is four
 /// times the registers of B.
-pub fn mma_f64(rows: u32, d: &mut [Lanes64], a: &[&Lanes64], b: &[&Lanes64], c: &[&Lanes64]) {
+pub fn mma_f64(rounding: Rounding, rows: u32, d: &mut [Lanes64], a: &[&Lanes64], b: &[&Lanes64], c: &[&Lanes64]) {
     let halves = rows as usize / 8;
     for (register, (sum, start)) in d.iter_mut().zip(c).enumerate() {
         for lane in 0..WARP {
@@ -229,7 +230,7 @@ pub fn mma_f64(rows: u32, d: &mut [Lanes64], a: &[&Lanes64], b: &[&Lanes64], c: 
                 let rows_of_a = a[block * halves + register / 2];
                 for t in 0..4 {
                     let factor = |operand: &Lanes64, line: usize| f64::from_bits(operand[4 * line + t]);
-                    total = factor(rows_of_a, row).mul_add(factor(rows_of_b, column), total);
+                    total = float64::fma(rounding, factor(rows_of_a, row), factor(rows_of_b, column), total);
                 }
             }
             sum[lane] = total.to_bits();

@@ -17,8 +17,9 @@
 //! to which the start address is added; then [`Swizzle::apply`] exchanges chunks. Types other than 16-bit are K-major only.
 //!
 //! Arithmetic is that of [`mma`](super), summed in order of `k`. Types: f16 and bf16 (K = 16), tf32 (8), e4m3 and e5m2
-//! (32) with f32 sums, f16 and fp8 with f16 sums, s8 and u8 (32) with s32 sums, b1 (256) is not here.
+//! (32) with f32 sums, f16 and fp8 with f16 sums, s8 and u8 (32), b1 (256) with s32 sums. In sparse products K is twice that, of which A has one half ([`sparse`]).
 
+use super::sparse::{self, Sparse};
 use super::{Element, Mma, Sum, mma};
 use crate::isa::{Lanes, WARP};
 
@@ -116,6 +117,10 @@ impl Descriptor {
         let within = line % 8 * width;
         let offset = match (major, self.swizzle) {
             (Major::K, Swizzle::None) => within + line / 8 * self.stride + chunk * self.leading,
+            // Only a sparse product takes more than one width of B.
+            (Major::K, _) if chunk >= width / 16 && width < 2 * DEPTH_BYTES => {
+                within + line / 8 * self.stride + chunk % (width / 16) * 16 + chunk / (width / 16) * self.leading
+            }
             (Major::K, _) => within + line / 8 * self.stride + chunk * 16,
             (Major::Mn, Swizzle::None) => within + line / 8 * self.leading + chunk * self.stride,
             (Major::Mn, _) => {
@@ -136,8 +141,8 @@ pub enum Major {
     Mn,
 }
 
-/// Bytes of K that an instruction takes.
-const DEPTH_BYTES: u32 = 32;
+/// Bytes of K that an instruction takes of A; of B twice as many in a sparse product.
+pub const DEPTH_BYTES: u32 = 32;
 
 /// 16 bytes of shared memory.
 pub type Chunk = [u8; 16];
@@ -151,6 +156,8 @@ pub struct Operand {
     pub major: Major,
     /// 64 for A, N for B.
     pub extent: u32,
+    /// Bytes along K.
+    pub depth_bytes: u32,
 }
 
 impl Operand {
@@ -163,8 +170,8 @@ impl Operand {
     /// Lines, and chunks of a line.
     fn lines(self) -> (u32, u32) {
         match self.major {
-            Major::K => (self.extent, DEPTH_BYTES / 16),
-            Major::Mn => (DEPTH_BYTES * 8 / self.element.width(), self.extent * self.element.width() / 128),
+            Major::K => (self.extent, self.depth_bytes / 16),
+            Major::Mn => (self.depth_bytes * 8 / self.element.width(), self.extent * self.element.width() / 128),
         }
     }
 
@@ -177,7 +184,7 @@ impl Operand {
             *bits = match self.major {
                 // Four lanes share a chunk, whatever the elements.
                 Major::K => {
-                    let chunk = &chunks[2 * line + half];
+                    let chunk = &chunks[per_line as usize * line + half];
                     u32::from_le_bytes([chunk[4 * t], chunk[4 * t + 1], chunk[4 * t + 2], chunk[4 * t + 3]])
                 }
                 Major::Mn => {
@@ -208,6 +215,8 @@ pub struct Wgmma {
     pub negate_b: bool,
     /// `.satfinite` of integers.
     pub saturate: bool,
+    /// `.sp`: A has half of its elements.
+    pub sparse: bool,
 }
 
 /// Where A comes from.
@@ -225,7 +234,8 @@ impl Wgmma {
         let (a, b, n) = (self.a.element, self.b.element, self.b.extent);
         let fp8 = |element: Element| matches!(element, Element::E4m3 | Element::E5m2);
         let bytes = |element: Element| matches!(element, Element::S8 | Element::U8);
-        let integral = bytes(a) && bytes(b);
+        let bits = a == Element::AndPopulation && a == b && !self.sparse;
+        let integral = bytes(a) && bytes(b) || bits;
         let types = match self.d {
             Sum::F16 => a == Element::F16 && a == b || fp8(a) && fp8(b),
             Sum::F32 => matches!(a, Element::F16 | Element::Bf16 | Element::Tf32) && a == b || fp8(a) && fp8(b),
@@ -238,18 +248,28 @@ impl Wgmma {
         types && size && (both_k || a.width() == 16) && !(integral && (self.negate_a || self.negate_b))
     }
 
-    /// The `mma` that 16 rows and 8 columns are.
+    /// The `mma` that 16 rows and 8 columns are; of a sparse product that of the whole K.
     fn block(&self) -> Mma {
         Mma {
             rows: 16,
             columns: 8,
-            depth: DEPTH_BYTES * 8 / self.b.element.width(),
+            depth: self.depth(),
             a: self.a.element,
             b: self.b.element,
             c: self.d,
             d: self.d,
             saturate: self.saturate,
         }
+    }
+
+    /// K.
+    pub fn depth(&self) -> u32 {
+        self.b.depth_bytes * 8 / self.b.element.width()
+    }
+
+    /// Values that the selector of a sparse product may have: 0 to one less.
+    pub fn selectors(&self) -> u32 {
+        Sparse { shape: self.block() }.selectors()
     }
 
     /// Registers of D per lane.
@@ -259,7 +279,7 @@ impl Wgmma {
 
     /// Multiplications and additions.
     pub fn operations(&self) -> u64 {
-        2 * 64 * self.b.extent as u64 * (DEPTH_BYTES * 8 / self.b.element.width()) as u64
+        2 * 64 * self.b.extent as u64 * self.depth() as u64
     }
 }
 
@@ -271,7 +291,7 @@ pub fn wgmma(shape: &Wgmma, d: [&mut [Lanes]; 4], a: SourceA, b: &[Chunk], accum
             SourceA::Registers(registers) => registers[warp].map(|register| *register),
             SourceA::Shared(chunks) => fragment_of_warp(shape, warp, chunks),
         };
-        wgmma_of_warp(shape, fragment, d, b, accumulate);
+        wgmma_of_warp(shape, fragment, d, b, None, accumulate);
     }
 }
 
@@ -280,22 +300,38 @@ pub fn fragment_of_warp(shape: &Wgmma, warp: usize, chunks: &[Chunk]) -> [Lanes;
     std::array::from_fn(|index| shape.a.fragment(chunks, 16 * warp + 8 * (index % 2), index / 2))
 }
 
-/// The part of [`wgmma`] that one warp does: its fragment of A times all of B.
-pub fn wgmma_of_warp(shape: &Wgmma, mut a: [Lanes; 4], d: &mut [Lanes], b: &[Chunk], accumulate: bool) {
+/// The part of [`wgmma`] that one warp does: its fragment of A times all of B. A sparse product has metadata and a selector.
+pub fn wgmma_of_warp(
+    shape: &Wgmma,
+    mut a: [Lanes; 4],
+    d: &mut [Lanes],
+    b: &[Chunk],
+    metadata: Option<(&Lanes, u32)>,
+    accumulate: bool,
+) {
     let block_shape = shape.block();
     if shape.negate_a != shape.negate_b {
         a.iter_mut().flatten().for_each(|register| *register ^= signs(shape.a.element));
     }
     let per_block = block_shape.registers().d;
     for (block, d) in d.chunks_exact_mut(per_block).enumerate() {
-        let right = [0, 1].map(|half| shape.b.fragment(b, 8 * block, half));
+        let halves = if shape.sparse { 4 } else { 2 };
+        let right =
+            [0, 1, 2, 3].map(|half| if half < halves { shape.b.fragment(b, 8 * block, half) } else { [0; WARP] });
         let mut c = [[0; WARP]; 4];
         let c = &mut c[..per_block];
         if accumulate {
             c.copy_from_slice(d);
         }
         let [c0, c1, c2, c3] = [0, 1, 2, 3].map(|register| &c[register % per_block]);
-        mma(&block_shape, d, &a.each_ref(), &right.each_ref(), &[c0, c1, c2, c3][..per_block]);
+        let (left, right) = (a.each_ref(), &right.each_ref()[..halves]);
+        let start = &[c0, c1, c2, c3][..per_block];
+        match metadata {
+            Some((words, selector)) => {
+                sparse::mma(&Sparse { shape: block_shape }, d, &left, right, start, words, selector);
+            }
+            None => mma(&block_shape, d, &left, right, start),
+        }
     }
 }
 

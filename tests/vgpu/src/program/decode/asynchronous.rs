@@ -5,7 +5,7 @@ use super::{U32, U64, memory, required};
 use crate::exec::bulk::flag;
 use crate::exec::mbarrier::{self, Operation};
 use crate::exec::reduce::{OPERATIONS, TYPES, reduction};
-use crate::exec::{Class, act, pending};
+use crate::exec::{Class, act, in_flight, pending};
 use crate::program::draft::{Field, Role, Width};
 use crate::program::function::{Body, Reason};
 use crate::program::opcode::Opcode;
@@ -98,9 +98,15 @@ fn bulk<'a>(
     operands: &[Operand<'a>],
     operation: Option<usize>,
 ) -> Result<(), Reason> {
-    if opcode.choose(&[("commit_group", ()), ("wait_group", ())]).is_some() {
+    if opcode.take("commit_group") {
+        super::expect_operands(operands, 0)?;
+        body.step(act(in_flight::commit_bulk), Class::AsyncCopy, Vec::new());
+        return Ok(());
+    }
+    if opcode.take("wait_group") {
         opcode.take("read");
-        body.step(mbarrier::nothing(), Class::AsyncCopy, Vec::new());
+        let [Operand::Integer(groups)] = operands else { return Err(Reason::syntax("expected a number of groups")) };
+        body.step(act(in_flight::wait_bulk), Class::AsyncCopy, Vec::new()).immediate = *groups;
         return Ok(());
     }
     if opcode.take("prefetch") {
@@ -129,13 +135,10 @@ fn bulk<'a>(
     if !from_shared && (!to_shared || operation.is_some()) {
         return Err(Reason::unsupported("such a pair of spaces"));
     }
-    let (to, from) = (body.address(to)?, body.address(from)?);
-    if to.offset != 0 || from.offset != 0 {
-        return Err(Reason::unsupported("offsets of the addresses of a bulk copy"));
-    }
+    let (to, from) = (body.whole_address(to)?, body.whole_address(from)?);
     let size = body.source(size, U32)?;
     let (barrier, rest) = match rest {
-        [operand, rest @ ..] if to_shared => (Some(body.address(operand)?), rest),
+        [operand, rest @ ..] if to_shared => (Some(body.whole_address(operand)?), rest),
         rest => (None, rest),
     };
     let blocks = match rest.first() {
@@ -180,7 +183,7 @@ pub(super) fn counted<'a>(
     Ok(())
 }
 
-/// `cp.async.bulk.tensor` and `cp.reduce.async.bulk.tensor`, tiled.
+/// `cp.async.bulk.tensor` and `cp.reduce.async.bulk.tensor`, tiled or im2col.
 fn tensor<'a>(
     body: &mut Body<'_, 'a>,
     opcode: &Opcode<'a>,
@@ -195,6 +198,10 @@ fn tensor<'a>(
         return Err(Reason::unsupported("such a pair of spaces"));
     }
     opcode.take("tile");
+    let is_im2col = opcode.take(if loads { "im2col" } else { "im2col_no_offs" });
+    if is_im2col && rank < 3 {
+        return Err(Reason::syntax("im2col copies have 3 to 5 dimensions"));
+    }
     opcode.choose(&[("mbarrier::complete_tx::bytes", ()), ("bulk_group", ())]);
     let multicast = opcode.take("multicast::cluster");
     let (map, shared, rest) = match operands {
@@ -209,13 +216,18 @@ fn tensor<'a>(
     if coordinates.len() != rank {
         return Err(Reason::syntax(format!("expected {rank} coordinates, found {}", coordinates.len())));
     }
-    let shared = body.address(shared)?;
+    let shared = body.whole_address(shared)?;
     let (barrier, rest) = match rest {
-        [barrier, rest @ ..] if loads => (Some(body.address(barrier)?), rest),
+        [barrier, rest @ ..] if loads => (Some(body.whole_address(barrier)?), rest),
         rest => (None, rest),
     };
-    if shared.offset != 0 || barrier.is_some_and(|barrier| barrier.offset != 0) {
-        return Err(Reason::unsupported("offsets of the addresses of a tensor copy"));
+    let (offsets, rest) = match rest {
+        [Operand::Vector(offsets), rest @ ..] if is_im2col && loads => (offsets.as_slice(), rest),
+        rest => (&[][..], rest),
+    };
+    let wanted = if is_im2col && loads { rank - 2 } else { 0 };
+    if offsets.len() != wanted {
+        return Err(Reason::syntax(format!("expected {wanted} offsets, found {}", offsets.len())));
     }
     let blocks = match rest.first() {
         Some(mask) if multicast => body.source(mask, crate::ptx::Type { bits: 16, ..U32 })?,
@@ -225,10 +237,17 @@ fn tensor<'a>(
         Some(address) if address.width == Width::Wide => flag,
         _ => 0,
     };
-    let mut fields =
-        vec![body.source(map, U64)?, shared.base, barrier.map_or(Field::Narrow(0), |barrier| barrier.base), blocks];
+    let map = body.whole_address(&Operand::Address(vec![map.clone()]))?;
+    let map = match map.width {
+        Width::Wide => map.base,
+        _ => return Err(Reason::unsupported("a tensor map at an address of 32 bits")),
+    };
+    let mut fields = vec![map, shared.base, barrier.map_or(Field::Narrow(0), |barrier| barrier.base), blocks];
     for coordinate in coordinates {
         fields.push(body.source(coordinate, U32)?);
+    }
+    for offset in offsets {
+        fields.push(body.source(offset, crate::ptx::Type { bits: 16, ..U32 })?);
     }
     use crate::exec::tensor::{copy, flag};
     let step = body.step(copy(), Class::AsyncCopy, fields);
@@ -237,6 +256,7 @@ fn tensor<'a>(
         | wide(barrier, flag::WIDE_BARRIER)
         | if loads { 0 } else { flag::STORE }
         | if multicast { flag::MULTICAST } else { 0 }
+        | if is_im2col { flag::IM2COL } else { 0 }
         | operation.map_or(0, |operation| (operation as u32 + 1) << flag::OPERATION);
     Ok(())
 }

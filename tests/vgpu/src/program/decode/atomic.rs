@@ -194,17 +194,36 @@ fn single(operation: &str, name: &str, space: u32) -> Option<[Handler; 2]> {
     })
 }
 
+/// The same of several words side by side, at most 16 bytes.
 fn vector(operation: &str, name: &str, count: usize) -> Option<[Handler; 2]> {
+    let most = if matches!(name, "f16" | "bf16") { 8 } else { 4 };
+    if count > most {
+        return None;
+    }
+    macro_rules! halves {
+        ($half:ident, $operation:expr) => {
+            atomic_vector(count, |old: u16, b, _| $operation($half(old), $half(b)).0)
+        };
+    }
+    macro_rules! pairs {
+        ($half:ident, $operation:expr) => {
+            atomic_vector(count, |old: u32, b, _| half::pair2::<$half>(old, b, $operation))
+        };
+    }
     match (operation, name) {
         ("add", "f32") => atomic_vector(count, |old: u32, b, _| add_single(true, old, b)),
-        ("add", "f16") => atomic_vector(count, |old: u16, b, _| half::add(PLAIN, F16(old), F16(b)).0),
-        ("add", "bf16") => atomic_vector(count, |old: u16, b, _| half::add(PLAIN, Bf16(old), Bf16(b)).0),
-        ("add", "f16x2") => {
-            atomic_vector(count, |old: u32, b, _| half::pair2::<F16>(old, b, |a, b| half::add(PLAIN, a, b)))
-        }
-        ("add", "bf16x2") => {
-            atomic_vector(count, |old: u32, b, _| half::pair2::<Bf16>(old, b, |a, b| half::add(PLAIN, a, b)))
-        }
+        ("add", "f16") => halves!(F16, |a, b| half::add(PLAIN, a, b)),
+        ("min", "f16") => halves!(F16, |a, b| half::min(EXTREME, a, b)),
+        ("max", "f16") => halves!(F16, |a, b| half::max(EXTREME, a, b)),
+        ("add", "bf16") => halves!(Bf16, |a, b| half::add(PLAIN, a, b)),
+        ("min", "bf16") => halves!(Bf16, |a, b| half::min(EXTREME, a, b)),
+        ("max", "bf16") => halves!(Bf16, |a, b| half::max(EXTREME, a, b)),
+        ("add", "f16x2") => pairs!(F16, |a, b| half::add(PLAIN, a, b)),
+        ("min", "f16x2") => pairs!(F16, |a, b| half::min(EXTREME, a, b)),
+        ("max", "f16x2") => pairs!(F16, |a, b| half::max(EXTREME, a, b)),
+        ("add", "bf16x2") => pairs!(Bf16, |a, b| half::add(PLAIN, a, b)),
+        ("min", "bf16x2") => pairs!(Bf16, |a, b| half::min(EXTREME, a, b)),
+        ("max", "bf16x2") => pairs!(Bf16, |a, b| half::max(EXTREME, a, b)),
         _ => None,
     }
 }

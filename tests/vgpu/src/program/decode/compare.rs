@@ -192,7 +192,7 @@ fn set<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>
         // `set.lt.f16x2.f16x2` gives 1.0 per half, `set.lt.u32.f16x2` all ones.
         let second = opcode.find(|name| matches!(name, "f16x2" | "bf16x2").then_some(name));
         let mask = opcode.choose(&[("u16x2", ()), ("s16x2", ()), ("u32", ()), ("s32", ())]).is_some();
-        if combine.is_some() || (second.is_none() && !mask) {
+        if second.is_none() && !mask {
             return Err(Reason::unsupported("such modifiers"));
         }
         let one = match (second, kind) {
@@ -200,6 +200,10 @@ fn set<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>
             (_, "f16x2") => 0x3c00,
             _ => 0x3f80,
         };
+        if let Some(combine) = combine {
+            let form = comparison as u32 | u32::from(ftz) << 8 | combine << 24;
+            return set_combined(body, operands, (kind == "bf16x2", one), form, other);
+        }
         let run = if kind == "f16x2" {
             map2(|m, a: u32, b: u32| set_halves::<F16>(m, a, b))
         } else {
@@ -229,6 +233,33 @@ fn set<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>
     let destination = body.destination(&operands[0], width_of(result_type))?;
     let fields = vec![destination, Field::Narrow(one), Field::Narrow(0), Field::Register(predicate, Source)];
     body.step(crate::exec::select::<u32>(), Class::Move, fields).class = None;
+    Ok(())
+}
+
+/// `set` on packed halves whose results are combined with a predicate: each half by itself. `form` is the modifier of the comparisons.
+fn set_combined<'a>(
+    body: &mut Body<'_, 'a>,
+    operands: &[Operand<'a>],
+    (is_brain, one): (bool, u32),
+    form: u32,
+    other: Field,
+) -> Result<(), Reason> {
+    use crate::program::draft::Role::{Destination, Source};
+    let (a, b) = (body.source(&operands[1], U32)?, body.source(&operands[2], U32)?);
+    let destination = body.destination(&operands[0], Width::Narrow)?;
+    let mut halves = [Field::None; 2];
+    for (part, half) in halves.iter_mut().enumerate() {
+        let run = if is_brain { test_half::<Bf16>(part) } else { test_half::<F16>(part) };
+        let (holds, chosen) = (body.temporary(Width::Predicate), body.temporary(Width::Narrow));
+        let fields = vec![Field::Register(holds, Destination), Field::Sink, a, b, other];
+        body.step(run, Class::Half, fields).modifier = form;
+        let value = Field::Narrow(one << (16 * part));
+        let fields =
+            vec![Field::Register(chosen, Destination), value, Field::Narrow(0), Field::Register(holds, Source)];
+        body.step(crate::exec::select::<u32>(), Class::Move, fields).class = None;
+        *half = Field::Register(chosen, Source);
+    }
+    body.step(map2(|_, a: u32, b: u32| a | b), Class::Move, vec![destination, halves[0], halves[1]]).class = None;
     Ok(())
 }
 

@@ -1,9 +1,10 @@
 //! `wmma` (PTX ISA 9.7.14.3 to 9.7.14.5): load, store and mma. Semantics in [`crate::exec::fragment`].
 
 use super::matrix::{ELEMENTS, SUMS, sizes, tensor};
-use super::{U32, U64, memory, required};
+use super::{ROUNDINGS, U32, U64, memory, required};
 use crate::exec::fragment::{Fragment, Part, multiply, multiply_units, transfer};
 use crate::exec::{Class, access::space};
+use crate::isa::Rounding;
 use crate::isa::matrix::{Element, Sum};
 use crate::program::draft::Width;
 use crate::program::function::{Body, Reason};
@@ -154,7 +155,7 @@ fn product<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand
         required(opcode.choose(&[("row", ()), ("col", ())]), ".row or .col")?;
     }
     let sizes = required(opcode.find(sizes), "a shape")?;
-    opcode.take("rn");
+    let rounding = opcode.choose(&ROUNDINGS).unwrap_or(Rounding::Nearest);
     let d = required(opcode.choose(&SUMS), "a type of D")?;
     // Products of f16 name the types of D and C alone; all others name those of A and B between them.
     let names_inputs = opcode.rest().matches('.').count() >= 3;
@@ -165,24 +166,26 @@ fn product<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand
     super::expect_operands(operands, 4)?;
     let integral = matches!(left, Element::S8 | Element::U8 | Element::S4 | Element::U4);
     let alike = left == right || integral && left.width() == right.width();
+    let floating = |sum: Sum| matches!(sum, Sum::F16 | Sum::F32);
     let sums = match left {
-        Element::F16 => matches!(d, Sum::F16 | Sum::F32),
+        Element::F16 => floating(d) && floating(c),
         Element::F64 => d == Sum::F64,
         Element::Bf16 | Element::Tf32 => d == Sum::F32,
         _ => d == Sum::S32,
     };
-    if !exists(sizes, left) || !alike || !sums || c != d {
+    let same = c == d || left == Element::F16;
+    if !exists(sizes, left) || !alike || !sums || !same || rounding != Rounding::Nearest && left != Element::F64 {
         return Err(Reason::unsupported("such a shape with such types"));
     }
     let [of_d, of_a, of_b, of_c] = [0, 1, 2, 3].map(|index| parts(&operands[index]));
     let blocked = matches!(left, Element::F16 | Element::Bf16);
     let by_columns = saturate && !blocked;
     let fragment = Fragment { sizes, part: Part::Sum, by_columns, element: left, sums: (c, d), registers: of_d.len() };
+    let result = Fragment { sums: (d, d), ..fragment };
     let used = |part: Part| Fragment { part, ..fragment }.used();
     let exact =
         |parts: &[Operand<'a>], part: Part| if blocked { parts.len() >= used(part) } else { parts.len() == used(part) };
-    if of_d.len() != fragment.used() || of_c.len() != fragment.used() || !exact(of_a, Part::A) || !exact(of_b, Part::B)
-    {
+    if of_d.len() != result.used() || of_c.len() != fragment.used() || !exact(of_a, Part::A) || !exact(of_b, Part::B) {
         return Err(Reason::syntax("such numbers of registers with such types"));
     }
     let (width, ty) = if fragment.is_wide() { (Width::Wide, U64) } else { (Width::Narrow, U32) };
@@ -199,8 +202,11 @@ fn product<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand
     let step = body.step(if blocked { multiply() } else { multiply_units() }, Class::Tensor, fields);
     step.listed = true;
     step.immediate = index as u64;
-    step.modifier =
-        if blocked { of_a.len() as u32 | (of_b.len() as u32) << 8 } else { is_signed(left) | is_signed(right) << 1 };
+    step.modifier = if blocked {
+        of_a.len() as u32 | (of_b.len() as u32) << 8
+    } else {
+        is_signed(left) | is_signed(right) << 1 | (rounding as u32) << 8
+    };
     step.tensor = Some((tensor(left), 2 * m * n * k, false));
     Ok(())
 }

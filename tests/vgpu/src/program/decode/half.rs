@@ -60,6 +60,7 @@ fn of_type<'a, T: Half>(
     let approximate = opcode.take("approx");
     let mode = HalfMode { ftz: opcode.take("ftz"), sat: opcode.take("sat"), relu: opcode.take("relu") };
     let nan = opcode.take("NaN");
+    let oob = opcode.root == "fma" && opcode.take("oob");
     let xorsign_abs = opcode.take("xorsign") && opcode.take("abs");
     let modifier = u32::from(mode.ftz)
         | u32::from(mode.sat) << 1
@@ -78,6 +79,7 @@ fn of_type<'a, T: Half>(
         };
     }
     let (run, count): ([Handler; 2], usize) = match (opcode.root, plain) {
+        ("fma", _) if oob => (lift!(map3, pair3, |m, a, b, c| half::fma_inside(unpack(m), a, b, c)), 4),
         ("add", true) => (lift!(map2, pair2, |_m, a, b| half::add(PLAIN, a, b)), 3),
         ("sub", true) => (lift!(map2, pair2, |_m, a, b| half::sub(PLAIN, a, b)), 3),
         ("mul", true) => (lift!(map2, pair2, |_m, a, b| half::mul(PLAIN, a, b)), 3),

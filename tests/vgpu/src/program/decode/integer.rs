@@ -1,11 +1,10 @@
 //! Integer arithmetic, logic, shifts and bit fields (PTX ISA 9.7.1, 9.7.2, 9.7.8). Semantics in [`crate::isa::integer`] and [`crate::isa::bits`].
-//!
-//! Not supported: the video instructions but `vadd`-less code needs (none), `add.cc` of packed types.
 
 use super::{U32, by_integer, integer_class, required};
-use crate::exec::{Carry, Class, Handler, map1, map2, map3, map4};
+use crate::exec::{Carry, Class, Handler, map1, map2, map3, map4, test};
 use crate::isa::bits::{self, Permute};
 use crate::isa::integer::{self, Integer};
+use crate::program::draft::{Field, Role, Width};
 use crate::program::function::{Body, Reason, width_of};
 use crate::program::opcode::Opcode;
 use crate::ptx::{Operand, Type, TypeKind};
@@ -118,6 +117,9 @@ fn arithmetic_of<'a>(
         ("neg", None, false) => (by_integer!(name, T => map1(|_, a: T| a.neg())), vec![ty; 2]),
         ("abs", None, false) => (by_integer!(name, T => map1(|_, a: T| a.abs())), vec![ty; 2]),
         ("sad", None, false) => (by_integer!(name, T => map3(|_, a: T, b: T, c: T| a.sad(b, c))), vec![ty; 4]),
+        ("mad24", Some("hi"), true) if name == "s32" => {
+            (Some(map3(|_, a: i32, b: i32, c: i32| integer::mul24_hi_signed(a, b).saturating_add(c))), vec![ty; 4])
+        }
         ("mul24" | "mad24", Some(part), false) => return mul24(body, opcode.root == "mad24", part, name, operands, ty),
         _ => (None, Vec::new()),
     };
@@ -220,7 +222,6 @@ fn chain<'a>(
     let class = integer_class(width_of(ty));
     if let Some(run) = product {
         let product = body.temporary(width_of(ty));
-        use crate::program::draft::{Field, Role};
         body.step(run, class, vec![Field::Register(product, Role::Destination), fields[1], fields[2]]);
         fields = vec![fields[0], Field::Register(product, Role::Source), fields[3], fields[4]];
     }
@@ -271,7 +272,35 @@ fn predicate_logic<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &
     Ok(())
 }
 
+/// `lop3`, and `lop3.or` and `.and`, which also tell whether the result is zero, combined with a predicate.
 fn lop3<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>]) -> Result<(), Reason> {
+    if let Some(combine) = opcode.choose(&[("and", 0), ("or", 1)]) {
+        let [Operand::Pair(d, p), a, b, c, table, q] = operands else {
+            return Err(Reason::syntax("expected a register and a predicate, and six operands"));
+        };
+        let d = match *d {
+            "_" => body.temporary(Width::Narrow),
+            d => match body.destination(&Operand::Name(d, 0), Width::Narrow)? {
+                Field::Register(register, _) => register,
+                _ => return Err(Reason::syntax("expected a register to write to")),
+            },
+        };
+        let (p, q) = (body.predicate_destination(p)?, body.predicate(q)?);
+        required(opcode.ty().filter(|(name, _)| *name == "b32"), "lop3.b32")?;
+        let Operand::Integer(table) = *table else { return Err(Reason::syntax("expected a table")) };
+        // The predicate may be read before it is written: the value is tested from where it went.
+        let mut fields = vec![Field::Register(d, Role::Destination)];
+        for operand in [a, b, c] {
+            fields.push(body.source(operand, U32)?);
+        }
+        let run = map3(|table, a: u32, b: u32, c: u32| bits::lop3(table as u8, a, b, c));
+        body.step(run, Class::Integer, fields).modifier = table as u32;
+        let fields = vec![p, Field::Sink, Field::Register(d, Role::Source), Field::Narrow(0), q];
+        let step = body.step(test(|_, a: u32, b: u32| a != b), Class::Integer, fields);
+        step.modifier = combine << 24;
+        step.class = None;
+        return Ok(());
+    }
     required(opcode.ty().filter(|(name, _)| *name == "b32"), "lop3.b32")?;
     super::expect_operands(operands, 5)?;
     let Operand::Integer(table) = operands[4] else { return Err(Reason::syntax("expected a table")) };

@@ -1,11 +1,13 @@
 //! Matrix instructions (PTX ISA 9.7.14, 9.7.15): mma, ldmatrix, stmatrix, movmatrix, wgmma. Semantics in [`crate::exec::matrix`] and [`crate::isa::matrix`].
 //!
-//! `wmma` is in [`super::fragment`]. Not supported: sparse and block-scaled forms.
+//! `wmma` is in [`super::fragment`]. Not supported: block-scaled forms.
 
-use super::{U32, U64, memory, required};
+use super::{ROUNDINGS, U32, U64, memory, required};
 use crate::exec::matrix::{self, GroupShape, MatrixShape};
 use crate::exec::{Class, Tensor, act};
-use crate::isa::matrix::wgmma::{self, Major, Wgmma};
+use crate::isa::Rounding;
+use crate::isa::matrix::sparse::Sparse;
+use crate::isa::matrix::wgmma::{self, DEPTH_BYTES, Major, Wgmma};
 use crate::isa::matrix::{Element, Mma, Sum, quad_pair::Order};
 use crate::program::draft::{Field, Role, Width};
 use crate::program::function::{Body, Reason};
@@ -72,7 +74,13 @@ pub(super) fn sizes(name: &str) -> Option<[u32; 3]> {
     Some([m.parse().ok()?, n.parse().ok()?, k.parse().ok()?])
 }
 
+/// `.sp` and `.sp::ordered_metadata`: whether the product is sparse. What the latter promises of the metadata changes nothing here.
+fn take_sparse(opcode: &Opcode<'_>) -> bool {
+    opcode.choose(&[("sp", ()), ("sp::ordered_metadata", ())]).is_some()
+}
+
 fn mma<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>]) -> Result<(), Reason> {
+    let sparse = take_sparse(opcode);
     required(opcode.choose(&[("sync", ())]), ".sync")?;
     required(opcode.choose(&[("aligned", ())]), ".aligned")?;
     let [rows, columns, depth] = required(opcode.find(sizes), "a shape")?;
@@ -80,6 +88,7 @@ fn mma<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>
     let orders = [("row", Order::Rows), ("col", Order::Columns)];
     let orders = (order(opcode.choose(&orders))?, order(opcode.choose(&orders))?);
     let saturate = opcode.take("satfinite");
+    let rounding = opcode.choose(&ROUNDINGS);
     let d = required(opcode.choose(&SUMS), "a type of D")?;
     let bits = opcode.take("b1");
     let (a, b) = if bits {
@@ -92,13 +101,20 @@ fn mma<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>
     let c = required(opcode.choose(&SUMS), "a type of C")?;
     opcode.take("popc");
     let shape = Mma { rows, columns, depth, a, b, c, d, saturate };
+    let product = Sparse { shape };
+    let exists = if sparse { product.is_supported() } else { shape.is_supported() };
     let ordinary = orders == (Order::Rows, Order::Columns) || shape.is_quad_pair();
-    if !shape.is_supported() || !ordinary {
+    let is_double = a == Element::F64;
+    if !exists || !ordinary || rounding.is_some() && !is_double {
         return Err(Reason::unsupported("such a shape with such types"));
     }
-    super::expect_operands(operands, 4)?;
-    let counts = shape.registers();
-    let is_double = a == Element::F64;
+    super::expect_operands(operands, if sparse { 6 } else { 4 })?;
+    let form = if sparse {
+        MatrixShape::sparse(product)
+    } else {
+        MatrixShape::new(shape, orders, rounding.unwrap_or(Rounding::Nearest))
+    };
+    let counts = form.counts;
     let (width, ty) = if is_double { (Width::Wide, U64) } else { (Width::Narrow, U32) };
     let mut fields = Vec::new();
     for (index, (operand, count)) in operands.iter().zip([counts.d, counts.a, counts.b, counts.c]).enumerate() {
@@ -113,37 +129,79 @@ fn mma<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>
             fields.push(if index == 0 { body.destination(part, width)? } else { body.source(part, ty)? });
         }
     }
+    let mut selector = 0;
+    if sparse {
+        fields.push(body.source(&operands[4], U32)?);
+        selector = selector_of(&operands[5], product.selectors())?;
+    }
     let shapes = &mut body.builder.matrices;
-    let index = shapes.iter().position(|known| (known.shape, known.orders) == (shape, orders)).unwrap_or_else(|| {
-        shapes.push(MatrixShape::new(shape, orders));
+    let key = |form: &MatrixShape| (form.shape, form.orders, form.rounding, form.counts);
+    let index = shapes.iter().position(|known| key(known) == key(&form)).unwrap_or_else(|| {
+        shapes.push(form);
         shapes.len() - 1
     });
-    let run = if is_double { matrix::mma_double() } else { matrix::mma() };
+    let run = match (sparse, is_double) {
+        (true, _) => matrix::mma_sparse(),
+        (_, true) => matrix::mma_double(),
+        _ => matrix::mma(),
+    };
     let step = body.step(run, Class::Tensor, fields);
     step.listed = true;
     step.immediate = index as u64;
+    step.modifier = selector;
     step.tensor = Some((tensor(a), shape.operations(), false));
     Ok(())
 }
 
+/// The selector of a sparse product: a constant below `count`.
+fn selector_of(operand: &Operand<'_>, count: u32) -> Result<u32, Reason> {
+    match operand {
+        Operand::Integer(selector) if *selector < u64::from(count) => Ok(*selector as u32),
+        _ => Err(Reason::syntax(format!("expected a sparsity selector below {count}"))),
+    }
+}
+
 /// `wgmma.fence`, `.commit_group`, `.wait_group` and `.mma_async`.
 fn wgmma<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'a>]) -> Result<(), Reason> {
-    if opcode.choose(&[("fence", ()), ("commit_group", ()), ("wait_group", ())]).is_some() {
+    use crate::exec::in_flight::{commit_products, fence_products, wait_products};
+    let bookkeeping =
+        [("fence", act(fence_products)), ("commit_group", act(commit_products)), ("wait_group", act(wait_products))];
+    if let Some(run) = opcode.choose(&bookkeeping) {
         while opcode.choose(&[("sync", ()), ("aligned", ())]).is_some() {}
-        body.step(act(crate::exec::barrier::nothing), Class::Barrier, Vec::new());
+        let groups = match operands {
+            [] => 0,
+            [Operand::Integer(groups)] => *groups,
+            _ => return Err(Reason::syntax("expected a number of groups")),
+        };
+        body.step(run, Class::Barrier, Vec::new()).immediate = groups;
         return Ok(());
     }
-    for word in ["mma_async", "sync", "aligned"] {
+    required(opcode.choose(&[("mma_async", ())]), ".mma_async")?;
+    let sparse = take_sparse(opcode);
+    for word in ["sync", "aligned"] {
         required(opcode.choose(&[(word, ())]), word)?;
     }
     let [_, columns, depth] = required(opcode.find(sizes), "a shape")?;
     let saturate = opcode.take("satfinite");
     let d = required(opcode.choose(&SUMS), "a type of D")?;
-    let a = required(opcode.choose(&ELEMENTS), "a type of A")?;
-    let b = required(opcode.choose(&ELEMENTS), "a type of B")?;
+    let (a, b) = if opcode.take("b1") {
+        for word in ["b1", "and", "popc"] {
+            required(opcode.choose(&[(word, ())]), ".b1.b1.and.popc")?;
+        }
+        (Element::AndPopulation, Element::AndPopulation)
+    } else {
+        (required(opcode.choose(&ELEMENTS), "a type of A")?, required(opcode.choose(&ELEMENTS), "a type of B")?)
+    };
     let [Operand::Vector(sums), left, right, rest @ ..] = operands else {
         return Err(Reason::syntax("expected the registers of D, A and B"));
     };
+    let (metadata, rest) = match rest {
+        [metadata, selector, rest @ ..] if sparse => (Some((metadata, selector)), rest),
+        rest => (None, rest),
+    };
+    if sparse != metadata.is_some() {
+        return Err(Reason::syntax("expected metadata and a selector"));
+    }
     let from_registers = matches!(left, Operand::Vector(_));
     let (scale_d, flags) = match rest {
         [scale_d, flags @ ..] => (body.predicate(scale_d)?, flags),
@@ -159,14 +217,20 @@ fn wgmma<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'
     // Behind the two signs stand the orders, of A only where it is in shared memory.
     let (order_a, order_b) = if from_registers { (0, flag(2, 0)) } else { (flag(2, 0), flag(3, 0)) };
     let shape = Wgmma {
-        a: wgmma::Operand { element: a, major: major(order_a != 0), extent: 64 },
-        b: wgmma::Operand { element: b, major: major(order_b != 0), extent: columns },
+        a: wgmma::Operand { element: a, major: major(order_a != 0), extent: 64, depth_bytes: DEPTH_BYTES },
+        b: wgmma::Operand {
+            element: b,
+            major: major(order_b != 0),
+            extent: columns,
+            depth_bytes: if sparse { 2 * DEPTH_BYTES } else { DEPTH_BYTES },
+        },
         d,
         negate_a: flag(0, 1) < 0,
         negate_b: flag(1, 1) < 0,
         saturate,
+        sparse,
     };
-    if !shape.is_supported() || depth * b.width() != 256 {
+    if !shape.is_supported() || depth != shape.depth() {
         return Err(Reason::unsupported("such a shape with such types"));
     }
     if sums.len() != shape.registers() {
@@ -187,6 +251,11 @@ fn wgmma<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'
     }
     fields.push(body.source(right, U64)?);
     fields.push(scale_d);
+    let mut choice = 0;
+    if let Some((words, selector)) = metadata {
+        fields.push(body.source(words, U32)?);
+        choice = selector_of(selector, shape.selectors())?;
+    }
     let groups = &mut body.builder.groups;
     let group = GroupShape { shape, from_registers };
     let index = groups.iter().position(|known| *known == group).unwrap_or_else(|| {
@@ -196,6 +265,7 @@ fn wgmma<'a>(body: &mut Body<'_, 'a>, opcode: &Opcode<'a>, operands: &[Operand<'
     let step = body.step(matrix::wgmma(), Class::Tensor, fields);
     step.listed = true;
     step.immediate = index as u64;
+    step.modifier = choice;
     // A warp does a quarter.
     step.tensor = Some((tensor(a), shape.operations() / 4, true));
     Ok(())

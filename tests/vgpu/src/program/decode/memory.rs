@@ -47,6 +47,7 @@ pub(super) fn take_space(opcode: &Opcode<'_>) -> u32 {
 /// Takes away what orders accesses: whether they are strong, acquire or release, as in [`access`].
 pub(super) fn take_order(opcode: &Opcode<'_>, stores: bool) -> u32 {
     let both = access::ACQUIRE | access::RELEASE;
+    let relaxed = if opcode.has("relaxed") { access::RELAXED } else { 0 };
     let order = opcode.choose(&[
         // With a fence before or behind it, such an access releases or acquires too: it gets the benefit of the doubt.
         ("relaxed", if stores { access::RELEASE } else { access::ACQUIRE }),
@@ -54,8 +55,9 @@ pub(super) fn take_order(opcode: &Opcode<'_>, stores: bool) -> u32 {
         ("release", access::RELEASE),
         ("acq_rel", both),
     ]);
+    let volatile = if opcode.take("volatile") { access::RELAXED } else { 0 };
     drop_order(opcode);
-    order.map_or(0, |order| access::STRONG | order)
+    order.map_or(0, |order| access::STRONG | order) | relaxed | volatile
 }
 
 /// Drops what orders accesses and hints at caches.

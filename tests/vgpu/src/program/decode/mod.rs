@@ -13,6 +13,8 @@ mod matrix;
 mod memory;
 mod moves;
 mod special;
+mod tensor_object;
+mod video;
 mod warp;
 
 pub(super) use special::special_register;
@@ -88,13 +90,7 @@ fn unpack_mode(modifier: u32) -> Mode {
 /// The rounding in the low bits of a modifier.
 #[inline(always)]
 fn unpack_rounding(modifier: u32) -> Rounding {
-    match modifier & 7 {
-        0 => Rounding::Nearest,
-        1 => Rounding::Zero,
-        2 => Rounding::Down,
-        3 => Rounding::Up,
-        _ => Rounding::NearestAway,
-    }
+    Rounding::from_number(modifier & 7)
 }
 
 /// Decodes an instruction.
@@ -118,6 +114,8 @@ pub(super) fn instruction<'a>(
         fragment::decode,
         asynchronous::decode,
         control::decode,
+        tensor_object::decode,
+        video::decode,
     ];
     for family in families {
         if let Some(result) = family(body, opcode, operands) {

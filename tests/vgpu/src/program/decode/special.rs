@@ -56,11 +56,13 @@ pub(in crate::program) fn special_register(_body: &Body<'_, '_>, name: &str) -> 
         "total_smem_size" | "aggr_smem_size" => narrow(exec::shared_size(), 1),
         "cluster_ctarank" => narrow(exec::cluster_rank(), 0),
         "cluster_nctarank" => narrow(exec::cluster_rank(), 1),
-        "is_explicit_cluster" => None,
-        _ if name.starts_with("envreg") || name.starts_with("pm") => narrow(exec::zero(), 0),
-        "reserved_smem_offset_begin" | "reserved_smem_offset_end" | "reserved_smem_offset_cap" => {
-            narrow(exec::zero(), 0)
-        }
+        // Where the library of cooperative groups finds the words of its barrier, the upper half first.
+        "envreg1" | "envreg2" => narrow(exec::workspace(), u32::from(name == "envreg1")),
+        _ if name.starts_with("envreg") => narrow(exec::zero(), 0),
+        _ if name.starts_with("pm") && name.ends_with("_64") => wide(exec::zero64(), 0),
+        _ if name.starts_with("pm") => narrow(exec::zero(), 0),
+        "current_graph_exec" => wide(exec::zero64(), 0),
+        _ if name.starts_with("reserved_smem_offset_") => narrow(exec::zero(), 0),
         _ => None,
     }
 }

@@ -5,7 +5,7 @@
 
 use super::{NOTHING, U32, required};
 use crate::exec::barrier::{self, flag};
-use crate::exec::{Class, act, collective};
+use crate::exec::{Class, act, collective, in_flight};
 use crate::isa::exchange::Shuffle;
 use crate::program::draft::{Field, Width};
 use crate::program::function::{Body, Reason};
@@ -27,8 +27,16 @@ pub(super) fn decode<'a>(
         "activemask" => active_mask(body, opcode, operands),
         "bar" | "barrier" => barrier(body, opcode, operands),
         "membar" | "fence" | "griddepcontrol" => {
+            // Our memory keeps the order of the text: only what orders another proxy or other blocks is looked at.
+            let wide = opcode.find(|name| matches!(name, "gl" | "gpu" | "sys" | "cluster").then_some(())).is_some();
+            let proxy = opcode.take("proxy") && opcode.find(|name| name.starts_with("async").then_some(())).is_some();
             while opcode.first().is_some() {}
-            body.step(act(barrier::nothing), Class::Barrier, Vec::new());
+            let run = match (proxy, wide) {
+                (true, _) => act(in_flight::fence_proxy),
+                (_, true) => act(barrier::fence),
+                _ => act(barrier::nothing),
+            };
+            body.step(run, Class::Barrier, Vec::new());
             Ok(())
         }
         _ => return None,

@@ -6,6 +6,7 @@ cd "$(dirname "$0")"
 for source in *.cu; do
     case $source in
         transactions.cu) architecture=sm_90 ;;
+        hopper.cu) architecture=sm_90a ;;
         *) architecture=sm_80 ;;
     esac
     "${NVCC:-nvcc}" -ptx -arch=$architecture -lineinfo -std=c++17 -o "${source%.cu}.ptx" "$source"

@@ -165,3 +165,60 @@ __device__ void overlapping_blocks(int* a, int* b, int n) {
     }
 }
 PAIR(overlapping_blocks)
+
+// How many blocks have finished, and whether a message is there: for the faulty kernels and for the others.
+__device__ unsigned finished[2], arrived[2];
+
+// The last block sums what the others wrote; without a fence that may come after the word that says so.
+template <bool fixed>
+__device__ void last_block_without_fence(int* a, int* b, int n) {
+    if (threadIdx.x == 0) {
+        b[blockIdx.x] = a[blockIdx.x];
+        if (fixed) {
+            __threadfence();
+        }
+        if (atomicInc(&finished[fixed], gridDim.x - 1) == gridDim.x - 1) {
+            int sum = 0;
+            for (unsigned i = 0; i < gridDim.x; i++) {
+                sum += static_cast<volatile int*>(b)[i];  // fault: last_block_without_fence
+            }
+            b[gridDim.x] = sum;
+        }
+    }
+}
+PAIR(last_block_without_fence)
+
+// A block writes a message and then a flag, another one waits for the flag and reads the message.
+template <bool fixed>
+__device__ void message_without_fence(int* a, int* b, int n) {
+    int t = threadIdx.x;
+    if (blockIdx.x == 0) {
+        a[t] = 2 * t;
+        __syncthreads();
+        if (t == 0) {
+            if (fixed) {
+                __threadfence();
+            }
+            atomicExch(&arrived[fixed], 1);
+        }
+    } else {
+        if (t == 0) {
+            while (static_cast<volatile unsigned*>(arrived)[fixed] == 0) {
+            }
+            __threadfence();
+        }
+        __syncthreads();
+        b[t] = a[t];  // fault: message_without_fence
+    }
+}
+PAIR(message_without_fence)
+
+// Blocks have 31 bytes each, side by side within words; the faulty ones take one more.
+template <bool fixed>
+__device__ void byte_of_a_neighbour(int* a, int* b, int n) {
+    int t = threadIdx.x;
+    if (t < (fixed ? 31 : 32)) {
+        reinterpret_cast<signed char*>(b)[31 * blockIdx.x + t] = 1;  // fault: byte_of_a_neighbour
+    }
+}
+PAIR(byte_of_a_neighbour)
