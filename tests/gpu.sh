@@ -43,7 +43,7 @@ pack() {
     cargo build --release --workspace
     local target=${CARGO_TARGET_DIR:-target} list
     # One line of JSON per artefact; the test programs' names carry a hash.
-    list=$(cargo test --release --workspace --no-run --message-format=json 2>/dev/null)
+    list=$(cargo test --release --workspace --test ops --test jobs --no-run --message-format=json 2>/dev/null)
     rm -rf "$folder"
     mkdir -p "$folder/bin" "$folder/fixtures"
     cp "$target/release/deem" "$folder/bin/"
