@@ -52,7 +52,10 @@ fn streams_and_memory_are_shared() -> Result<(), Box<dyn Error>> {
     let y = DeviceBuffer::from_slice(&[0f32; 4])?;
     // SAFETY: as above.
     unsafe {
-        let (from, to) = (interop::view(&cx, x.as_device_ptr(), [4])?, interop::view_mut(&cx, y.as_device_ptr(), [4])?);
+        let (from, to) = (
+            interop::view::<f32>(&cx, x.as_device_ptr(), [4])?,
+            interop::view_mut::<f32>(&cx, y.as_device_ptr(), [4])?,
+        );
         activation::forward(&cx, Activation::Relu, from, to)?;
     }
     stream.synchronize()?;

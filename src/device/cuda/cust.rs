@@ -17,7 +17,7 @@
 //! // SAFETY: stream and buffers live longer than what is made of them, and the buffers have three elements.
 //! unsafe {
 //!     let cx = interop::context(0, &stream)?;
-//!     let (from, to) = (interop::view(&cx, x.as_device_ptr(), [3]), interop::view_mut(&cx, y.as_device_ptr(), [3]));
+//!     let (from, to) = (interop::view::<f32>(&cx, x.as_device_ptr(), [3]), interop::view_mut::<f32>(&cx, y.as_device_ptr(), [3]));
 //!     activation::forward(&cx, Activation::Relu, from?, to?)?;
 //! }
 //! stream.synchronize()?;
