@@ -94,6 +94,8 @@ template <class P, int LINES, bool ALONG, bool FIRST> struct Operand {
         } else {
             offset[0] = (slice * (16 * P::HALVES) + (FIRST ? eight + high * 8 : low)) * ROW_BYTES + line0 * 2 + (FIRST ? second : high) * 16;
         }
+        // Else parts that both operands share are added anew in each step.
+        for (uint32_t &at : offset) asm volatile("" : "+r"(at));
     }
 
     __device__ __forceinline__ void load(uint32_t (&r)[PARTS][4], uint32_t tile, int half) const {
