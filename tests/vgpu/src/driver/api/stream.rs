@@ -177,6 +177,12 @@ functions! {
         context.set(Handle::new(stream(handle)?.context()?.number))
     }
 
+    /// No stream belongs to a part of the device.
+    fn cuStreamGetCtx_v2 | cuStreamGetCtx_v2_ptsz(handle: StreamHandle, context: Out<Handle<Context>>, part: Out<u64>) {
+        part.set_if_wanted(0)?;
+        context.set(Handle::new(stream(handle)?.context()?.number))
+    }
+
     fn cuStreamGetDevice | cuStreamGetDevice_ptsz(handle: StreamHandle, device: Out<i32>) {
         stream(handle)?;
         device.set(0)

@@ -85,7 +85,7 @@ unsupported! {
     cuMemGetMemPool cuMemPrefetchBatchAsync cuMemRangeGetAttributes cuMemSetMemPool cuMemcpy3DBatchAsync
     cuMemcpy3DBatchAsync_v2 cuMemcpy3DWithAttributesAsync
     cuMemcpyWithAttributesAsync cuStreamBatchMemOp cuStreamBatchMemOp_v2 cuStreamBeginCaptureToCig
-    cuStreamBeginRecaptureToGraph cuStreamEndCaptureToCig cuStreamGetCtx_v2
+    cuStreamBeginRecaptureToGraph cuStreamEndCaptureToCig
     cuStreamWaitValue32 cuStreamWaitValue64 cuStreamWriteValue32 cuStreamWriteValue64
     cuTensorMapEncodeIm2colWide cuUserObjectCreate cuUserObjectRelease cuUserObjectRetain
 }
