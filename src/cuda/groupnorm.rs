@@ -20,11 +20,11 @@ const OP: &str = "groupnorm";
 fn groups_per_tile(channels: usize, groups: usize, pack: usize) -> Option<usize> {
     let width = channels / groups;
     let most = (256 * pack / width).min(groups);
-    if most == 0 || channels % pack != 0 {
+    if most == 0 || !channels.is_multiple_of(pack) {
         return None;
     }
     let even = groups.div_ceil(groups.div_ceil(most));
-    (even..=most).find(|count| count * width % pack == 0)
+    (even..=most).find(|count| (count * width).is_multiple_of(pack))
 }
 
 /// Sizes as kernels take them, and how the pixels are cut into slices: by the sizes alone.
