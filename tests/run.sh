@@ -70,14 +70,6 @@ step "build" cargo build --release --workspace
 [ -z "$toolkit" ] || step "machine code of the CUDA kernels: registers, spills, main loops" python3 tests/kernels.py
 # One selection of packages for build and tests: another would build the virtual GPU again.
 step "tests: deem, and the virtual GPU" cargo test --release --workspace
-# The crate cust links against a driver; the virtual GPU's is one.
-cust_on_the_virtual_gpu() {
-    local tree=$PWD/target/cust-toolkit name
-    mkdir -p "$tree/lib64"
-    for name in libcuda.so libcuda.so.1; do ln -sf "$PWD/target/release/libcuda.so" "$tree/lib64/$name"; done
-    CUDA_LIBRARY_PATH=$tree LD_LIBRARY_PATH=$tree/lib64 VGPU_CHECKS=all cargo test --release --no-default-features --features cust --test cust
-}
-step "the feature cust on the virtual GPU" cust_on_the_virtual_gpu
 # What a person carries to a real GPU, on the virtual one: packed, run from another folder, with a few ops.
 carried() {
     local folder
@@ -146,6 +138,15 @@ fi
 for set in best avx2 portable; do
     step "instruction set, DEEM_SIMD=$set" env DEEM_SIMD=$set cargo test --release --test ops which_machine -- --exact --nocapture
 done
+
+# The crate cust links against a driver; the virtual GPU's is one. Last of the builds: with other features it replaces the library.
+cust_on_the_virtual_gpu() {
+    local tree=$PWD/target/cust-toolkit name
+    mkdir -p "$tree/lib64"
+    for name in libcuda.so libcuda.so.1; do ln -sf "$PWD/target/release/libcuda.so" "$tree/lib64/$name"; done
+    CUDA_LIBRARY_PATH=$tree LD_LIBRARY_PATH=$tree/lib64 VGPU_CHECKS=all cargo test --release --no-default-features --features cust --test cust
+}
+step "the feature cust on the virtual GPU" cust_on_the_virtual_gpu
 
 echo
 echo "== summary"
