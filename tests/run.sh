@@ -115,8 +115,11 @@ EOF
     local said
     said=$(DEEM_CUDA_NVTX=1 LD_LIBRARY_PATH=$folder target/release/deem bench --device cuda --filter 'diffusion guide' --quiet 2>&1) || return
     rm "$folder"/libnvToolsExt*
-    DEEM_CUDA_NVTX=1 LD_LIBRARY_PATH=$folder target/release/deem bench --device cuda --filter rope --quiet 2>&1 | grep -q 'there is no libnvToolsExt.so.1' || return
+    # Without the library the program must fail, and say what is missing.
+    local missing
+    if missing=$(DEEM_CUDA_NVTX=1 LD_LIBRARY_PATH=$folder target/release/deem bench --device cuda --filter rope --quiet 2>&1); then return 1; fi
     rm -r "$folder"
+    grep 'there is no libnvToolsExt.so.1' <<<"$missing" || return
     grep -m1 '^range 0 diffusion$' <<<"$said" && grep -m1 '^ranges open at the end: 0$' <<<"$said"
 }
 step "NVTX ranges" ranges
