@@ -457,14 +457,6 @@ impl<A: Real> Grads<A> {
         Ok(Grads { table: table.clone(), flat: Buffer::zeros(cx, table.trainable_len)? })
     }
 
-    /// The same gradients in the memory of the context's device.
-    ///
-    /// # Errors
-    /// As [`Grads::on`].
-    pub fn moved(self, cx: &Context) -> Result<Self> {
-        Ok(Grads { table: self.table, flat: self.flat.on(cx)? })
-    }
-
     /// Gradients without memory, for a dry run.
     pub fn planned(table: &Arc<Table>) -> Self {
         Grads { table: table.clone(), flat: Buffer::Host(Vec::new()) }

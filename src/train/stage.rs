@@ -88,7 +88,7 @@ impl<E: Element> Stage<E> {
         Ok(Stage { kind: stage.kind, model: deem, params, grads, keep: Keep::All, weights, word_square: None })
     }
 
-    /// The same stage with everything in the memory of the context's device. What depends on frozen parameters alone is found now.
+    /// The same stage in the memory of the context's device, with zero gradients. What depends on frozen parameters alone is found now.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] and [`Error::Device`].
@@ -96,7 +96,8 @@ impl<E: Element> Stage<E> {
         if matches!(self.kind, StageKind::Alignment | StageKind::DiffusionPrior) {
             self.word_square()?;
         }
-        Ok(Stage { params: self.params.on(cx)?, grads: self.grads.moved(cx)?, ..self })
+        let grads = Grads::on(self.params.table(), cx)?;
+        Ok(Stage { params: self.params.on(cx)?, grads, ..self })
     }
 
     /// Adds the gradients of one batch; every random number follows from (seed, number of the batch). Returns the losses by name; nothing is read from a
