@@ -70,59 +70,9 @@ step "build" cargo build --release --workspace
 [ -z "$toolkit" ] || step "machine code of the CUDA kernels: registers, spills, main loops" python3 tests/kernels.py
 # One selection of packages for build and tests: another would build the virtual GPU again.
 step "tests: deem, and the virtual GPU" cargo test --release --workspace
-# What a person carries to a real GPU, on the virtual one: packed, run from another folder, with a few ops.
-carried() {
-    local folder
-    folder=$(mktemp -d)
-    bash tests/gpu.sh pack "$folder/packed" || return
-    mkdir -p "$folder/driver"
-    ln -s "$PWD/target/release/libcuda.so" "$folder/driver/libcuda.so.1"
-    local status=0
-    (cd "$folder" && LD_LIBRARY_PATH=$folder/driver packed/gpu.sh run --ops activation --filter activation) || status=$?
-    grep -q '"virtual": true' "$folder"/packed/record/*.json && grep -q '"bench_bf16"' "$folder"/packed/record/*.json || status=1
-    python3 -m json.tool "$folder"/packed/record/*.json >/dev/null || status=1
-    rm -rf "$folder"
-    return $status
-}
-if command -v python3 >/dev/null; then step "tests/gpu.sh, packed, on the virtual GPU" carried; fi
-# Machine code is preferred where it fits; the virtual GPU takes none, so that the program falls back to PTX and says so.
-machine_code() {
-    local folder
-    folder=$(mktemp -d)
-    target/toolkit/bin/nvcc -std=c++17 -O3 -Icuda -Iffi -arch=sm_80 -cubin -o "$folder/activation.sm_80.cubin" cuda/activation.cu || return
-    mkdir "$folder/driver"
-    ln -s "$PWD/target/release/libcuda.so" "$folder/driver/libcuda.so.1"
-    local said
-    said=$(VGPU_MACHINE=a100 LD_LIBRARY_PATH=$folder/driver DEEM_CUDA_KERNELS=$folder target/release/deem bench --device cuda --filter activation --json) || return
-    rm -rf "$folder"
-    grep 'PTX for sm_80 (machine code for sm_80 refused' <<<"$said"
-}
-[ -z "$toolkit" ] || step "machine code, refused by the virtual GPU" machine_code
-# A library in the place of NVIDIA's, that prints what it is told: ranges lie in each other, and all of them end.
-ranges() {
-    local folder
-    folder=$(mktemp -d)
-    cat >"$folder/nvtx.c" <<'EOF'
-#include <stdio.h>
-static int depth;
-int nvtxRangePushA(const char *name) { fprintf(stderr, "range %d %s\n", depth, name); return depth++; }
-int nvtxRangePop(void) { return --depth; }
-__attribute__((destructor)) static void end(void) { fprintf(stderr, "ranges open at the end: %d\n", depth); }
-EOF
-    cc -shared -fPIC -o "$folder/libnvToolsExt.so.1" "$folder/nvtx.c" || return
-    ln -s libnvToolsExt.so.1 "$folder/libnvToolsExt.so"
-    ln -s "$PWD/target/release/libcuda.so" "$folder/libcuda.so.1"
-    local said
-    said=$(DEEM_CUDA_NVTX=1 LD_LIBRARY_PATH=$folder target/release/deem bench --device cuda --filter 'diffusion guide' --quiet 2>&1) || return
-    rm "$folder"/libnvToolsExt*
-    # Without the library the program must fail, and say what is missing.
-    local missing
-    if missing=$(DEEM_CUDA_NVTX=1 LD_LIBRARY_PATH=$folder target/release/deem bench --device cuda --filter rope --quiet 2>&1); then return 1; fi
-    rm -r "$folder"
-    grep 'there is no libnvToolsExt.so.1' <<<"$missing" || return
-    grep -m1 '^range 0 diffusion$' <<<"$said" && grep -m1 '^ranges open at the end: 0$' <<<"$said"
-}
-step "NVTX ranges" ranges
+if command -v python3 >/dev/null; then step "tests/gpu.sh, packed, on the virtual GPU" bash tests/steps/carried.sh; fi
+[ -z "$toolkit" ] || step "machine code, refused by the virtual GPU" bash tests/steps/machine_code.sh
+step "NVTX ranges" bash tests/steps/ranges.sh
 step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --release --workspace
 for set in avx2 portable; do
     # The CUDA kernels know nothing of it.
@@ -142,14 +92,8 @@ for set in best avx2 portable; do
     step "instruction set, DEEM_SIMD=$set" env DEEM_SIMD=$set cargo test --release --test ops which_machine -- --exact --nocapture
 done
 
-# The crate cust links against a driver; the virtual GPU's is one. Last of the builds: with other features it replaces the library.
-cust_on_the_virtual_gpu() {
-    local tree=$PWD/target/cust-toolkit name
-    mkdir -p "$tree/lib64"
-    for name in libcuda.so libcuda.so.1; do ln -sf "$PWD/target/release/libcuda.so" "$tree/lib64/$name"; done
-    CUDA_LIBRARY_PATH=$tree LD_LIBRARY_PATH=$tree/lib64 VGPU_CHECKS=all cargo test --release --no-default-features --features cust --test cust
-}
-step "the feature cust on the virtual GPU" cust_on_the_virtual_gpu
+# Last of the builds: with other features it replaces the library.
+step "the feature cust on the virtual GPU" bash tests/steps/cust.sh
 
 echo
 echo "== summary"
