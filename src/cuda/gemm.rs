@@ -30,12 +30,19 @@ enum Variant {
     /// The same in tiles of 32 x 32, whose two halves along k are summed by different warps.
     Sliced,
     /// bf16 by warpgroups (Hopper).
-    Warpgroup(&'static Tensor),
+    Warpgroup(&'static WarpgroupTile),
+}
+
+/// The names of a kernel's three forms, in the order NT, NN, TN.
+macro_rules! forms {
+    ($kernel:expr, $dtype:expr) => {
+        [concat!($kernel, "_nt_", $dtype), concat!($kernel, "_nn_", $dtype), concat!($kernel, "_tn_", $dtype)]
+    };
 }
 
 /// A kernel of warpgroups: its tile of C, and how long it takes, in cycles as the model of the virtual GPU counts them.
 #[derive(Debug, PartialEq, Eq)]
-struct Tensor {
+struct WarpgroupTile {
     kernels: [&'static str; 3],
     rows: usize,
     cols: usize,
@@ -49,67 +56,30 @@ struct Tensor {
     wave: [usize; 2],
 }
 
+macro_rules! warpgroup_tile {
+    ($rows:literal x $cols:literal, $stages:literal of $depth:literal, $resident:literal, $round:expr, $wave:expr) => {
+        WarpgroupTile {
+            kernels: forms!(concat!("gemm_forward_wgmma_", $rows, "x", $cols), "bf16"),
+            rows: $rows,
+            cols: $cols,
+            stages: $stages,
+            depth: $depth,
+            resident: $resident,
+            round: $round,
+            wave: $wave,
+        }
+    };
+}
+
 /// The kernels of warpgroups, the largest tile first.
-static TENSORS: [Tensor; 4] = [
-    Tensor {
-        kernels: [
-            "gemm_forward_wgmma_128x256_nt_bf16",
-            "gemm_forward_wgmma_128x256_nn_bf16",
-            "gemm_forward_wgmma_128x256_tn_bf16",
-        ],
-        rows: 128,
-        cols: 256,
-        stages: 4,
-        depth: 1,
-        resident: 1,
-        round: [1720, 550],
-        wave: [430, 2000],
-    },
-    Tensor {
-        kernels: [
-            "gemm_forward_wgmma_128x128_nt_bf16",
-            "gemm_forward_wgmma_128x128_nn_bf16",
-            "gemm_forward_wgmma_128x128_tn_bf16",
-        ],
-        rows: 128,
-        cols: 128,
-        stages: 3,
-        depth: 2,
-        resident: 1,
-        round: [930, 370],
-        wave: [300, 1300],
-    },
-    Tensor {
-        kernels: [
-            "gemm_forward_wgmma_128x64_nt_bf16",
-            "gemm_forward_wgmma_128x64_nn_bf16",
-            "gemm_forward_wgmma_128x64_tn_bf16",
-        ],
-        rows: 128,
-        cols: 64,
-        stages: 3,
-        depth: 2,
-        resident: 1,
-        round: [536, 180],
-        wave: [290, 930],
-    },
-    Tensor {
-        kernels: [
-            "gemm_forward_wgmma_64x64_nt_bf16",
-            "gemm_forward_wgmma_64x64_nn_bf16",
-            "gemm_forward_wgmma_64x64_tn_bf16",
-        ],
-        rows: 64,
-        cols: 64,
-        stages: 3,
-        depth: 2,
-        resident: 2,
-        round: [265, 100],
-        wave: [280, 970],
-    },
+static WARPGROUP_TILES: [WarpgroupTile; 4] = [
+    warpgroup_tile!(128 x 256, 4 of 1, 1, [1720, 550], [430, 2000]),
+    warpgroup_tile!(128 x 128, 3 of 2, 1, [930, 370], [300, 1300]),
+    warpgroup_tile!(128 x 64, 3 of 2, 1, [536, 180], [290, 930]),
+    warpgroup_tile!(64 x 64, 3 of 2, 2, [265, 100], [280, 970]),
 ];
 
-impl Tensor {
+impl WarpgroupTile {
     /// `TensorProduct::SHARED_BYTES` in `cuda/common/warpgroup_product.cuh`: stages of tiles, a slab of sums for each warp, barriers.
     fn shared_bytes(&self) -> u32 {
         let bytes = 1024 + self.stages * self.depth * (self.rows + self.cols) * 128 + self.rows / 16 * 2560;
@@ -130,9 +100,9 @@ impl Tensor {
     }
 
     /// The cheapest kernel.
-    fn pick(batch: usize, sizes: Sizes, multiprocessors: usize) -> &'static Tensor {
-        let [first, others @ ..] = &TENSORS;
-        let cost = |tensor: &Tensor| tensor.cost(batch, sizes, multiprocessors);
+    fn pick(batch: usize, sizes: Sizes, multiprocessors: usize) -> &'static WarpgroupTile {
+        let [first, others @ ..] = &WARPGROUP_TILES;
+        let cost = |tile: &WarpgroupTile| tile.cost(batch, sizes, multiprocessors);
         others.iter().fold(first, |best, other| if cost(other) < cost(best) { other } else { best })
     }
 }
@@ -198,7 +168,7 @@ fn pick_variant(
         _ => return Variant::Plain,
     }
     if k > 0 && has_warpgroups(capability) {
-        return Variant::Warpgroup(Tensor::pick(batch, sizes, multiprocessors));
+        return Variant::Warpgroup(WarpgroupTile::pick(batch, sizes, multiprocessors));
     }
     let small = |splits| (cost_of_small(1, sizes, splits, multiprocessors), Variant::Small { splits });
     let sliced = (cost_of_sliced(sizes, multiprocessors), Variant::Sliced);
@@ -268,23 +238,11 @@ pub(crate) fn forward<E: Element, O: Element<Acc = E::Acc>>(
     let variant = pick_variant(E::DTYPE, form, batch, (m, n, k), aligned(&pointers), cx.capability());
     let (kernel, tile, threads, shared_bytes) = match variant {
         Variant::Plain => (plain, 64, 256, 0),
-        Variant::Tile => {
-            let kernels = ["gemm_forward_tile_nt_f32", "gemm_forward_tile_nn_f32", "gemm_forward_tile_tn_f32"];
-            (name(kernels), 128, 256, 0)
-        }
-        Variant::Mma => {
-            let kernels = ["gemm_forward_mma_nt_bf16", "gemm_forward_mma_nn_bf16", "gemm_forward_mma_tn_bf16"];
-            (name(kernels), 128, 256, MMA_SHARED_BYTES)
-        }
-        Variant::Small { .. } => {
-            let kernels = ["gemm_forward_small_nt_bf16", "gemm_forward_small_nn_bf16", "gemm_forward_small_tn_bf16"];
-            (name(kernels), 64, 128, mma_shared_bytes(64, 64, 3))
-        }
-        Variant::Sliced => {
-            let kernels = ["gemm_forward_sliced_nt_bf16", "gemm_forward_sliced_nn_bf16", "gemm_forward_sliced_tn_bf16"];
-            (name(kernels), 32, 128, mma_shared_bytes(32, 64, 3))
-        }
-        Variant::Warpgroup(tensor) => return warpgroups(cx, tensor, name(tensor.kernels), form, params),
+        Variant::Tile => (name(forms!("gemm_forward_tile", "f32")), 128, 256, 0),
+        Variant::Mma => (name(forms!("gemm_forward_mma", "bf16")), 128, 256, MMA_SHARED_BYTES),
+        Variant::Small { .. } => (name(forms!("gemm_forward_small", "bf16")), 64, 128, mma_shared_bytes(64, 64, 3)),
+        Variant::Sliced => (name(forms!("gemm_forward_sliced", "bf16")), 32, 128, mma_shared_bytes(32, 64, 3)),
+        Variant::Warpgroup(tile) => return warpgroups(cx, tile, name(tile.kernels), form, params),
     };
     let mut partial = None;
     if let Variant::Small { splits: splits @ 2.. } = variant {
@@ -307,22 +265,28 @@ pub(crate) fn forward<E: Element, O: Element<Acc = E::Acc>>(
 }
 
 /// The launch of a kernel of warpgroups.
-fn warpgroups(cx: &Context, tensor: &Tensor, kernel: &'static str, form: Form, gemm: DeemGemmForward) -> Result<()> {
+fn warpgroups(
+    cx: &Context,
+    tile: &WarpgroupTile,
+    kernel: &'static str,
+    form: Form,
+    gemm: DeemGemmForward,
+) -> Result<()> {
     let [batch, m, n, k] = [gemm.batch, gemm.m, gemm.n, gemm.k].map(|size| size as usize);
     // Rows along k come in boxes of as many lines as the tile has, rows across in boxes of 64 terms.
-    let map = |matrix, lines, tile, along| match along {
-        true => tensor_map::rows(cx, OP, matrix, [batch, lines, k], tile as u32),
+    let map = |matrix, lines, tile_lines, along| match along {
+        true => tensor_map::rows(cx, OP, matrix, [batch, lines, k], tile_lines as u32),
         false => tensor_map::rows(cx, OP, matrix, [batch, k, lines], 64),
     };
     let params = DeemGemmTensorForward {
-        a_map: map(gemm.a, m, tensor.rows, form != Form::Tn)?,
-        b_map: map(gemm.b, n, tensor.cols, form == Form::Nt)?,
+        a_map: map(gemm.a, m, tile.rows, form != Form::Tn)?,
+        b_map: map(gemm.b, n, tile.cols, form == Form::Nt)?,
         gemm,
         padding: [0],
     };
-    let tiles = Geometry::linear(OP, m.div_ceil(tensor.rows) * n.div_ceil(tensor.cols), tensor.threads())?;
+    let tiles = Geometry::linear(OP, m.div_ceil(tile.rows) * n.div_ceil(tile.cols), tile.threads())?;
     let blocks = [tiles.blocks[0], batch.min(65535) as u32, 1];
-    let geometry = Geometry { blocks, ..tiles }.with_shared_bytes(tensor.shared_bytes());
+    let geometry = Geometry { blocks, ..tiles }.with_shared_bytes(tile.shared_bytes());
     // SAFETY: the kernel's own struct, with arrays of the shapes that it and its maps name.
     unsafe { cx.launch(OP, kernel, geometry, &params) }
 }
@@ -345,7 +309,7 @@ mod tests {
     #[test]
     fn warpgroups_by_sizes() {
         let pick = |m, n, k| match pick_variant(DType::Bf16, Form::Nt, 1, (m, n, k), true, HOPPER) {
-            Variant::Warpgroup(tensor) => (tensor.rows, tensor.cols),
+            Variant::Warpgroup(tile) => (tile.rows, tile.cols),
             other => panic!("{other:?}"),
         };
         assert_eq!(pick(4096, 1024, 1024), (128, 256));
@@ -358,7 +322,7 @@ mod tests {
         let newer = Some(Capability { major: 10, minor: 0 });
         assert!(!matches!(other((64, 64, 64), newer), Variant::Warpgroup(_)));
         // What a block of an H100 may have.
-        assert!(TENSORS.iter().all(|tensor| tensor.shared_bytes() <= 227 << 10));
+        assert!(WARPGROUP_TILES.iter().all(|tile| tile.shared_bytes() <= 227 << 10));
     }
 
     #[test]
