@@ -49,15 +49,15 @@ template <class E, class P> struct PatchLines {
     const P &p;
 
     __device__ Line line(int64_t row) const {
-        const Pixel at = pixel_of(row, p.oh, p.ow);
-        return {at.b, at.i * p.stride - p.top, at.j * p.stride - p.left};
+        const Pixel at = pixel_of(row, p.sizes.oh, p.sizes.ow);
+        return {at.b, at.i * p.sizes.stride - p.sizes.top, at.j * p.sizes.stride - p.sizes.left};
     }
 
     __device__ float at(Line line, int64_t k) const {
-        const int32_t tap = static_cast<int32_t>(k) / p.i, c = static_cast<int32_t>(k) - tap * p.i;
-        const int32_t h = line.i + tap / p.kw, w = line.j + tap % p.kw;
-        if (h < 0 || h >= p.h || w < 0 || w >= p.w_pixels) return 0.f;
-        return E::load(static_cast<const typename E::Stored *>(p.x) + ((line.b * p.h + h) * p.w_pixels + w) * p.i + c);
+        const int32_t tap = static_cast<int32_t>(k) / p.sizes.i, c = static_cast<int32_t>(k) - tap * p.sizes.i;
+        const int32_t h = line.i + tap / p.sizes.kw, w = line.j + tap % p.sizes.kw;
+        if (h < 0 || h >= p.sizes.h || w < 0 || w >= p.sizes.w_pixels) return 0.f;
+        return E::load(static_cast<const typename E::Stored *>(p.x) + ((line.b * p.sizes.h + h) * p.sizes.w_pixels + w) * p.sizes.i + c);
     }
 };
 
@@ -70,15 +70,15 @@ template <class E> struct PatchColumns {
     const DeemConv2dBackwardWeight &p;
 
     __device__ Line line(int64_t column) const {
-        const int32_t tap = static_cast<int32_t>(column) / p.i;
-        return {tap / p.kw - p.top, tap % p.kw - p.left, static_cast<int32_t>(column) - tap * p.i};
+        const int32_t tap = static_cast<int32_t>(column) / p.sizes.i;
+        return {tap / p.sizes.kw - p.sizes.top, tap % p.sizes.kw - p.sizes.left, static_cast<int32_t>(column) - tap * p.sizes.i};
     }
 
     __device__ float at(Line line, int64_t k) const {
-        const Pixel at = pixel_of(k, p.oh, p.ow);
-        const int32_t h = at.i * p.stride + line.u, w = at.j * p.stride + line.v;
-        if (h < 0 || h >= p.h || w < 0 || w >= p.w_pixels) return 0.f;
-        return E::load(static_cast<const typename E::Stored *>(p.x) + ((at.b * p.h + h) * p.w_pixels + w) * p.i + line.c);
+        const Pixel at = pixel_of(k, p.sizes.oh, p.sizes.ow);
+        const int32_t h = at.i * p.sizes.stride + line.u, w = at.j * p.sizes.stride + line.v;
+        if (h < 0 || h >= p.sizes.h || w < 0 || w >= p.sizes.w_pixels) return 0.f;
+        return E::load(static_cast<const typename E::Stored *>(p.x) + ((at.b * p.sizes.h + h) * p.sizes.w_pixels + w) * p.sizes.i + line.c);
     }
 };
 
@@ -89,17 +89,17 @@ template <class E> struct ReachingLines {
     const DeemConv2dBackwardInput &p;
 
     __device__ Line line(int64_t row) const {
-        const Pixel at = pixel_of(row, p.h, p.w_pixels);
-        return {at.b, at.i + p.top, at.j + p.left};
+        const Pixel at = pixel_of(row, p.sizes.h, p.sizes.w_pixels);
+        return {at.b, at.i + p.sizes.top, at.j + p.sizes.left};
     }
 
     __device__ float at(Line line, int64_t k) const {
-        const int32_t tap = static_cast<int32_t>(k) / p.o, o = static_cast<int32_t>(k) - tap * p.o;
-        const int32_t y = line.i - tap / p.kw, x = line.j - tap % p.kw;
-        if (y < 0 || x < 0 || y % p.stride != 0 || x % p.stride != 0) return 0.f;
-        const int32_t i = y / p.stride, j = x / p.stride;
-        if (i >= p.oh || j >= p.ow) return 0.f;
-        return E::load(static_cast<const typename E::Stored *>(p.dy) + ((line.b * p.oh + i) * p.ow + j) * p.o + o);
+        const int32_t tap = static_cast<int32_t>(k) / p.sizes.o, o = static_cast<int32_t>(k) - tap * p.sizes.o;
+        const int32_t y = line.i - tap / p.sizes.kw, x = line.j - tap % p.sizes.kw;
+        if (y < 0 || x < 0 || y % p.sizes.stride != 0 || x % p.sizes.stride != 0) return 0.f;
+        const int32_t i = y / p.sizes.stride, j = x / p.sizes.stride;
+        if (i >= p.sizes.oh || j >= p.sizes.ow) return 0.f;
+        return E::load(static_cast<const typename E::Stored *>(p.dy) + ((line.b * p.sizes.oh + i) * p.sizes.ow + j) * p.sizes.o + o);
     }
 };
 
@@ -120,8 +120,8 @@ template <class E> struct WeightColumns {
     const DeemConv2dBackwardInput &p;
     __device__ Line line(int64_t c) const { return c; }
     __device__ float at(Line line, int64_t k) const {
-        const int32_t tap = static_cast<int32_t>(k) / p.o, o = static_cast<int32_t>(k) - tap * p.o;
-        return E::load(static_cast<const typename E::Stored *>(p.w) + (static_cast<int64_t>(o) * p.kh * p.kw + tap) * p.i + line);
+        const int32_t tap = static_cast<int32_t>(k) / p.sizes.o, o = static_cast<int32_t>(k) - tap * p.sizes.o;
+        return E::load(static_cast<const typename E::Stored *>(p.w) + (static_cast<int64_t>(o) * p.sizes.kh * p.sizes.kw + tap) * p.sizes.i + line);
     }
 };
 
@@ -141,22 +141,22 @@ template <class E> struct ForwardSink {
     const DeemConv2dForward &p;
 
     __device__ void operator()(int64_t row, int64_t o, float4 x) const {
-        if (row >= p.batch * p.oh * p.ow || o >= p.o) return;
+        if (row >= p.sizes.batch * p.sizes.oh * p.sizes.ow || o >= p.sizes.o) return;
         const auto add = [&](const void *from, int64_t at) {
             const float4 y = E::load4(static_cast<const Stored *>(from) + at);
             x = make_float4(x.x + y.x, x.y + y.y, x.z + y.z, x.w + y.w);
         };
         if (p.bias) add(p.bias, o);
-        if (p.per_image) add(p.per_image, row / (static_cast<int64_t>(p.oh) * p.ow) * p.o + o);
-        if (p.residual) add(p.residual, row * p.o + o);
-        E::store4(static_cast<Stored *>(p.y) + row * p.o + o, x);
+        if (p.per_image) add(p.per_image, row / (static_cast<int64_t>(p.sizes.oh) * p.sizes.ow) * p.sizes.o + o);
+        if (p.residual) add(p.residual, row * p.sizes.o + o);
+        E::store4(static_cast<Stored *>(p.y) + row * p.sizes.o + o, x);
     }
 
     __device__ void operator()(int64_t row, int64_t o, float sum) const {
         if (p.bias) sum += E::load(static_cast<const Stored *>(p.bias) + o);
-        if (p.per_image) sum += E::load(static_cast<const Stored *>(p.per_image) + row / (static_cast<int64_t>(p.oh) * p.ow) * p.o + o);
-        if (p.residual) sum += E::load(static_cast<const Stored *>(p.residual) + row * p.o + o);
-        E::store(static_cast<Stored *>(p.y) + row * p.o + o, sum);
+        if (p.per_image) sum += E::load(static_cast<const Stored *>(p.per_image) + row / (static_cast<int64_t>(p.sizes.oh) * p.sizes.ow) * p.sizes.o + o);
+        if (p.residual) sum += E::load(static_cast<const Stored *>(p.residual) + row * p.sizes.o + o);
+        E::store(static_cast<Stored *>(p.y) + row * p.sizes.o + o, sum);
     }
 };
 
@@ -171,30 +171,30 @@ template <class E, bool ADD> struct PlainSink {
 };
 
 template <class E> __device__ __forceinline__ void forward_plain(const DeemConv2dForward &p) {
-    const int64_t m = p.batch * p.oh * p.ow, k = static_cast<int64_t>(p.kh) * p.kw * p.i;
+    const int64_t m = p.sizes.batch * p.sizes.oh * p.sizes.ow, k = static_cast<int64_t>(p.sizes.kh) * p.sizes.kw * p.sizes.i;
     int64_t row0, col0;
-    place_of_tile<SIMT_TILE, SIMT_TILE>(m, p.o, row0, col0);
-    simt_tile(PatchLines<E, DeemConv2dForward>{p}, WeightLines<E>{static_cast<const typename E::Stored *>(p.w), k}, ForwardSink<E>{p}, m, p.o, k, row0, col0);
+    place_of_tile<SIMT_TILE, SIMT_TILE>(m, p.sizes.o, row0, col0);
+    simt_tile(PatchLines<E, DeemConv2dForward>{p}, WeightLines<E>{static_cast<const typename E::Stored *>(p.w), k}, ForwardSink<E>{p}, m, p.sizes.o, k, row0, col0);
 }
 
 extern "C" __global__ void __launch_bounds__(SIMT_THREADS, 1) conv2d_forward_f32(const __grid_constant__ DeemConv2dForward p) { forward_plain<F32>(p); }
 extern "C" __global__ void __launch_bounds__(SIMT_THREADS, 1) conv2d_forward_bf16(const __grid_constant__ DeemConv2dForward p) { forward_plain<Bf16>(p); }
 
 template <class E> __device__ __forceinline__ void backward_input_plain(const DeemConv2dBackwardInput &p) {
-    const int64_t m = p.batch * p.h * p.w_pixels, k = static_cast<int64_t>(p.kh) * p.kw * p.o;
+    const int64_t m = p.sizes.batch * p.sizes.h * p.sizes.w_pixels, k = static_cast<int64_t>(p.sizes.kh) * p.sizes.kw * p.sizes.o;
     int64_t row0, col0;
-    place_of_tile<SIMT_TILE, SIMT_TILE>(m, p.i, row0, col0);
-    simt_tile(ReachingLines<E>{p}, WeightColumns<E>{p}, PlainSink<E, false>{static_cast<typename E::Stored *>(p.dx), p.i}, m, p.i, k, row0, col0);
+    place_of_tile<SIMT_TILE, SIMT_TILE>(m, p.sizes.i, row0, col0);
+    simt_tile(ReachingLines<E>{p}, WeightColumns<E>{p}, PlainSink<E, false>{static_cast<typename E::Stored *>(p.dx), p.sizes.i}, m, p.sizes.i, k, row0, col0);
 }
 
 extern "C" __global__ void __launch_bounds__(SIMT_THREADS, 1) conv2d_backward_input_f32(const __grid_constant__ DeemConv2dBackwardInput p) { backward_input_plain<F32>(p); }
 extern "C" __global__ void __launch_bounds__(SIMT_THREADS, 1) conv2d_backward_input_bf16(const __grid_constant__ DeemConv2dBackwardInput p) { backward_input_plain<Bf16>(p); }
 
 template <class E> __device__ __forceinline__ void backward_weight_plain(const DeemConv2dBackwardWeight &p) {
-    const int64_t n = static_cast<int64_t>(p.kh) * p.kw * p.i, k = p.batch * p.oh * p.ow;
+    const int64_t n = static_cast<int64_t>(p.sizes.kh) * p.sizes.kw * p.sizes.i, k = p.sizes.batch * p.sizes.oh * p.sizes.ow;
     int64_t row0, col0;
-    place_of_tile<SIMT_TILE, SIMT_TILE>(p.o, n, row0, col0);
-    simt_tile(PixelColumns<E>{static_cast<const typename E::Stored *>(p.dy), p.o}, PatchColumns<E>{p}, PlainSink<F32, true>{static_cast<float *>(p.dw), n}, p.o, n, k,
+    place_of_tile<SIMT_TILE, SIMT_TILE>(p.sizes.o, n, row0, col0);
+    simt_tile(PixelColumns<E>{static_cast<const typename E::Stored *>(p.dy), p.sizes.o}, PatchColumns<E>{p}, PlainSink<F32, true>{static_cast<float *>(p.dw), n}, p.sizes.o, n, k,
               row0, col0);
 }
 
@@ -277,27 +277,27 @@ using FfmaPatches = PatchPieces<F32, FFMA_PIECES, 64, 4>;
 
 /// Patches of a forward's input.
 template <class Source, class P> __device__ __forceinline__ Source patches_of(const P &p, int64_t row0) {
-    return Source({p.batch * p.oh * p.ow, p.oh, p.ow, p.stride, -p.top, -p.left}, {static_cast<const typename Source::Stored *>(p.x), p.h, p.w_pixels, p.i}, p.kh, p.kw, 1, row0);
+    return Source({p.sizes.batch * p.sizes.oh * p.sizes.ow, p.sizes.oh, p.sizes.ow, p.sizes.stride, -p.sizes.top, -p.sizes.left}, {static_cast<const typename Source::Stored *>(p.x), p.sizes.h, p.sizes.w_pixels, p.sizes.i}, p.sizes.kh, p.sizes.kw, 1, row0);
 }
 
 extern "C" __global__ void __launch_bounds__(MMA_THREADS, 1) conv2d_forward_mma_bf16(const __grid_constant__ DeemConv2dForward p) {
     extern __shared__ __align__(128) uint8_t shared[];
-    const int64_t k = static_cast<int64_t>(p.kh) * p.kw * p.i;
+    const int64_t k = static_cast<int64_t>(p.sizes.kh) * p.sizes.kw * p.sizes.i;
     int64_t row0, col0;
-    place_of_tile<MMA_TILE, MMA_TILE>(p.batch * p.oh * p.ow, p.o, row0, col0);
+    place_of_tile<MMA_TILE, MMA_TILE>(p.sizes.batch * p.sizes.oh * p.sizes.ow, p.sizes.o, row0, col0);
     MmaPatches a = patches_of<MmaPatches>(p, row0);
-    RowsAlong<MMA_TILE> b(static_cast<const uint16_t *>(p.w), p.o, k, col0);
+    RowsAlong<MMA_TILE> b(static_cast<const uint16_t *>(p.w), p.sizes.o, k, col0);
     float sums[4][8][4] = {};
     mma_tile<Bf16, MMA_TILE>(a, b, static_cast<int>(k / MMA_K), shared_address(shared), sums);
     mma_store<MMA_TILE>(reinterpret_cast<float *>(shared), sums, row0, col0, ForwardSink<Bf16>{p});
 }
 
 extern "C" __global__ void __launch_bounds__(FFMA_THREADS, 1) conv2d_forward_tile_f32(const __grid_constant__ DeemConv2dForward p) {
-    const int64_t k = static_cast<int64_t>(p.kh) * p.kw * p.i;
+    const int64_t k = static_cast<int64_t>(p.sizes.kh) * p.sizes.kw * p.sizes.i;
     int64_t row0, col0;
-    place_of_tile<FFMA_TILE, FFMA_TILE>(p.batch * p.oh * p.ow, p.o, row0, col0);
+    place_of_tile<FFMA_TILE, FFMA_TILE>(p.sizes.batch * p.sizes.oh * p.sizes.ow, p.sizes.o, row0, col0);
     FfmaPatches a = patches_of<FfmaPatches>(p, row0);
-    LinesAlong b(static_cast<const float *>(p.w), p.o, k, col0);
+    LinesAlong b(static_cast<const float *>(p.w), p.sizes.o, k, col0);
     ffma_tile(a, b, static_cast<int>(k / FFMA_K), row0, col0, ForwardSink<F32>{p});
 }
 
@@ -327,15 +327,15 @@ template <class E, int COUNT, int STEP, int PIECE, int DEPTH> struct WeightPiece
 
     __device__ __forceinline__ WeightPieces(const DeemConv2dBackwardInput &p, const Phase &down, const Phase &right, int64_t col0) {
         constexpr int PER_ROW = 128 / PIECE;
-        row = static_cast<int64_t>(p.kh) * p.kw * p.i;
-        outputs = p.o;
+        row = static_cast<int64_t>(p.sizes.kh) * p.sizes.kw * p.sizes.i;
+        outputs = p.sizes.o;
         taps_across = right.taps;
         taps = down.taps * right.taps;
-        tap_jump = static_cast<int64_t>(p.stride) * p.i - p.o * row;
-        line_jump = static_cast<int64_t>(p.stride) * (p.kw - right.taps) * p.i;
+        tap_jump = static_cast<int64_t>(p.sizes.stride) * p.sizes.i - p.sizes.o * row;
+        line_jump = static_cast<int64_t>(p.sizes.stride) * (p.sizes.kw - right.taps) * p.sizes.i;
         const int64_t c = col0 + threadIdx.x % PER_ROW * PIECE;
-        exists = c < p.i;
-        from = static_cast<const Stored *>(p.w) + threadIdx.x / PER_ROW * row + (static_cast<int64_t>(down.first) * p.kw + right.first) * p.i + c;
+        exists = c < p.sizes.i;
+        from = static_cast<const Stored *>(p.w) + threadIdx.x / PER_ROW * row + (static_cast<int64_t>(down.first) * p.sizes.kw + right.first) * p.sizes.i + c;
     }
 
     __device__ __forceinline__ void advance() {
@@ -373,23 +373,23 @@ template <class E> struct PhaseSink {
     int32_t at_h, at_w, height, width;
 
     __device__ void operator()(int64_t row, int64_t c, float4 x) const {
-        if (row >= p.batch * height * width || c >= p.i) return;
+        if (row >= p.sizes.batch * height * width || c >= p.sizes.i) return;
         const Pixel at = pixel_of(row, height, width);
-        E::store4(static_cast<typename E::Stored *>(p.dx) + ((at.b * p.h + at_h + at.i * p.stride) * p.w_pixels + at_w + at.j * p.stride) * p.i + c, x);
+        E::store4(static_cast<typename E::Stored *>(p.dx) + ((at.b * p.sizes.h + at_h + at.i * p.sizes.stride) * p.sizes.w_pixels + at_w + at.j * p.sizes.stride) * p.sizes.i + c, x);
     }
 };
 
 /// The phase blockIdx.y of a tile: `product(patches, weights, steps, row0, col0, sink)`.
 template <class E, class A, class B, int TILE, int DEPTH, class F> __device__ __forceinline__ void backward_input_phase(const DeemConv2dBackwardInput &p, const F &product) {
-    const int32_t at_h = blockIdx.y / p.stride, at_w = blockIdx.y % p.stride;
-    const Phase down(at_h, p.top, p.kh, p.h, p.stride), right(at_w, p.left, p.kw, p.w_pixels, p.stride);
-    const int64_t rows = p.batch * down.pixels * right.pixels;
+    const int32_t at_h = blockIdx.y / p.sizes.stride, at_w = blockIdx.y % p.sizes.stride;
+    const Phase down(at_h, p.sizes.top, p.sizes.kh, p.sizes.h, p.sizes.stride), right(at_w, p.sizes.left, p.sizes.kw, p.sizes.w_pixels, p.sizes.stride);
+    const int64_t rows = p.sizes.batch * down.pixels * right.pixels;
     int64_t row0, col0;
-    place_of_tile<TILE, TILE>(rows, p.i, row0, col0);
-    if (row0 >= rows || col0 >= p.i) return; // phases differ by a row or column of pixels
-    A a({rows, down.pixels, right.pixels, 1, down.output, right.output}, {static_cast<const typename E::Stored *>(p.dy), p.oh, p.ow, p.o}, down.taps, right.taps, -1, row0);
+    place_of_tile<TILE, TILE>(rows, p.sizes.i, row0, col0);
+    if (row0 >= rows || col0 >= p.sizes.i) return; // phases differ by a row or column of pixels
+    A a({rows, down.pixels, right.pixels, 1, down.output, right.output}, {static_cast<const typename E::Stored *>(p.dy), p.sizes.oh, p.sizes.ow, p.sizes.o}, down.taps, right.taps, -1, row0);
     B b(p, down, right, col0);
-    product(a, b, down.taps * right.taps * (p.o / DEPTH), row0, col0, PhaseSink<E>{p, at_h, at_w, down.pixels, right.pixels});
+    product(a, b, down.taps * right.taps * (p.sizes.o / DEPTH), row0, col0, PhaseSink<E>{p, at_h, at_w, down.pixels, right.pixels});
 }
 
 extern "C" __global__ void __launch_bounds__(MMA_THREADS, 1) conv2d_backward_input_mma_bf16(const __grid_constant__ DeemConv2dBackwardInput p) {
@@ -422,24 +422,24 @@ template <class E, int COUNT, int STEP, int PIECE, int DEPTH> struct PixelPieces
     int32_t w_end, h_end, h_step_up, line_jump, image_jump;
 
     __device__ __forceinline__ PixelPieces(const DeemConv2dBackwardWeight &p, int64_t first, int64_t count, int64_t col0) {
-        const int64_t column = col0 + threadIdx.x % (128 / PIECE) * PIECE, n = static_cast<int64_t>(p.kh) * p.kw * p.i;
-        const int32_t tap = static_cast<int32_t>(column / p.i), c = static_cast<int32_t>(column % p.i), lane = threadIdx.x % DEPTH;
-        u = column < n ? tap / p.kw - p.top : NOWHERE; // a column that does not exist is outside every image
-        v = tap % p.kw - p.left;
-        height = p.h, width = p.w_pixels;
+        const int64_t column = col0 + threadIdx.x % (128 / PIECE) * PIECE, n = static_cast<int64_t>(p.sizes.kh) * p.sizes.kw * p.sizes.i;
+        const int32_t tap = static_cast<int32_t>(column / p.sizes.i), c = static_cast<int32_t>(column % p.sizes.i), lane = threadIdx.x % DEPTH;
+        u = column < n ? tap / p.sizes.kw - p.sizes.top : NOWHERE; // a column that does not exist is outside every image
+        v = tap % p.sizes.kw - p.sizes.left;
+        height = p.sizes.h, width = p.sizes.w_pixels;
         constexpr int32_t SIZE = sizeof(Stored);
-        x = opaque(static_cast<const uint8_t *>(p.x) + (column < n ? (static_cast<int64_t>(u) * width + v) * p.i + c : 0) * SIZE);
+        x = opaque(static_cast<const uint8_t *>(p.x) + (column < n ? (static_cast<int64_t>(u) * width + v) * p.sizes.i + c : 0) * SIZE);
         left = static_cast<int32_t>(count) - lane;
-        const Pixel pixel = pixel_of(first + lane, p.oh, p.ow);
-        h = pixel.i * p.stride, w = pixel.j * p.stride;
-        at = static_cast<int32_t>(((pixel.b * height + h) * width + w) * p.i * SIZE);
+        const Pixel pixel = pixel_of(first + lane, p.sizes.oh, p.sizes.ow);
+        h = pixel.i * p.sizes.stride, w = pixel.j * p.sizes.stride;
+        at = static_cast<int32_t>(((pixel.b * height + h) * width + w) * p.sizes.i * SIZE);
         // DEPTH pixels on are so many columns, lines and images; a carry takes a line or an image more.
-        const int32_t lines = DEPTH / p.ow, images = lines / p.oh;
-        w_step = DEPTH % p.ow * p.stride, h_step = lines % p.oh * p.stride;
-        step = ((images * height + h_step) * width + w_step) * p.i * SIZE;
-        w_end = p.ow * p.stride, h_end = p.oh * p.stride, h_step_up = p.stride;
-        line_jump = (p.stride * width - w_end) * p.i * SIZE;
-        image_jump = (height - h_end) * width * p.i * SIZE;
+        const int32_t lines = DEPTH / p.sizes.ow, images = lines / p.sizes.oh;
+        w_step = DEPTH % p.sizes.ow * p.sizes.stride, h_step = lines % p.sizes.oh * p.sizes.stride;
+        step = ((images * height + h_step) * width + w_step) * p.sizes.i * SIZE;
+        w_end = p.sizes.ow * p.sizes.stride, h_end = p.sizes.oh * p.sizes.stride, h_step_up = p.sizes.stride;
+        line_jump = (p.sizes.stride * width - w_end) * p.sizes.i * SIZE;
+        image_jump = (height - h_end) * width * p.sizes.i * SIZE;
     }
 
     /// Calls `f(n, address, whether it is inside the image)` for this thread's pieces, and moves on.
@@ -476,10 +476,10 @@ struct WeightSink {
     int split;
 
     __device__ void operator()(int64_t row, int64_t column, float4 x) const {
-        if (row >= p.o || column >= columns) return;
+        if (row >= p.sizes.o || column >= columns) return;
         const int64_t at = row * columns + column;
         if (p.splits > 1) {
-            F32::store4(static_cast<float *>(p.partial) + split * p.o * columns + at, x);
+            F32::store4(static_cast<float *>(p.partial) + split * p.sizes.o * columns + at, x);
         } else {
             float *dw = static_cast<float *>(p.dw) + at;
             const float4 y = F32::load4(dw);
@@ -490,12 +490,12 @@ struct WeightSink {
 
 /// Part blockIdx.y of the pixels of a tile: `product(dy, patches, steps, row0, col0, sink)`.
 template <class E, class A, class B, int TILE, int DEPTH, class F> __device__ __forceinline__ void backward_weight_part(const DeemConv2dBackwardWeight &p, const F &product) {
-    const int64_t columns = static_cast<int64_t>(p.kh) * p.kw * p.i, pixels = p.batch * p.oh * p.ow;
+    const int64_t columns = static_cast<int64_t>(p.sizes.kh) * p.sizes.kw * p.sizes.i, pixels = p.sizes.batch * p.sizes.oh * p.sizes.ow;
     const int64_t part = (pixels + p.splits - 1) / p.splits + DEPTH - 1, each = part - part % DEPTH;
     const int64_t first = blockIdx.y * each, count = first >= pixels ? 0 : pixels - first < each ? pixels - first : each;
     int64_t row0, col0;
-    place_of_tile<TILE, TILE>(p.o, columns, row0, col0);
-    A a(static_cast<const typename E::Stored *>(p.dy) + first * p.o, p.o, count, row0);
+    place_of_tile<TILE, TILE>(p.sizes.o, columns, row0, col0);
+    A a(static_cast<const typename E::Stored *>(p.dy) + first * p.sizes.o, p.sizes.o, count, row0);
     B b(p, first, count, col0);
     product(a, b, static_cast<int>((count + DEPTH - 1) / DEPTH), row0, col0, WeightSink{p, columns, static_cast<int>(blockIdx.y)});
 }
@@ -518,7 +518,7 @@ constexpr int REDUCE_THREADS = 256;
 
 /// dw += the parts, in order.
 extern "C" __global__ void __launch_bounds__(REDUCE_THREADS, 1) conv2d_backward_weight_reduce_f32(const __grid_constant__ DeemConv2dBackwardWeight p) {
-    const int64_t count = static_cast<int64_t>(p.kh) * p.kw * p.i * p.o, at = static_cast<int64_t>(blockIdx.x) * REDUCE_THREADS + threadIdx.x;
+    const int64_t count = static_cast<int64_t>(p.sizes.kh) * p.sizes.kw * p.sizes.i * p.sizes.o, at = static_cast<int64_t>(blockIdx.x) * REDUCE_THREADS + threadIdx.x;
     if (at >= count) return;
     float sum = 0.f;
     for (int split = 0; split < p.splits; ++split) sum += static_cast<const float *>(p.partial)[split * count + at];

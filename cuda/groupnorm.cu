@@ -16,12 +16,12 @@
 // f(index of the element) for the elements of a group in a slice of the pixels of an image: block (slice, group, image) of 256 threads.
 template <typename P, typename F>
 __device__ __forceinline__ int64_t each_of_group(const P &p, int64_t image, F f) {
-    int width = p.channels / p.groups, first = blockIdx.x * p.pixels_per_slice;
-    int count = min(p.pixels_per_slice, p.pixels - first);
-    int64_t base = (image * p.pixels + first) * p.channels + int64_t(blockIdx.y) * width, n = int64_t(count) * width;
+    int width = p.sizes.channels / p.sizes.groups, first = blockIdx.x * p.sizes.pixels_per_slice;
+    int count = min(p.sizes.pixels_per_slice, p.sizes.pixels - first);
+    int64_t base = (image * p.sizes.pixels + first) * p.sizes.channels + int64_t(blockIdx.y) * width, n = int64_t(count) * width;
     for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
         int64_t pixel = i / width;
-        f(base + pixel * p.channels + (i - pixel * width));
+        f(base + pixel * p.sizes.channels + (i - pixel * width));
     }
     return n;
 }
@@ -29,14 +29,14 @@ __device__ __forceinline__ int64_t each_of_group(const P &p, int64_t image, F f)
 template <typename T>
 __device__ __forceinline__ void moments(const DeemGroupnormMoments &p) {
     const T *x = static_cast<const T *>(p.x);
-    for (int64_t image = blockIdx.z; image < p.images; image += gridDim.z) {
+    for (int64_t image = blockIdx.z; image < p.sizes.images; image += gridDim.z) {
         float sum = 0.0f, squares = 0.0f;
         int64_t n = each_of_group(p, image, [&](int64_t i) { sum += widen(x[i]); });
         float mean = row_sum(sum) / float(n);
         each_of_group(p, image, [&](int64_t i) { squares += (widen(x[i]) - mean) * (widen(x[i]) - mean); });
         squares = row_sum(squares);
         if (threadIdx.x == 0) {
-            float *out = static_cast<float *>(p.partial) + ((image * p.slices + blockIdx.x) * p.groups + blockIdx.y) * 2;
+            float *out = static_cast<float *>(p.partial) + ((image * p.sizes.slices + blockIdx.x) * p.sizes.groups + blockIdx.y) * 2;
             out[0] = mean;
             out[1] = squares;
         }
@@ -46,13 +46,13 @@ __device__ __forceinline__ void moments(const DeemGroupnormMoments &p) {
 // A warp per group of an image; its lanes share the slices.
 extern "C" __global__ void __launch_bounds__(256, 1) groupnorm_statistics_f32(const __grid_constant__ DeemGroupnormStatistics p) {
     int64_t i = row_index();
-    if (i >= int64_t(p.images) * p.groups) return;
-    int64_t image = i / p.groups, group = i % p.groups;
-    float width = float(p.channels / p.groups), all = width * float(p.pixels), sum = 0.0f, squares = 0.0f;
+    if (i >= int64_t(p.sizes.images) * p.sizes.groups) return;
+    int64_t image = i / p.sizes.groups, group = i % p.sizes.groups;
+    float width = float(p.sizes.channels / p.sizes.groups), all = width * float(p.sizes.pixels), sum = 0.0f, squares = 0.0f;
     auto each_slice = [&](auto f) {
-        for (int slice = threadIdx.x; slice < p.slices; slice += 32) {
-            const float *part = static_cast<const float *>(p.partial) + ((image * p.slices + slice) * p.groups + group) * 2;
-            f(float(min(p.pixels_per_slice, p.pixels - slice * p.pixels_per_slice)) * width, part[0], part[1]);
+        for (int slice = threadIdx.x; slice < p.sizes.slices; slice += 32) {
+            const float *part = static_cast<const float *>(p.partial) + ((image * p.sizes.slices + slice) * p.sizes.groups + group) * 2;
+            f(float(min(p.sizes.pixels_per_slice, p.sizes.pixels - slice * p.sizes.pixels_per_slice)) * width, part[0], part[1]);
         }
     };
     each_slice([&](float count, float mean, float) { sum += count * mean; });
@@ -68,11 +68,11 @@ extern "C" __global__ void __launch_bounds__(256, 1) groupnorm_statistics_f32(co
 // As above.
 extern "C" __global__ void __launch_bounds__(256, 1) groupnorm_totals_f32(const __grid_constant__ DeemGroupnormTotals p) {
     int64_t i = row_index();
-    if (i >= int64_t(p.images) * p.groups) return;
-    int64_t image = i / p.groups, group = i % p.groups;
+    if (i >= int64_t(p.sizes.images) * p.sizes.groups) return;
+    int64_t image = i / p.sizes.groups, group = i % p.sizes.groups;
     float first = 0.0f, second = 0.0f;
-    for (int slice = threadIdx.x; slice < p.slices; slice += 32) {
-        const float *part = static_cast<const float *>(p.partial) + ((image * p.slices + slice) * p.groups + group) * 2;
+    for (int slice = threadIdx.x; slice < p.sizes.slices; slice += 32) {
+        const float *part = static_cast<const float *>(p.partial) + ((image * p.sizes.slices + slice) * p.sizes.groups + group) * 2;
         first += part[0];
         second += part[1];
     }
@@ -90,7 +90,7 @@ struct Channel {
     float mean, rstd, weight, bias;
     template <typename P>
     __device__ __forceinline__ Channel(const P &p, int64_t image, int64_t channel) {
-        const float *stats = static_cast<const float *>(p.stats) + (image * p.groups + channel / (p.channels / p.groups)) * 2;
+        const float *stats = static_cast<const float *>(p.stats) + (image * p.sizes.groups + channel / (p.sizes.channels / p.sizes.groups)) * 2;
         mean = stats[0];
         rstd = stats[1];
         weight = widen(static_cast<const T *>(p.weight)[channel]);
@@ -104,8 +104,8 @@ struct Channel {
 
 template <typename T>
 __device__ __forceinline__ void forward(const DeemGroupnormForward &p) {
-    map_matrix(static_cast<const T *>(p.x), static_cast<T *>(p.y), p.n, p.channels, [&](float x, int64_t channel, int64_t row) {
-        Channel<T> at(p, row / p.pixels, channel);
+    map_matrix(static_cast<const T *>(p.x), static_cast<T *>(p.y), p.n, p.sizes.channels, [&](float x, int64_t channel, int64_t row) {
+        Channel<T> at(p, row / p.sizes.pixels, channel);
         float z = (x - at.mean) * at.rstd * at.weight + at.bias;
         return p.silu ? activate<DEEM_ACTIVATION_SILU>(z) : z;
     });
@@ -114,10 +114,10 @@ __device__ __forceinline__ void forward(const DeemGroupnormForward &p) {
 template <typename T>
 __device__ __forceinline__ void backward_sums(const DeemGroupnormBackwardSums &p) {
     const T *x = static_cast<const T *>(p.x), *dy = static_cast<const T *>(p.dy);
-    for (int64_t image = blockIdx.z; image < p.images; image += gridDim.z) {
+    for (int64_t image = blockIdx.z; image < p.sizes.images; image += gridDim.z) {
         float first = 0.0f, second = 0.0f;
         each_of_group(p, image, [&](int64_t i) {
-            Channel<T> at(p, image, i % p.channels);
+            Channel<T> at(p, image, i % p.sizes.channels);
             float n = (widen(x[i]) - at.mean) * at.rstd, g = at.weight * at.before(n, widen(dy[i]), p.silu);
             first += g;
             second += g * n;
@@ -125,7 +125,7 @@ __device__ __forceinline__ void backward_sums(const DeemGroupnormBackwardSums &p
         first = row_sum(first);
         second = row_sum(second);
         if (threadIdx.x == 0) {
-            float *out = static_cast<float *>(p.partial) + ((image * p.slices + blockIdx.x) * p.groups + blockIdx.y) * 2;
+            float *out = static_cast<float *>(p.partial) + ((image * p.sizes.slices + blockIdx.x) * p.sizes.groups + blockIdx.y) * 2;
             out[0] = first;
             out[1] = second;
         }
@@ -136,11 +136,11 @@ template <typename T>
 __device__ __forceinline__ void backward_input(const DeemGroupnormBackwardInput &p) {
     const T *x = static_cast<const T *>(p.x), *dy = static_cast<const T *>(p.dy);
     T *dx = static_cast<T *>(p.dx);
-    for (int64_t image = blockIdx.z; image < p.images; image += gridDim.z) {
-        const float *totals = static_cast<const float *>(p.totals) + (image * p.groups + blockIdx.y) * 2;
+    for (int64_t image = blockIdx.z; image < p.sizes.images; image += gridDim.z) {
+        const float *totals = static_cast<const float *>(p.totals) + (image * p.sizes.groups + blockIdx.y) * 2;
         float first = totals[0], second = totals[1];
         each_of_group(p, image, [&](int64_t i) {
-            Channel<T> at(p, image, i % p.channels);
+            Channel<T> at(p, image, i % p.sizes.channels);
             float n = (widen(x[i]) - at.mean) * at.rstd, g = at.weight * at.before(n, widen(dy[i]), p.silu);
             dx[i] = narrow<T>(at.rstd * (g - first - n * second));
         });
@@ -151,10 +151,10 @@ template <typename T>
 __device__ __forceinline__ void backward_weight(const DeemGroupnormBackwardWeight &p) {
     const T *x = static_cast<const T *>(p.x), *dy = static_cast<const T *>(p.dy);
     float *const out[2] = {static_cast<float *>(p.partial_dw), static_cast<float *>(p.partial_db)};
-    slice_sums(p.rows, p.rows_per_slice, p.channels, out, [&](int64_t row, int column, float(&sums)[2]) {
-        Channel<T> at(p, row / p.pixels, column);
-        float n = (widen(x[row * p.channels + column]) - at.mean) * at.rstd;
-        float d = at.before(n, widen(dy[row * p.channels + column]), p.silu);
+    slice_sums(p.rows, p.rows_per_slice, p.sizes.channels, out, [&](int64_t row, int column, float(&sums)[2]) {
+        Channel<T> at(p, row / p.sizes.pixels, column);
+        float n = (widen(x[row * p.sizes.channels + column]) - at.mean) * at.rstd;
+        float d = at.before(n, widen(dy[row * p.sizes.channels + column]), p.silu);
         sums[0] += d * n;
         sums[1] += d;
     });
@@ -168,16 +168,16 @@ struct Tile {
     int64_t base; // of the thread's first element
     template <typename P>
     __device__ __forceinline__ Tile(const P &p, int64_t image) {
-        width = p.channels / p.groups;
+        width = p.sizes.channels / p.sizes.groups;
         first_group = blockIdx.y * p.groups_per_block;
-        groups = min(p.groups_per_block, p.groups - first_group);
+        groups = min(p.groups_per_block, p.sizes.groups - first_group);
         packs = groups * width / N;
         rows = 256 / packs;
         row = threadIdx.x / packs;
         channel = (threadIdx.x - row * packs) * N;
-        int first = blockIdx.x * p.pixels_per_slice;
-        pixels = row < rows ? min(p.pixels_per_slice, p.pixels - first) : 0;
-        base = (image * p.pixels + first + row) * p.channels + first_group * width + channel;
+        int first = blockIdx.x * p.sizes.pixels_per_slice;
+        pixels = row < rows ? min(p.sizes.pixels_per_slice, p.sizes.pixels - first) : 0;
+        base = (image * p.sizes.pixels + first + row) * p.sizes.channels + first_group * width + channel;
     }
     // f(k, index of the first element) for each pixel of the thread; k counts them. As many at a time as the caller has registers for: all of HELD where k has
     // to be known to the compiler.
@@ -185,7 +185,7 @@ struct Tile {
     __device__ __forceinline__ void each(const P &p, F f) const {
 #pragma unroll UNROLL
         for (int k = 0; k < HELD; k++) {
-            if (row + k * rows < pixels) f(k, base + int64_t(k) * rows * p.channels);
+            if (row + k * rows < pixels) f(k, base + int64_t(k) * rows * p.sizes.channels);
         }
     }
     // Where shared memory has what a thread has for a channel of its pack: no two neighbours in one bank, whether they are threads or channels.
@@ -214,9 +214,9 @@ __device__ __forceinline__ void moments_tile(const DeemGroupnormMoments &p) {
     constexpr int N = Tile<T>::N;
     __shared__ float sums[Tile<T>::PLACES], squares[Tile<T>::PLACES];
     const T *x = static_cast<const T *>(p.x);
-    for (int64_t image = blockIdx.z; image < p.images; image += gridDim.z) {
+    for (int64_t image = blockIdx.z; image < p.sizes.images; image += gridDim.z) {
         Tile<T> tile(p, image);
-        int pixels = min(p.pixels_per_slice, p.pixels - int(blockIdx.x) * p.pixels_per_slice);
+        int pixels = min(p.sizes.pixels_per_slice, p.sizes.pixels - int(blockIdx.x) * p.sizes.pixels_per_slice);
         Pack<T> held[Tile<T>::HELD];
         float sum[N] = {}, square[N] = {};
         tile.template each<Tile<T>::HELD>(p, [&](int k, int64_t i) {
@@ -251,7 +251,7 @@ __device__ __forceinline__ void moments_tile(const DeemGroupnormMoments &p) {
                 return squares[i] + float(count) * (d * d);
             });
             if (threadIdx.x % 8 == 0 && first + int(threadIdx.x) / 8 < tile.groups) {
-                float *out = static_cast<float *>(p.partial) + ((image * p.slices + blockIdx.x) * p.groups + tile.first_group + group) * 2;
+                float *out = static_cast<float *>(p.partial) + ((image * p.sizes.slices + blockIdx.x) * p.sizes.groups + tile.first_group + group) * 2;
                 out[0] = mean;
                 out[1] = deviations;
             }
@@ -277,7 +277,7 @@ struct Channels {
     float mean[N], rstd[N], weight[N], bias[N];
     template <typename P>
     __device__ __forceinline__ Channels(const P &p, const Tile<T> &tile, int64_t image) {
-        const float2 *stats = of_groups(tile, p.stats, image * p.groups);
+        const float2 *stats = of_groups(tile, p.stats, image * p.sizes.groups);
         int channel = tile.first_group * tile.width + tile.channel;
         if (tile.row >= tile.rows) return;
         const T *weights = static_cast<const T *>(p.weight), *biases = static_cast<const T *>(p.bias);
@@ -302,7 +302,7 @@ template <typename T>
 __device__ __forceinline__ void forward_tile(const DeemGroupnormForward &p) {
     const T *x = static_cast<const T *>(p.x);
     T *y = static_cast<T *>(p.y);
-    for (int64_t image = blockIdx.z; image < p.images; image += gridDim.z) {
+    for (int64_t image = blockIdx.z; image < p.sizes.images; image += gridDim.z) {
         Tile<T> tile(p, image);
         Channels<T> at(p, tile, image);
         tile.template each<2>(p, [&](int, int64_t i) {
@@ -322,7 +322,7 @@ __device__ __forceinline__ void backward_sums_tile(const DeemGroupnormBackwardSu
     constexpr int N = Tile<T>::N;
     __shared__ float firsts[Tile<T>::PLACES], seconds[Tile<T>::PLACES];
     const T *x = static_cast<const T *>(p.x), *dy = static_cast<const T *>(p.dy);
-    for (int64_t image = blockIdx.z; image < p.images; image += gridDim.z) {
+    for (int64_t image = blockIdx.z; image < p.sizes.images; image += gridDim.z) {
         Tile<T> tile(p, image);
         Channels<T> at(p, tile, image);
         float first[N] = {}, second[N] = {};
@@ -349,7 +349,7 @@ __device__ __forceinline__ void backward_sums_tile(const DeemGroupnormBackwardSu
             float one = sum_of_group(tile, group, [&](int, int i) { return firsts[i]; });
             float two = sum_of_group(tile, group, [&](int, int i) { return seconds[i]; });
             if (threadIdx.x % 8 == 0 && begin + int(threadIdx.x) / 8 < tile.groups) {
-                float *out = static_cast<float *>(p.partial) + ((image * p.slices + blockIdx.x) * p.groups + tile.first_group + group) * 2;
+                float *out = static_cast<float *>(p.partial) + ((image * p.sizes.slices + blockIdx.x) * p.sizes.groups + tile.first_group + group) * 2;
                 out[0] = one;
                 out[1] = two;
             }
@@ -362,10 +362,10 @@ __device__ __forceinline__ void backward_input_tile(const DeemGroupnormBackwardI
     constexpr int N = Tile<T>::N;
     const T *x = static_cast<const T *>(p.x), *dy = static_cast<const T *>(p.dy);
     T *dx = static_cast<T *>(p.dx);
-    for (int64_t image = blockIdx.z; image < p.images; image += gridDim.z) {
+    for (int64_t image = blockIdx.z; image < p.sizes.images; image += gridDim.z) {
         Tile<T> tile(p, image);
         Channels<T> at(p, tile, image);
-        const float2 *totals = of_groups(tile, p.totals, image * p.groups);
+        const float2 *totals = of_groups(tile, p.totals, image * p.sizes.groups);
         float first[N], second[N];
         if (tile.row < tile.rows) {
 #pragma unroll

@@ -4,16 +4,21 @@
 
 #include <stdint.h>
 
-/* (mean, sum of squares of deviations) of each group of channels over slices of the pixels. Blocks: slices, groups_per_block groups, images. */
-struct DeemGroupnormMoments {
-    const void *x; /* [images, pixels, channels] */
-    void *partial; /* f32 [images, slices, groups, 2] */
+/* Sizes, and how the pixels of an image are cut into slices. */
+struct DeemGroupnormSizes {
     int32_t images;
     int32_t pixels;
     int32_t channels;
     int32_t groups;
     int32_t slices;
     int32_t pixels_per_slice;
+};
+
+/* (mean, sum of squares of deviations) of each group of channels over slices of the pixels. Blocks: slices, groups_per_block groups, images. */
+struct DeemGroupnormMoments {
+    const void *x; /* [images, pixels, channels] */
+    void *partial; /* f32 [images, slices, groups, 2] */
+    struct DeemGroupnormSizes sizes;
     int32_t groups_per_block;
     int32_t padding;
 };
@@ -22,12 +27,7 @@ struct DeemGroupnormMoments {
 struct DeemGroupnormStatistics {
     const void *partial; /* f32 [images, slices, groups, 2] */
     void *stats;         /* f32 [images, groups, 2]: mean, rstd */
-    int32_t images;
-    int32_t pixels;
-    int32_t channels;
-    int32_t groups;
-    int32_t slices;
-    int32_t pixels_per_slice;
+    struct DeemGroupnormSizes sizes;
     float eps;
     int32_t padding;
 };
@@ -40,12 +40,7 @@ struct DeemGroupnormForward {
     const void *stats;  /* f32 [images, groups, 2] */
     void *y;            /* [images, pixels, channels] */
     int64_t n;
-    int32_t images;
-    int32_t pixels;
-    int32_t channels;
-    int32_t groups;
-    int32_t slices;
-    int32_t pixels_per_slice;
+    struct DeemGroupnormSizes sizes;
     int32_t groups_per_block;
     int32_t silu;
 };
@@ -58,12 +53,7 @@ struct DeemGroupnormBackwardSums {
     const void *stats;  /* f32 [images, groups, 2] */
     const void *dy;     /* [images, pixels, channels] */
     void *partial;      /* f32 [images, slices, groups, 2] */
-    int32_t images;
-    int32_t pixels;
-    int32_t channels;
-    int32_t groups;
-    int32_t slices;
-    int32_t pixels_per_slice;
+    struct DeemGroupnormSizes sizes;
     int32_t groups_per_block;
     int32_t silu;
 };
@@ -72,10 +62,9 @@ struct DeemGroupnormBackwardSums {
 struct DeemGroupnormTotals {
     const void *partial; /* f32 [images, slices, groups, 2] */
     void *totals;        /* f32 [images, groups, 2] */
-    int32_t images;
-    int32_t groups;
-    int32_t slices;
+    struct DeemGroupnormSizes sizes;
     float factor;
+    int32_t padding;
 };
 
 /* dx = rstd (g - mean(g) - n mean(g n)) */
@@ -87,12 +76,7 @@ struct DeemGroupnormBackwardInput {
     const void *dy;      /* [images, pixels, channels] */
     const void *totals;  /* f32 [images, groups, 2]: means of g and g n */
     void *dx;            /* [images, pixels, channels] */
-    int32_t images;
-    int32_t pixels;
-    int32_t channels;
-    int32_t groups;
-    int32_t slices;
-    int32_t pixels_per_slice;
+    struct DeemGroupnormSizes sizes;
     int32_t groups_per_block;
     int32_t silu;
 };
@@ -108,10 +92,9 @@ struct DeemGroupnormBackwardWeight {
     void *partial_db;   /* f32 [slices, channels], or null if not wanted */
     int64_t rows;
     int64_t rows_per_slice;
-    int32_t pixels;
-    int32_t channels;
-    int32_t groups;
+    struct DeemGroupnormSizes sizes; /* its slices are those of the other launches */
     int32_t silu;
+    int32_t padding;
 };
 
 #endif

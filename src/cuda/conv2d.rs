@@ -1,7 +1,7 @@
 //! Launches of `cuda/conv2d.cu`; see [`crate::ops::conv2d`].
 
 use super::gemm::{MMA_SHARED_BYTES, aligned};
-use super::params::{DeemConv2dBackwardInput, DeemConv2dBackwardWeight, DeemConv2dForward};
+use super::params::{DeemConv2dBackwardInput, DeemConv2dBackwardWeight, DeemConv2dForward, DeemConv2dSizes};
 use super::{by_dtype, input, optional_input, output, small};
 use crate::device::Context;
 use crate::device::cuda::Geometry;
@@ -45,41 +45,27 @@ fn weight_splits(tiles: usize, pixels: usize) -> usize {
 }
 
 /// The sizes as kernels take them; products of them that kernels index in 32 bits are checked too.
-struct Sizes {
-    h: i32,
-    w: i32,
-    i: i32,
-    o: i32,
-    kh: i32,
-    kw: i32,
-    oh: i32,
-    ow: i32,
-    stride: i32,
-    top: i32,
-    left: i32,
-}
-
-impl Sizes {
-    fn of(g: &Conv) -> Result<Self> {
-        small(OP, "the number of weights of an output", g.kh * g.kw * g.i)?;
-        small(OP, "the number of weights of an input", g.kh * g.kw * g.o)?;
-        small(OP, "the padded height", (g.h + g.top + g.kh) * g.stride)?;
-        small(OP, "the padded width", (g.w + g.left + g.kw) * g.stride)?;
-        let size = |size| small(OP, "a size", size);
-        Ok(Sizes {
-            h: size(g.h)?,
-            w: size(g.w)?,
-            i: size(g.i)?,
-            o: size(g.o)?,
-            kh: size(g.kh)?,
-            kw: size(g.kw)?,
-            oh: size(g.oh)?,
-            ow: size(g.ow)?,
-            stride: size(g.stride)?,
-            top: size(g.top)?,
-            left: size(g.left)?,
-        })
-    }
+fn sizes(g: &Conv) -> Result<DeemConv2dSizes> {
+    small(OP, "the number of weights of an output", g.kh * g.kw * g.i)?;
+    small(OP, "the number of weights of an input", g.kh * g.kw * g.o)?;
+    small(OP, "the padded height", (g.h + g.top + g.kh) * g.stride)?;
+    small(OP, "the padded width", (g.w + g.left + g.kw) * g.stride)?;
+    let size = |size| small(OP, "a size", size);
+    Ok(DeemConv2dSizes {
+        batch: g.batch as i64,
+        h: size(g.h)?,
+        w_pixels: size(g.w)?,
+        i: size(g.i)?,
+        o: size(g.o)?,
+        kh: size(g.kh)?,
+        kw: size(g.kw)?,
+        oh: size(g.oh)?,
+        ow: size(g.ow)?,
+        stride: size(g.stride)?,
+        top: size(g.top)?,
+        left: size(g.left)?,
+        padding: 0,
+    })
 }
 
 /// Kernel and geometry for a product of `m` rows and `n` columns: the plain kernel, or the large tiles of this storage type.
@@ -106,7 +92,6 @@ pub(crate) fn forward<E: Element>(
     y: ViewMut<'_, E>,
     epilogue: &ConvEpilogue<'_, E>,
 ) -> Result<()> {
-    let s = Sizes::of(g)?;
     let params = DeemConv2dForward {
         x: input(cx, OP, "x", x)?,
         w: input(cx, OP, "weights", w)?,
@@ -114,19 +99,7 @@ pub(crate) fn forward<E: Element>(
         bias: optional_input(cx, OP, "bias", epilogue.bias)?,
         per_image: optional_input(cx, OP, "per_image", epilogue.per_image)?,
         residual: optional_input(cx, OP, "residual", epilogue.residual)?,
-        batch: g.batch as i64,
-        h: s.h,
-        w_pixels: s.w,
-        i: s.i,
-        o: s.o,
-        kh: s.kh,
-        kw: s.kw,
-        oh: s.oh,
-        ow: s.ow,
-        stride: s.stride,
-        top: s.top,
-        left: s.left,
-        padding: 0,
+        sizes: sizes(g)?,
     };
     let pointers = [params.x, params.w, params.y.cast_const(), params.bias, params.per_image, params.residual];
     let large = takes_large_tiles(Product::Forward, E::DTYPE, g, aligned(&pointers));
@@ -149,24 +122,11 @@ pub(crate) fn backward_input<E: Element>(
     w: View<'_, E>,
     dx: ViewMut<'_, E>,
 ) -> Result<()> {
-    let s = Sizes::of(g)?;
     let params = DeemConv2dBackwardInput {
         dy: input(cx, OP, "dy", dy)?,
         w: input(cx, OP, "weights", w)?,
         dx: output(cx, OP, "dx", &dx)?,
-        batch: g.batch as i64,
-        h: s.h,
-        w_pixels: s.w,
-        i: s.i,
-        o: s.o,
-        kh: s.kh,
-        kw: s.kw,
-        oh: s.oh,
-        ow: s.ow,
-        stride: s.stride,
-        top: s.top,
-        left: s.left,
-        padding: 0,
+        sizes: sizes(g)?,
     };
     let phases = u32::try_from(g.stride * g.stride).unwrap_or(u32::MAX);
     let large = phases <= 65535
@@ -198,7 +158,6 @@ pub(crate) fn backward_weight<E: Element>(
     x: View<'_, E>,
     dw: ViewMut<'_, E::Acc>,
 ) -> Result<()> {
-    let s = Sizes::of(g)?;
     let (dy, x, dw) = (input(cx, OP, "dy", dy)?, input(cx, OP, "x", x)?, output(cx, OP, "dw", &dw)?);
     let (n, pixels) = (g.kh * g.kw * g.i, g.batch * g.oh * g.ow);
     let large = takes_large_tiles(Product::BackwardWeight, E::DTYPE, g, aligned(&[dy, x, dw.cast_const()]));
@@ -212,19 +171,8 @@ pub(crate) fn backward_weight<E: Element>(
             Some(partial) => output(cx, OP, "partial sums", &partial.view_mut())?,
             None => std::ptr::null_mut(),
         },
-        batch: g.batch as i64,
-        h: s.h,
-        w_pixels: s.w,
-        i: s.i,
-        o: s.o,
-        kh: s.kh,
-        kw: s.kw,
-        oh: s.oh,
-        ow: s.ow,
-        stride: s.stride,
-        top: s.top,
-        left: s.left,
-        splits: splits as i32,
+        sizes: sizes(g)?,
+        splits: splits as i64,
     };
     let (kernel, tiles) = plan::<E>(
         cx,

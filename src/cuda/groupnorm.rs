@@ -4,7 +4,7 @@ use std::ffi::c_void;
 
 use super::params::{
     DeemGroupnormBackwardInput, DeemGroupnormBackwardSums, DeemGroupnormBackwardWeight, DeemGroupnormForward,
-    DeemGroupnormMoments, DeemGroupnormStatistics, DeemGroupnormTotals,
+    DeemGroupnormMoments, DeemGroupnormSizes, DeemGroupnormStatistics, DeemGroupnormTotals,
 };
 use super::{Slices, input, kernel, optional_output, output, pointwise, reduce, rows, small};
 use crate::device::Context;
@@ -27,50 +27,34 @@ fn groups_per_tile(channels: usize, groups: usize, pack: usize) -> Option<usize>
     (even..=most).find(|count| (count * width).is_multiple_of(pack))
 }
 
-/// Sizes as kernels take them, and how the pixels are cut into slices: by the sizes alone.
-#[derive(Clone, Copy)]
-struct Sizes {
-    images: i32,
-    pixels: i32,
-    channels: i32,
-    groups: i32,
-    slices: i32,
-    pixels_per_slice: i32,
-    /// Groups of a block of the tile kernels, if these sizes have some.
-    groups_per_tile: Option<i32>,
+/// Sizes as kernels take them, with slices of the pixels by the sizes alone, and the groups of a block of the tile kernels, if these sizes have some.
+fn sizes_of<E>(x: &View<'_, E>, groups: usize) -> Result<(DeemGroupnormSizes, Option<i32>)> {
+    let (images, channels) = (x.shape()[0], x.shape().last());
+    let pixels = x.shape().len() / (images * channels);
+    let pack = 16 / size_of::<E>();
+    let tile = groups_per_tile(channels, groups, pack);
+    let per_slice = match tile {
+        // A thread has up to 32 elements, as packs of one pixel each.
+        Some(count) => 256 / (count * (channels / groups) / pack) * (32 / pack),
+        // Some 4096 elements, so that the 256 threads have 16 each.
+        None => (4096 * groups).div_ceil(channels),
+    };
+    let per_slice = per_slice.clamp(1, pixels);
+    let sizes = DeemGroupnormSizes {
+        images: small(OP, "the number of images", images)?,
+        pixels: small(OP, "the number of pixels", pixels)?,
+        channels: small(OP, "the number of channels", channels)?,
+        groups: small(OP, "the number of groups", groups)?,
+        slices: small(OP, "the number of slices", pixels.div_ceil(per_slice))?,
+        pixels_per_slice: small(OP, "the pixels of a slice", per_slice)?,
+    };
+    Ok((sizes, tile.map(|count| small(OP, "the groups of a block", count)).transpose()?))
 }
 
-impl Sizes {
-    fn of<E>(x: &View<'_, E>, groups: usize) -> Result<Self> {
-        let (images, channels) = (x.shape()[0], x.shape().last());
-        let pixels = x.shape().len() / (images * channels);
-        let pack = 16 / size_of::<E>();
-        let tile = groups_per_tile(channels, groups, pack);
-        let per_slice = match tile {
-            // A thread has up to 32 elements, as packs of one pixel each.
-            Some(count) => 256 / (count * (channels / groups) / pack) * (32 / pack),
-            // Some 4096 elements, so that the 256 threads have 16 each.
-            None => (4096 * groups).div_ceil(channels),
-        };
-        let per_slice = per_slice.clamp(1, pixels);
-        Ok(Sizes {
-            images: small(OP, "the number of images", images)?,
-            pixels: small(OP, "the number of pixels", pixels)?,
-            channels: small(OP, "the number of channels", channels)?,
-            groups: small(OP, "the number of groups", groups)?,
-            slices: small(OP, "the number of slices", pixels.div_ceil(per_slice))?,
-            pixels_per_slice: small(OP, "the pixels of a slice", per_slice)?,
-            groups_per_tile: tile.map(|count| small(OP, "the groups of a block", count)).transpose()?,
-        })
-    }
-
+impl DeemGroupnormSizes {
+    /// Two numbers of each group of a slice.
     fn partial(&self, cx: &Context) -> Result<Tensor<f32>> {
         cx.uninit([self.images as usize, self.slices as usize, self.groups as usize, 2])
-    }
-
-    /// Groups of a block of the tile kernels, if arrays at these addresses begin with packs. The plain kernels take one, in the same slices.
-    fn tile(&self, addresses: &[*const c_void]) -> Option<i32> {
-        self.groups_per_tile.filter(|_| addresses.iter().all(|address| address.addr() % 16 == 0))
     }
 
     /// A block per slice, groups of a block, and image.
@@ -83,6 +67,14 @@ impl Sizes {
     /// A warp per group of an image.
     fn by_group(&self) -> Result<Geometry> {
         rows(OP, self.images as usize * self.groups as usize, 32)
+    }
+}
+
+/// Whether the tile kernels may run, and the groups of a block: they take arrays that begin with packs; the plain kernels take one group, in the same slices.
+fn groups_per_block(tile: Option<i32>, addresses: &[*const c_void]) -> (bool, i32) {
+    match tile.filter(|_| addresses.iter().all(|address| address.addr() % 16 == 0)) {
+        Some(groups) => (true, groups),
+        None => (false, 1),
     }
 }
 
@@ -99,61 +91,23 @@ pub(crate) fn forward<E: Element>(
     eps: f64,
     silu: bool,
 ) -> Result<()> {
-    let sizes = Sizes::of(&x, groups)?;
-    let Sizes { images, pixels, channels, groups, slices, pixels_per_slice, .. } = sizes;
+    let (sizes, tile) = sizes_of(&x, groups)?;
     let n = x.shape().len();
     let (x, y, stats) = (input(cx, OP, "x", x)?, output(cx, OP, "y", &y)?, output(cx, OP, "stats", &stats)?);
     let (weight, bias) = (input(cx, OP, "weight", weight)?, input(cx, OP, "bias", bias)?);
-    let tile = sizes.tile(&[x, y.cast_const(), weight, bias, stats.cast_const()]);
-    let (groups_per_block, tile) = (tile.unwrap_or(1), tile.is_some());
+    let (tile, groups_per_block) = groups_per_block(tile, &[x, y.cast_const(), weight, bias, stats.cast_const()]);
     let mut partial = sizes.partial(cx)?;
     let partial = output(cx, OP, "moments", &partial.view_mut())?;
-    let params = DeemGroupnormMoments {
-        x,
-        partial,
-        images,
-        pixels,
-        channels,
-        groups,
-        slices,
-        pixels_per_slice,
-        groups_per_block,
-        padding: 0,
-    };
+    let params = DeemGroupnormMoments { x, partial, sizes, groups_per_block, padding: 0 };
     let moments =
         if tile { kernel!(E, cx, OP, "groupnorm_moments_tile") } else { kernel!(E, cx, OP, "groupnorm_moments") };
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names.
     unsafe { cx.launch(OP, moments, sizes.geometry(groups_per_block), &params)? };
-    let params = DeemGroupnormStatistics {
-        partial,
-        stats,
-        images,
-        pixels,
-        channels,
-        groups,
-        slices,
-        pixels_per_slice,
-        eps: eps as f32,
-        padding: 0,
-    };
+    let params = DeemGroupnormStatistics { partial, stats, sizes, eps: eps as f32, padding: 0 };
     // SAFETY: as above.
     unsafe { cx.launch(OP, "groupnorm_statistics_f32", sizes.by_group()?, &params)? };
-    let params = DeemGroupnormForward {
-        x,
-        weight,
-        bias,
-        stats,
-        y,
-        n: n as i64,
-        images,
-        pixels,
-        channels,
-        groups,
-        slices,
-        pixels_per_slice,
-        groups_per_block,
-        silu: i32::from(silu),
-    };
+    let params =
+        DeemGroupnormForward { x, weight, bias, stats, y, n: n as i64, sizes, groups_per_block, silu: i32::from(silu) };
     let (kernel, geometry) = if tile {
         (kernel!(E, cx, OP, "groupnorm_forward_tile"), sizes.geometry(groups_per_block))
     } else {
@@ -178,32 +132,15 @@ pub(crate) fn backward<E: Element>(
     groups: usize,
     silu: bool,
 ) -> Result<()> {
-    let sizes = Sizes::of(&x, groups)?;
-    let Sizes { images, pixels, channels, groups, slices, pixels_per_slice, .. } = sizes;
+    let (sizes, tile) = sizes_of(&x, groups)?;
     let (rows, c, silu) = (x.shape().len() / x.shape().last(), x.shape().last(), i32::from(silu));
     let (x, dy, stats) = (input(cx, OP, "x", x)?, input(cx, OP, "dy", dy)?, input(cx, OP, "stats", stats)?);
     let (weight, bias) = (input(cx, OP, "weight", weight)?, input(cx, OP, "bias", bias)?);
     let dx = output(cx, OP, "dx", &dx)?;
-    let tile = sizes.tile(&[x, dy, dx.cast_const(), weight, bias, stats]);
-    let (groups_per_block, tile) = (tile.unwrap_or(1), tile.is_some());
+    let (tile, groups_per_block) = groups_per_block(tile, &[x, dy, dx.cast_const(), weight, bias, stats]);
     let mut partial = sizes.partial(cx)?;
     let partial = output(cx, OP, "partial sums", &partial.view_mut())?;
-    let params = DeemGroupnormBackwardSums {
-        x,
-        weight,
-        bias,
-        stats,
-        dy,
-        partial,
-        images,
-        pixels,
-        channels,
-        groups,
-        slices,
-        pixels_per_slice,
-        groups_per_block,
-        silu,
-    };
+    let params = DeemGroupnormBackwardSums { x, weight, bias, stats, dy, partial, sizes, groups_per_block, silu };
     let sums = if tile {
         kernel!(E, cx, OP, "groupnorm_backward_sums_tile")
     } else {
@@ -211,29 +148,13 @@ pub(crate) fn backward<E: Element>(
     };
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names.
     unsafe { cx.launch(OP, sums, sizes.geometry(groups_per_block), &params)? };
-    let mut totals = cx.uninit::<f32>([images as usize, groups as usize, 2])?;
+    let mut totals = cx.uninit::<f32>([sizes.images as usize, sizes.groups as usize, 2])?;
     let totals = output(cx, OP, "means", &totals.view_mut())?;
-    let factor = 1.0 / (pixels as f32 * (channels / groups) as f32);
-    let params = DeemGroupnormTotals { partial, totals, images, groups, slices, factor };
+    let factor = 1.0 / (sizes.pixels as f32 * (sizes.channels / sizes.groups) as f32);
+    let params = DeemGroupnormTotals { partial, totals, sizes, factor, padding: 0 };
     // SAFETY: as above.
     unsafe { cx.launch(OP, "groupnorm_totals_f32", sizes.by_group()?, &params)? };
-    let params = DeemGroupnormBackwardInput {
-        x,
-        weight,
-        bias,
-        stats,
-        dy,
-        totals,
-        dx,
-        images,
-        pixels,
-        channels,
-        groups,
-        slices,
-        pixels_per_slice,
-        groups_per_block,
-        silu,
-    };
+    let params = DeemGroupnormBackwardInput { x, weight, bias, stats, dy, totals, dx, sizes, groups_per_block, silu };
     let gradient = if tile {
         kernel!(E, cx, OP, "groupnorm_backward_input_tile")
     } else {
@@ -257,10 +178,9 @@ pub(crate) fn backward<E: Element>(
         partial_db: optional_output(cx, OP, "partial db", partial_db.as_mut().map(Tensor::view_mut).as_ref())?,
         rows: rows as i64,
         rows_per_slice: of_rows.rows_per_slice as i64,
-        pixels,
-        channels,
-        groups,
+        sizes,
         silu,
+        padding: 0,
     };
     // SAFETY: as above.
     unsafe { cx.launch(OP, kernel!(E, cx, OP, "groupnorm_backward_weight"), of_rows.geometry(OP, c)?, &params)? };
