@@ -2,11 +2,14 @@
 //
 // | kernel | a warp (or thread) is | lanes |
 // |---|---|---|
-// | mmfs_forward, sample_forward | one head of one query | points for softmax and places, then channels: corners are read whole |
-// | mmfs_points, sample_points | one head of one query | points: each reads its corners itself, so dot products need no shuffles |
-// | mmfs_scatter, sample_scatter | one head of one query | channels |
+// | mmfs_forward, sample_forward | one head of one query | points for softmax and places; then several corners at a time, a pack of channels for each lane |
+// | mmfs_points, sample_points | one head of one query | the same, then points again for the slopes |
+// | mmfs_scatter, sample_scatter | one head of one query | the same, a channel for each lane |
 // | mmfs_tables, mmfs_ignore | a slice of queries | columns: sums in order, slices added in order |
 // | locate_* | thread: one head of one query | |
+//
+// Packs are one element, for any head size, and in the kernels named _pack 16 bytes, for head sizes of whole packs in arrays that begin with one. A warp works out
+// the corners of 32 points, a lane each, and leaves them in shared memory, from where the lanes that share a corner read it.
 //
 // Gradients of the values meet where samples overlap. They are added as 64-bit integers at a scale that no sum can overflow (largest, scale, from_fixed):
 // integer addition has no order, so the result does not depend on it either, and it is nearer to the exact sum than one of floats would be.
@@ -43,6 +46,14 @@ __device__ __forceinline__ Corners corners(const DeemLevels &levels, int l, floa
     return c;
 }
 
+// A point: the weight of its sample, the first pixel of its picture, its corners.
+struct Placed {
+    float weight;
+    int64_t first_pixel;
+    Corners at;
+    static __device__ __forceinline__ Placed none() { return {0.0f, 0, {{-1, -1, -1, -1}, {}, 0.0f, 0.0f}}; }
+};
+
 // One head of one query.
 struct Unit {
     int64_t index;
@@ -54,6 +65,9 @@ __device__ __forceinline__ Unit unit_of(int64_t index, int queries, int heads) {
     int64_t query = index / heads;
     return {index, query, int(query / queries), int(query % queries), int(index % heads)};
 }
+
+// Warps of a block.
+constexpr int WARPS = 4;
 
 // The unit of this warp.
 __device__ __forceinline__ int64_t warp_index() { return int64_t(blockIdx.x) * blockDim.y + threadIdx.y; }
@@ -92,59 +106,124 @@ struct Mmfs {
         float py = reference[1] * x.levels.height[k.l] + (widen(own[1]) + widen(table[1])) * ratio - 0.5f;
         return corners(x.levels, k.l, px, py);
     }
-    // Largest logit, sum of exponentials, share of the ignore slots.
+    // Largest logit, sum of exponentials, share of the ignore slots: each lane keeps its sum in units of its largest so far.
     __device__ __forceinline__ void softmax(float &largest, float &total, float &ignored) const {
-        float slots = float(x.images * x.levels.count), ignore = -logf(slots);
-        largest = ignore;
+        float slots = float(x.images * x.levels.count), ignore = -logf(slots), most = ignore, sum = 0.0f;
         for (int k = threadIdx.x; k < all(); k += 32) {
             Point point = this->point(k);
-            if (point.seen) largest = fmaxf(largest, logit(point));
+            if (!point.seen) continue;
+            float own = logit(point);
+            if (own > most) {
+                sum *= expf(most - own);
+                most = own;
+            }
+            sum += expf(own - most);
         }
-        largest = warp_reduce(largest, Max());
-        total = 0.0f;
-        for (int k = threadIdx.x; k < all(); k += 32) {
-            Point point = this->point(k);
-            if (point.seen) total += expf(logit(point) - largest);
-        }
+        largest = warp_reduce(most, Max());
         ignored = slots * expf(ignore - largest);
-        total = warp_reduce(total, Sum()) + ignored;
+        total = warp_reduce(sum * expf(most - largest), Sum()) + ignored;
         ignored /= total;
     }
-    // The weight of point k, its picture and its corners; 0 if it is not there.
-    __device__ __forceinline__ float weigh(int k, float largest, float total, int &picture, Corners &at) const {
+    // Point k as lanes need it; `none` if it is not there.
+    __device__ __forceinline__ Placed placed(int k, float largest, float total) const {
         Point point = this->point(k);
-        if (!point.seen) return 0.0f;
-        picture = point.picture;
-        at = place(point);
-        return expf(logit(point) - largest) / total;
+        if (!point.seen) return Placed::none();
+        return {expf(logit(point) - largest) / total, int64_t(point.picture) * x.levels.positions, place(point)};
     }
-    __device__ __forceinline__ const T *pixels(int picture) const {
-        return static_cast<const T *>(x.value) + (int64_t(picture) * x.levels.positions * x.heads + u.n) * x.size;
+    // Channels of this head in the first pixel of all pictures, and elements from a pixel to the next.
+    __device__ __forceinline__ const T *pixels() const { return static_cast<const T *>(x.value) + int64_t(u.n) * x.size; }
+    __device__ __forceinline__ int64_t stride() const { return int64_t(x.heads) * x.size; }
+};
+
+// How the lanes of a warp share corners: `lanes` of them have one, each a pack of N channels in every `lanes` packs.
+template <int N>
+struct Team {
+    int lanes, corner, channel, step;
+    __device__ __forceinline__ Team(int size) {
+        int packs = size / N;
+        lanes = 1;
+        while (lanes < packs && lanes < 32) lanes *= 2;
+        corner = threadIdx.x / lanes;
+        channel = threadIdx.x % lanes * N;
+        step = lanes * N;
+    }
+    // The sum over the lanes of a corner, and the one over corners; every lane gets it.
+    __device__ __forceinline__ float over_channels(float x) const {
+        for (int lane = 1; lane < lanes; lane *= 2) x += __shfl_xor_sync(0xffffffffu, x, lane);
+        return x;
+    }
+    __device__ __forceinline__ float over_corners(float x) const {
+        for (int lane = lanes; lane < 32; lane *= 2) x += __shfl_xor_sync(0xffffffffu, x, lane);
+        return x;
     }
 };
 
-// f(share of the point's weight, row, picture) for each corner inside of its map, by all lanes together. `weight_of(k, picture, corners)` runs on the
-// lane of point k: it gives the point's weight, 0 if it is not there.
-template <typename W, typename F>
-__device__ __forceinline__ void each_corner(int all, W weight_of, F f) {
-    for (int base = 0; base < all; base += 32) {
-        Corners mine = {};
-        int picture = 0, k = base + threadIdx.x;
-        float weight = k < all ? weight_of(k, picture, mine) : 0.0f;
-        int count = all - base < 32 ? all - base : 32;
-        for (int j = 0; j < count; j++) {
-            int from = __shfl_sync(0xffffffffu, picture, j);
+// A corner as the lanes of a warp find it in shared memory: its share of the output, and its pixel, -1 outside of the map.
+struct alignas(8) Corner {
+    float share;
+    int pixel;
+};
+
+// The corners of 32 points, four after the other; each warp has its own.
+__device__ __forceinline__ Corner *corners_of_warp() {
+    __shared__ alignas(16) Corner corners[WARPS][4 * 32];
+    return corners[threadIdx.y];
+}
+// Where corner `c` is: every other four points have their two halves exchanged, so that no two lanes of a store want one bank.
+__device__ __forceinline__ int place_of(int c) { return c ^ (c >> 4 & 1) << 1; }
+
+// Leaves the corners of this lane's point in shared memory; all lanes of the warp together.
+__device__ __forceinline__ void leave(const Placed &point) {
+    __syncwarp();
 #pragma unroll
-            for (int c = 0; c < 4; c++) {
-                float share = __shfl_sync(0xffffffffu, weight * mine.share[c], j);
-                int row = __shfl_sync(0xffffffffu, mine.row[c], j);
-                if (share != 0.0f) f(share, row, from);
-            }
-        }
+    for (int c = 0; c < 4; c += 2) {
+        auto share = [&](int c) { return __float_as_int(point.weight * point.at.share[c]); };
+        auto pixel = [&](int c) { return point.at.row[c] < 0 ? -1 : int(point.first_pixel + point.at.row[c]); };
+        Corner *to = corners_of_warp() + place_of(4 * threadIdx.x + c);
+        *reinterpret_cast<int4 *>(to) = make_int4(share(c), pixel(c), share(c + 1), pixel(c + 1));
+    }
+    __syncwarp();
+}
+
+// f(corner, its number) for the corners of `points` points that were left; all lanes come along, with pixel -1 where there is none.
+template <int N, typename F>
+__device__ __forceinline__ void each_corner(const Team<N> &team, int points, F f) {
+    const Corner *corners = corners_of_warp();
+    for (int first = 0; first < 4 * points; first += 32 / team.lanes) {
+        int c = first + team.corner;
+        f(c < 4 * points ? corners[place_of(c)] : Corner{0.0f, -1}, c);
     }
 }
 
-template <typename T>
+// The weighted samples of one head: out = ignored x token (or 0) + the sum over corners. `placed(k)` gives point k of `all`.
+template <int N, typename T, typename P>
+__device__ __forceinline__ void sum_of_samples(const T *pixels, int64_t stride, int size, int all, P placed, float ignored, const T *token, T *out) {
+    Team<N> team(size);
+    for (int begin = 0; begin < size; begin += team.step) {
+        int channel = begin + team.channel;
+        bool active = channel < size;
+        float sum[N] = {};
+        for (int base = 0; base < all; base += 32) {
+            int k = base + threadIdx.x;
+            leave(k < all ? placed(k) : Placed::none());
+            each_corner(team, min(32, all - base), [&](const Corner &corner, int) {
+                if (!active || corner.share == 0.0f) return;
+                auto from = load_pack<T, N>(pixels + corner.pixel * stride + channel);
+#pragma unroll
+                for (int c = 0; c < N; c++) sum[c] += corner.share * widen(from.x[c]);
+            });
+        }
+#pragma unroll
+        for (int c = 0; c < N; c++) sum[c] = team.over_corners(sum[c]);
+        if (!active || team.corner != 0) continue;
+        Pack<T, N> to;
+#pragma unroll
+        for (int c = 0; c < N; c++) to.x[c] = narrow<T>(token ? ignored * widen(token[channel + c]) + sum[c] : sum[c]);
+        store_pack(out + channel, to);
+    }
+}
+
+template <int N, typename T>
 __device__ __forceinline__ void mmfs_forward(const DeemDeformAttentionMmfsForward &p) {
     const DeemMmfs &x = p.x;
     int64_t index = warp_index();
@@ -152,38 +231,47 @@ __device__ __forceinline__ void mmfs_forward(const DeemDeformAttentionMmfsForwar
     Mmfs<T> m{x, unit_of(index, x.queries, x.heads)};
     float largest, total, ignored;
     m.softmax(largest, total, ignored);
-    for (int first = 0; first < x.size; first += 32) {
-        int c = first + threadIdx.x;
-        bool active = c < x.size;
-        float sum = active ? ignored * widen(static_cast<const T *>(x.ignore_token)[m.u.n * x.size + c]) : 0.0f;
-        each_corner(
-            m.all(),
-            [&](int k, int &picture, Corners &at) { return m.weigh(k, largest, total, picture, at); },
-            [&](float share, int row, int picture) {
-                if (active) sum += share * widen(m.pixels(picture)[int64_t(row) * x.heads * x.size + c]);
-            });
-        if (active) static_cast<T *>(p.out)[index * x.size + c] = narrow<T>(sum);
-    }
+    sum_of_samples<N>(
+        m.pixels(), m.stride(), x.size, m.all(), [&](int k) { return m.placed(k, largest, total); }, ignored,
+        static_cast<const T *>(x.ignore_token) + m.u.n * x.size, static_cast<T *>(p.out) + index * x.size);
 }
 
-// The sample of d_out . value, and its slopes in x and y.
-template <typename T>
-__device__ __forceinline__ void slopes(const T *pixels, int64_t stride, const T *d_out, int size, const Corners &at, float &sample,
-                                       float &dx, float &dy) {
-    float dots[4] = {};
-    sample = 0.0f;
+// What a sample of d_out . value is, and its slopes in x and y.
+struct Slopes {
+    float sample, dx, dy;
+};
+
+// The slopes of this lane's point, of `points` points whose corners were left; all lanes of the warp together.
+template <int N, typename T>
+__device__ __forceinline__ Slopes slopes(const T *pixels, int64_t stride, const T *d_out, int size, const Placed &point, int points) {
+    __shared__ alignas(16) float dots[WARPS][4 * 32];
+    Team<N> team(size);
+    bool active = team.channel < size;
+    Pack<T, N> first = {};
+    if (active) first = load_pack<T, N>(d_out + team.channel);
+    each_corner(team, points, [&](const Corner &corner, int number) {
+        float dot = 0.0f;
+        if (active && corner.pixel >= 0) {
+            const T *from = pixels + corner.pixel * stride;
+            for (int channel = team.channel; channel < size; channel += team.step) {
+                auto d = channel == team.channel ? first : load_pack<T, N>(d_out + channel), value = load_pack<T, N>(from + channel);
 #pragma unroll
-    for (int c = 0; c < 4; c++) {
-        if (at.row[c] < 0) continue;
-        const T *from = pixels + at.row[c] * stride;
-        for (int i = 0; i < size; i++) dots[c] += widen(d_out[i]) * widen(from[i]);
-        sample += at.share[c] * dots[c];
-    }
-    dx = (1.0f - at.down) * (dots[1] - dots[0]) + at.down * (dots[3] - dots[2]);
-    dy = (1.0f - at.right) * (dots[2] - dots[0]) + at.right * (dots[3] - dots[1]);
+                for (int c = 0; c < N; c++) dot += widen(d.x[c]) * widen(value.x[c]);
+            }
+        }
+        dot = team.over_channels(dot);
+        if (team.channel == 0 && number < 4 * points) dots[threadIdx.y][number] = dot;
+    });
+    __syncwarp();
+    float4 dot = reinterpret_cast<const float4 *>(dots[threadIdx.y])[threadIdx.x];
+    if (threadIdx.x >= points) return {0.0f, 0.0f, 0.0f};
+    const Corners &at = point.at;
+    return {at.share[0] * dot.x + at.share[1] * dot.y + at.share[2] * dot.z + at.share[3] * dot.w,
+            (1.0f - at.down) * (dot.y - dot.x) + at.down * (dot.w - dot.z),
+            (1.0f - at.right) * (dot.z - dot.x) + at.right * (dot.w - dot.y)};
 }
 
-template <typename T>
+template <int N, typename T>
 __device__ __forceinline__ void mmfs_points(const DeemDeformAttentionMmfsPoints &p) {
     const DeemMmfs &x = p.x;
     int64_t units = int64_t(x.batch) * x.queries * x.heads, index = warp_index();
@@ -205,19 +293,17 @@ __device__ __forceinline__ void mmfs_points(const DeemDeformAttentionMmfsPoints 
     float mean = 0.0f;
     const T *token = static_cast<const T *>(x.ignore_token) + m.u.n * x.size;
     for (int c = threadIdx.x; c < x.size; c += 32) mean += ignored * widen(d_out[c]) * widen(token[c]);
-    for (int k = threadIdx.x; k < all; k += 32) {
-        Point point = m.point(k);
-        float sample = 0.0f, dx = 0.0f, dy = 0.0f;
-        if (point.seen) {
-            slopes(m.pixels(point.picture), int64_t(x.heads) * x.size, d_out, x.size, m.place(point), sample, dx, dy);
-            float weight = expf(m.logit(point) - largest) / total, ratio = x.levels.ratio[point.l];
-            mean += weight * sample;
-            dx *= weight * ratio;
-            dy *= weight * ratio;
-        }
-        of_logit[k] = sample;
-        of_x[k] = dx;
-        of_y[k] = dy;
+    for (int base = 0; base < all; base += 32) {
+        int k = base + threadIdx.x;
+        Placed point = k < all ? m.placed(k, largest, total) : Placed::none();
+        leave(point);
+        Slopes of = slopes<N>(m.pixels(), m.stride(), d_out, x.size, point, min(32, all - base));
+        if (k >= all) continue;
+        float ratio = x.levels.ratio[k / x.points % x.levels.count];
+        mean += point.weight * of.sample;
+        of_logit[k] = of.sample;
+        of_x[k] = of.dx * point.weight * ratio;
+        of_y[k] = of.dy * point.weight * ratio;
     }
     mean = warp_reduce(mean, Sum());
     for (int k = threadIdx.x; k < all; k += 32) {
@@ -246,6 +332,22 @@ __device__ __forceinline__ void add_fixed(void *sums, int64_t at, float x, doubl
     atomicAdd(static_cast<unsigned long long *>(sums) + at, static_cast<unsigned long long>(__double2ll_rn(double(x) * scale)));
 }
 
+// Adds share x d_out to every corner. `placed(k)` gives point k of `all`.
+template <typename T, typename P>
+__device__ __forceinline__ void scatter(void *sums, int64_t head, int64_t stride, int size, int all, P placed, const T *d_out, double scale) {
+    Team<1> team(size);
+    for (int base = 0; base < all; base += 32) {
+        int k = base + threadIdx.x;
+        leave(k < all ? placed(k) : Placed::none());
+        for (int channel = team.channel; channel < size; channel += team.step) {
+            float d = widen(d_out[channel]);
+            each_corner(team, min(32, all - base), [&](const Corner &corner, int) {
+                if (corner.share != 0.0f) add_fixed(sums, corner.pixel * stride + head * size + channel, corner.share * d, scale);
+            });
+        }
+    }
+}
+
 template <typename T>
 __device__ __forceinline__ void mmfs_scatter(const DeemDeformAttentionMmfsScatter &p) {
     const DeemMmfs &x = p.x;
@@ -254,19 +356,9 @@ __device__ __forceinline__ void mmfs_scatter(const DeemDeformAttentionMmfsScatte
     Mmfs<T> m{x, unit_of(index, x.queries, x.heads)};
     const float *softmax = static_cast<const float *>(p.softmax) + 3 * index;
     float largest = softmax[0], total = softmax[1];
-    double scale = *static_cast<const double *>(p.scale);
-    for (int first = 0; first < x.size; first += 32) {
-        int c = first + threadIdx.x;
-        bool active = c < x.size;
-        float d = active ? widen(static_cast<const T *>(p.d_out)[index * x.size + c]) : 0.0f;
-        each_corner(
-            m.all(),
-            [&](int k, int &picture, Corners &at) { return m.weigh(k, largest, total, picture, at); },
-            [&](float share, int row, int picture) {
-                int64_t pixel = int64_t(picture) * x.levels.positions + row;
-                if (active) add_fixed(p.sums, (pixel * x.heads + m.u.n) * x.size + c, share * d, scale);
-            });
-    }
+    scatter(
+        p.sums, m.u.n, m.stride(), x.size, m.all(), [&](int k) { return m.placed(k, largest, total); },
+        static_cast<const T *>(p.d_out) + index * x.size, *static_cast<const double *>(p.scale));
 }
 
 // A block sums one head over one slice of queries; its threads are the columns of the tables: offsets, then logits.
@@ -379,50 +471,43 @@ struct Sample {
         const T *at = static_cast<const T *>(x.location) + (u.index * all() + k) * 2;
         return corners(x.levels, l, widen(at[0]) * x.levels.width[l] - 0.5f, widen(at[1]) * x.levels.height[l] - 0.5f);
     }
-    __device__ __forceinline__ float weight(int k) const { return widen(static_cast<const T *>(x.weight)[u.index * all() + k]); }
-    __device__ __forceinline__ float weigh(int k, Corners &at) const {
-        at = place(k);
-        return weight(k);
+    __device__ __forceinline__ Placed placed(int k) const {
+        float weight = widen(static_cast<const T *>(x.weight)[u.index * all() + k]);
+        return {weight, int64_t(u.entry) * x.levels.positions, place(k)};
     }
-    __device__ __forceinline__ const T *pixels() const {
-        return static_cast<const T *>(x.value) + (int64_t(u.entry) * x.levels.positions * x.heads + u.n) * x.size;
-    }
+    __device__ __forceinline__ const T *pixels() const { return static_cast<const T *>(x.value) + int64_t(u.n) * x.size; }
+    __device__ __forceinline__ int64_t stride() const { return int64_t(x.heads) * x.size; }
 };
 
-template <typename T>
+template <int N, typename T>
 __device__ __forceinline__ void sample_forward(const DeemDeformAttentionSampleForward &p) {
     const DeemSample &x = p.x;
     int64_t index = warp_index();
     if (index >= int64_t(x.batch) * x.queries * x.heads) return;
     Sample<T> m{x, unit_of(index, x.queries, x.heads)};
-    for (int first = 0; first < x.size; first += 32) {
-        int c = first + threadIdx.x;
-        bool active = c < x.size;
-        float sum = 0.0f;
-        each_corner(
-            m.all(),
-            [&](int k, int &, Corners &at) { return m.weigh(k, at); },
-            [&](float share, int row, int) {
-                if (active) sum += share * widen(m.pixels()[int64_t(row) * x.heads * x.size + c]);
-            });
-        if (active) static_cast<T *>(p.out)[index * x.size + c] = narrow<T>(sum);
-    }
+    const T *no_token = nullptr;
+    sum_of_samples<N>(
+        m.pixels(), m.stride(), x.size, m.all(), [&](int k) { return m.placed(k); }, 0.0f, no_token,
+        static_cast<T *>(p.out) + index * x.size);
 }
 
-template <typename T>
+template <int N, typename T>
 __device__ __forceinline__ void sample_points(const DeemDeformAttentionSamplePoints &p) {
     const DeemSample &x = p.x;
     int64_t index = warp_index();
     if (index >= int64_t(x.batch) * x.queries * x.heads) return;
     Sample<T> m{x, unit_of(index, x.queries, x.heads)};
     const T *d_out = static_cast<const T *>(p.d_out) + index * x.size;
-    for (int k = threadIdx.x; k < m.all(); k += 32) {
-        float sample, dx, dy, weight = m.weight(k);
-        slopes(m.pixels(), int64_t(x.heads) * x.size, d_out, x.size, m.place(k), sample, dx, dy);
+    for (int base = 0; base < m.all(); base += 32) {
+        int k = base + threadIdx.x;
+        Placed point = k < m.all() ? m.placed(k) : Placed::none();
+        leave(point);
+        Slopes of = slopes<N>(m.pixels(), m.stride(), d_out, x.size, point, min(32, m.all() - base));
+        if (k >= m.all()) continue;
         T *to = static_cast<T *>(p.d_location) + (index * m.all() + k) * 2;
-        to[0] = narrow<T>(weight * (dx * x.levels.width[k / x.points]));
-        to[1] = narrow<T>(weight * (dy * x.levels.height[k / x.points]));
-        static_cast<T *>(p.d_weight)[index * m.all() + k] = narrow<T>(sample);
+        to[0] = narrow<T>(point.weight * (of.dx * x.levels.width[k / x.points]));
+        to[1] = narrow<T>(point.weight * (of.dy * x.levels.height[k / x.points]));
+        static_cast<T *>(p.d_weight)[index * m.all() + k] = narrow<T>(of.sample);
     }
 }
 
@@ -432,19 +517,9 @@ __device__ __forceinline__ void sample_scatter(const DeemDeformAttentionSampleSc
     int64_t index = warp_index();
     if (index >= int64_t(x.batch) * x.queries * x.heads) return;
     Sample<T> m{x, unit_of(index, x.queries, x.heads)};
-    double scale = *static_cast<const double *>(p.scale);
-    for (int first = 0; first < x.size; first += 32) {
-        int c = first + threadIdx.x;
-        bool active = c < x.size;
-        float d = active ? widen(static_cast<const T *>(p.d_out)[index * x.size + c]) : 0.0f;
-        each_corner(
-            m.all(),
-            [&](int k, int &, Corners &at) { return m.weigh(k, at); },
-            [&](float share, int row, int) {
-                int64_t pixel = int64_t(m.u.entry) * x.levels.positions + row;
-                if (active) add_fixed(p.sums, (pixel * x.heads + m.u.n) * x.size + c, share * d, scale);
-            });
-    }
+    scatter(
+        p.sums, m.u.n, m.stride(), x.size, m.all(), [&](int k) { return m.placed(k); },
+        static_cast<const T *>(p.d_out) + index * x.size, *static_cast<const double *>(p.scale));
 }
 
 template <typename T>
@@ -482,15 +557,22 @@ __device__ __forceinline__ void locate_backward(const DeemDeformAttentionLocateB
     });
 }
 
-DEEM_KERNELS(deform_attention_mmfs_forward, DeemDeformAttentionMmfsForward, mmfs_forward)
-DEEM_KERNELS(deform_attention_mmfs_points, DeemDeformAttentionMmfsPoints, mmfs_points)
+// The four kernels of a body that reads packs.
+#define DEEM_PACK_KERNELS(NAME, PARAMS, BODY)                                                                                                                      \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) NAME##_f32(const __grid_constant__ PARAMS p) { BODY<1, float>(p); }                                \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) NAME##_bf16(const __grid_constant__ PARAMS p) { BODY<1, bf16>(p); }                                \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) NAME##_pack_f32(const __grid_constant__ PARAMS p) { BODY<Pack<float>::N, float>(p); }              \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) NAME##_pack_bf16(const __grid_constant__ PARAMS p) { BODY<Pack<bf16>::N, bf16>(p); }
+
+DEEM_PACK_KERNELS(deform_attention_mmfs_forward, DeemDeformAttentionMmfsForward, mmfs_forward)
+DEEM_PACK_KERNELS(deform_attention_mmfs_points, DeemDeformAttentionMmfsPoints, mmfs_points)
 DEEM_KERNELS(deform_attention_mmfs_scatter, DeemDeformAttentionMmfsScatter, mmfs_scatter)
 DEEM_KERNELS(deform_attention_mmfs_tables_sum, DeemDeformAttentionMmfsTablesSum, mmfs_tables_sum)
 DEEM_KERNELS(deform_attention_mmfs_ignore, DeemDeformAttentionMmfsIgnore, mmfs_ignore)
 DEEM_KERNELS(deform_attention_largest, DeemDeformAttentionLargest, largest)
 DEEM_KERNELS(deform_attention_from_fixed, DeemDeformAttentionFromFixed, from_fixed)
-DEEM_KERNELS(deform_attention_sample_forward, DeemDeformAttentionSampleForward, sample_forward)
-DEEM_KERNELS(deform_attention_sample_points, DeemDeformAttentionSamplePoints, sample_points)
+DEEM_PACK_KERNELS(deform_attention_sample_forward, DeemDeformAttentionSampleForward, sample_forward)
+DEEM_PACK_KERNELS(deform_attention_sample_points, DeemDeformAttentionSamplePoints, sample_points)
 DEEM_KERNELS(deform_attention_sample_scatter, DeemDeformAttentionSampleScatter, sample_scatter)
 DEEM_KERNELS(deform_attention_locate_forward, DeemDeformAttentionLocateForward, locate_forward)
 DEEM_KERNELS(deform_attention_locate_backward, DeemDeformAttentionLocateBackward, locate_backward)

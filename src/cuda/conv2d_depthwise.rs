@@ -1,5 +1,6 @@
 //! Launches of `cuda/conv2d_depthwise.cu`; see [`crate::ops::conv2d_depthwise`].
 
+use super::gemm::aligned;
 use super::params::{DeemConv2dDepthwiseBackwardWeight, DeemConv2dDepthwiseForward};
 use super::{indexwise, input, kernel, optional_input, output, reduce, small};
 use crate::device::Context;
@@ -12,8 +13,16 @@ use crate::memory::{View, ViewMut};
 const OP: &str = "conv2d_depthwise";
 /// Pixels of a line that a thread computes, as in the kernel.
 const RUN: usize = 4;
+/// Channels of a thread of the pack kernels, and taps of a kernel's line that they are made for.
+const CHANNELS: usize = 4;
+const WIDE: usize = 7;
 /// Most slices that a sum over lines is cut into.
 const SLICES: usize = 64;
+
+/// Whether the pack kernels are legal.
+fn takes_packs(sizes: &Sizes, aligned: bool) -> bool {
+    aligned && sizes.kw == WIDE && sizes.c.is_multiple_of(CHANNELS)
+}
 
 /// y = bias + x * w; `turned` turns the kernel around, which makes it the gradient of the input.
 pub(crate) fn forward<E: Element>(
@@ -39,10 +48,15 @@ pub(crate) fn forward<E: Element>(
         turned: i32::from(turned),
         padding: 0,
     };
-    let threads = sizes.batch * sizes.h * sizes.w.div_ceil(RUN) * sizes.c;
-    let geometry = indexwise(OP, threads)?;
+    let runs = sizes.batch * sizes.h * sizes.w.div_ceil(RUN);
+    let packs = takes_packs(sizes, aligned(&[params.x, params.w, params.bias, params.y.cast_const()]));
+    let (kernel, threads) = if packs {
+        (kernel!(E, cx, OP, "conv2d_depthwise_forward_pack"), runs * sizes.c / CHANNELS)
+    } else {
+        (kernel!(E, cx, OP, "conv2d_depthwise_forward"), runs * sizes.c)
+    };
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names.
-    unsafe { cx.launch(OP, kernel!(E, cx, OP, "conv2d_depthwise_forward"), geometry, &params) }
+    unsafe { cx.launch(OP, kernel, indexwise(OP, threads)?, &params) }
 }
 
 /// dw += dy * x.

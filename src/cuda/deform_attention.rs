@@ -1,5 +1,8 @@
 //! Launches of `cuda/deform_attention.cu`; see [`crate::ops::deform_attention`].
 
+use std::ffi::c_void;
+
+use super::gemm::aligned;
 use super::params::{
     DEEM_MAX_LEVELS, DeemDeformAttentionFromFixed, DeemDeformAttentionLargest, DeemDeformAttentionLocateBackward,
     DeemDeformAttentionLocateForward, DeemDeformAttentionMmfsForward, DeemDeformAttentionMmfsIgnore,
@@ -53,6 +56,11 @@ fn warps(units: usize) -> Result<Geometry> {
     Ok(Geometry { threads: [32, WARPS as u32, 1], ..geometry })
 }
 
+/// Whether kernels read packs of 16 bytes: heads of whole packs, in arrays that begin with one.
+fn takes_packs<E>(head_size: usize, addresses: &[*const c_void]) -> bool {
+    (head_size * size_of::<E>()).is_multiple_of(16) && aligned(addresses)
+}
+
 /// Launches a kernel if there is work: without queries the gradients of values and tables are still to be written.
 ///
 /// # Safety
@@ -96,6 +104,7 @@ impl Plain {
         spec: &Mmfs<'_>,
         sizes: Sizes,
     ) -> Result<DeemMmfs> {
+        small(OP, "the number of pixels of all pictures", x.value.shape().len() / (spec.heads * sizes.head_size))?;
         Ok(DeemMmfs {
             value: input(cx, OP, "value", x.value)?,
             offsets: input(cx, OP, "offsets", x.offsets)?,
@@ -129,8 +138,13 @@ pub(crate) fn mmfs_forward<E: Element>(
     let params =
         DeemDeformAttentionMmfsForward { x: plain.params(cx, inputs, spec, sizes)?, out: output(cx, OP, "out", &out)? };
     let units = sizes.batch * sizes.queries * spec.heads;
+    let kernel = if takes_packs::<E>(sizes.head_size, &[params.x.value, params.out.cast_const()]) {
+        kernel!(E, cx, OP, "deform_attention_mmfs_forward_pack")
+    } else {
+        kernel!(E, cx, OP, "deform_attention_mmfs_forward")
+    };
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names, as the op has checked.
-    unsafe { cx.launch(OP, kernel!(E, cx, OP, "deform_attention_mmfs_forward"), warps(units)?, &params) }
+    unsafe { cx.launch(OP, kernel, warps(units)?, &params) }
 }
 
 /// Gradients of values as integers: the scale that their sums can be kept at, and zeros to add to.
@@ -217,8 +231,13 @@ pub(crate) fn mmfs_backward<E: Element>(
         of_point: output(cx, OP, "of_point", &of_point.view_mut())?,
         softmax: output(cx, OP, "softmax", &softmax.view_mut())?,
     };
+    let kernel = if takes_packs::<E>(sizes.head_size, &[x.value, d_out_address]) {
+        kernel!(E, cx, OP, "deform_attention_mmfs_points_pack")
+    } else {
+        kernel!(E, cx, OP, "deform_attention_mmfs_points")
+    };
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names, as the op has checked.
-    unsafe { launch_some(cx, units, kernel!(E, cx, OP, "deform_attention_mmfs_points"), warps(units)?, &params)? };
+    unsafe { launch_some(cx, units, kernel, warps(units)?, &params)? };
 
     // Weights of a query sum to at most 1, so a pixel gets at most the largest gradient from each query.
     let fixed = Fixed::new(cx, inputs.value.shape().len(), sizes.queries as f64, d_out, None)?;
@@ -297,6 +316,7 @@ fn sample_params<E: Element>(
     spec: &Sample<'_>,
     sizes: Sizes,
 ) -> Result<DeemSample> {
+    small(OP, "the number of pixels of all pictures", value.shape().len() / (spec.heads * sizes.head_size))?;
     Ok(DeemSample {
         value: input(cx, OP, "value", value)?,
         location: input(cx, OP, "location", location)?,
@@ -326,8 +346,13 @@ pub(crate) fn sample_forward<E: Element>(
         out: output(cx, OP, "out", &out)?,
     };
     let units = sizes.batch * sizes.queries * spec.heads;
+    let kernel = if takes_packs::<E>(sizes.head_size, &[params.x.value, params.out.cast_const()]) {
+        kernel!(E, cx, OP, "deform_attention_sample_forward_pack")
+    } else {
+        kernel!(E, cx, OP, "deform_attention_sample_forward")
+    };
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names, as the op has checked.
-    unsafe { cx.launch(OP, kernel!(E, cx, OP, "deform_attention_sample_forward"), warps(units)?, &params) }
+    unsafe { cx.launch(OP, kernel, warps(units)?, &params) }
 }
 
 /// See [`crate::ops::deform_attention::sample_backward`].
@@ -353,8 +378,13 @@ pub(crate) fn sample_backward<E: Element>(
         d_location: output(cx, OP, "d_location", &d_location)?,
         d_weight: output(cx, OP, "d_weight", &d_weight)?,
     };
+    let kernel = if takes_packs::<E>(sizes.head_size, &[x.value, d_out_address]) {
+        kernel!(E, cx, OP, "deform_attention_sample_points_pack")
+    } else {
+        kernel!(E, cx, OP, "deform_attention_sample_points")
+    };
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names, as the op has checked.
-    unsafe { launch_some(cx, units, kernel!(E, cx, OP, "deform_attention_sample_points"), warps(units)?, &params)? };
+    unsafe { launch_some(cx, units, kernel, warps(units)?, &params)? };
     let terms = sizes.queries * spec.levels.len() * spec.points;
     let fixed = Fixed::new(cx, value.shape().len(), terms as f64, d_out, Some(weight))?;
     let params = DeemDeformAttentionSampleScatter {

@@ -12,6 +12,7 @@ use deem::ops::activation::{self, Activation};
 use deem::ops::adamw::{self, AdamW, Group};
 use deem::ops::attention::{self, Attention};
 use deem::ops::conv2d::{self, Conv2d, Pad};
+use deem::ops::deform_attention::{self, Sample};
 use deem::ops::diffusion::{self, Prediction, Sampler, Schedule};
 use deem::ops::dropout::{self, Dropout};
 use deem::ops::gemm::{self, Epilogue, Form};
@@ -139,6 +140,8 @@ fn launches() {
     tiles::<bf16>(&mut counted);
     attentions(&mut counted);
     tiles::<f32>(&mut counted);
+    samples::<f32>(&mut counted);
+    samples::<bf16>(&mut counted);
     pointwise::<f32>(&mut counted);
     pointwise::<bf16>(&mut counted);
     moving::<f32>(&mut counted);
@@ -335,8 +338,17 @@ fn maps<E: Element>(counted: &mut Counted) {
     let shape = Shape::from([1, 32, 32, 128]);
     let n = shape.len() as f64 * e;
     let (x, w, mut y) = (counted.numbers::<E>(shape), counted.numbers::<E>([7, 7, 128]), counted.empty::<E>(shape));
-    counted.check::<E>("conv2d_depthwise forward", &[("conv2d_depthwise_forward", 2.0 * n + 49.0 * 128.0 * e)], |cx| {
-        conv2d_depthwise::forward(cx, x.view(), w.view(), None, y.view_mut())
+    counted.check::<E>(
+        "conv2d_depthwise forward",
+        &[("conv2d_depthwise_forward_pack", 2.0 * n + 49.0 * 128.0 * e)],
+        |cx| conv2d_depthwise::forward(cx, x.view(), w.view(), None, y.view_mut()),
+    );
+    // Sums of the kernel's taps for every line of the image.
+    let sums = 32.0 * 49.0 * 128.0 * 4.0;
+    let mut dw = counted.zeros::<E::Acc>([7, 7, 128]);
+    let kernels = [("conv2d_depthwise_backward_weight", 2.0 * n + sums), ("reduce_slices", sums + 2.0 * sums / 32.0)];
+    counted.check::<E>("conv2d_depthwise backward_weight", &kernels, |cx| {
+        conv2d_depthwise::backward_weight(cx, x.view(), y.view(), dw.view_mut())
     });
     let latents = Shape::from([8, 64, 64, 4]);
     let n = latents.len() as f64 * e;
@@ -355,7 +367,7 @@ fn maps<E: Element>(counted: &mut Counted) {
 /// The kernels of a call that compute in tiles: shared memory takes no cycle more than it must.
 fn check_tiles(counted: &mut Counted, what: &str, call: &mut dyn FnMut(&Context) -> Result<()>) {
     for Launch { kernel, shared_cycles, bank_conflict_cycles, .. } in counted.launches(call) {
-        if ["_mma_", "_tile_", "_small_", "_wgmma_"].iter().any(|part| kernel.contains(part)) {
+        if ["_mma_", "_tile_", "_small_", "_wgmma_", "_pack_"].iter().any(|part| kernel.contains(part)) {
             println!("COUNTED {what:28} {kernel:42} {bank_conflict_cycles} of {shared_cycles} shared cycles");
             assert!(
                 bank_conflict_cycles <= 0.01 * shared_cycles,
@@ -388,6 +400,27 @@ fn tiles<E: Element>(counted: &mut Counted) {
     let mut dw = counted.zeros::<E::Acc>([64, 3, 3, 64]);
     check_tiles(counted, "conv2d backward_weight", &mut |cx| {
         conv2d::backward_weight(cx, x.view(), x.view(), dw.view_mut(), &conv)
+    });
+}
+
+fn samples<E: Element>(counted: &mut Counted) {
+    let (heads, points, levels) = (8, 4, [(32, 32), (16, 16)]);
+    let spec = Sample { heads, points, levels: &levels };
+    let shape = [2, 128, heads * 64];
+    let value = counted.numbers::<E>([2, 32 * 32 + 16 * 16, heads * 64]);
+    let location = counted.numbers::<E>([2, 128, heads * 2 * points * 2]);
+    let weight = counted.numbers::<E>([2, 128, heads * 2 * points]);
+    let (d_out, mut out) = (counted.numbers::<E>(shape), counted.empty::<E>(shape));
+    check_tiles(counted, "deform_attention forward", &mut |cx| {
+        deform_attention::sample_forward(cx, value.view(), location.view(), weight.view(), out.view_mut(), &spec)
+    });
+    let mut grads = [&value, &location, &weight].map(|tensor| counted.empty::<E>(tensor.shape()));
+    check_tiles(counted, "deform_attention backward", &mut |cx| {
+        let [d_value, d_location, d_weight] = grads.each_mut().map(|tensor| tensor.view_mut());
+        let inputs = (value.view(), location.view(), weight.view(), d_out.view());
+        deform_attention::sample_backward(
+            cx, inputs.0, inputs.1, inputs.2, inputs.3, d_value, d_location, d_weight, &spec,
+        )
     });
 }
 
