@@ -17,7 +17,8 @@
 
 namespace deem {
 
-/// Storage types with their conversions and the tensor-core product that takes them.
+/// Storage types with their conversions and the tensor-core product that takes them. Kernels that go element by element are templates over float and bf16 instead
+/// (numeric.cuh); here numbers are also the bits that ldmatrix and mma move about, and a kernel's type says which mma takes them.
 struct F32 {
     using Stored = float;
     __device__ static float load(const float *p) { return *p; }
