@@ -2,6 +2,9 @@
 
 use super::device::{Parameter::*, random};
 use super::memory::kernel;
+use crate::isa::{ladder, plain_value, search};
+use cuda::isa::Rounding;
+use cuda::isa::exact::Format;
 use cuda::machine::Machine;
 
 /// A product in the test: shape, types in the text, bits of an element of A and B, registers of A, B and C.
@@ -122,5 +125,58 @@ fn tf32_and_doubles() {
         let (row, column) = (index % 8, index / 8);
         let exact = (0..4).fold(c[row * 8 + column], |sum, k| a[row * 4 + k].mul_add(b[column * 4 + k], sum));
         assert_eq!(f64::from_le_bytes(found.try_into().expect("eight bytes")), exact);
+    }
+}
+
+#[test]
+fn halves_with_all_pairs_of_sums() {
+    let values = ladder(Format::F16);
+    let half = |value: f64| (search(Format::F16, &values, value, Rounding::Nearest) as u16).to_le_bytes().to_vec();
+    let encode =
+        |kind: &str, value: f64| if kind == "f16" { half(value) } else { (value as f32).to_le_bytes().to_vec() };
+    for ([m, n, k], (of_c, of_d)) in [[16, 16, 16], [32, 8, 16], [8, 32, 16]]
+        .into_iter()
+        .flat_map(|sizes| [("f16", "f16"), ("f16", "f32"), ("f32", "f16"), ("f32", "f32")].map(|pair| (sizes, pair)))
+    {
+        // Multiples of 1/64 up to 4: sums are exact in f32, and D of f16 is rounded once.
+        let mut next = random(5);
+        let mut numbers = |count: usize| -> Vec<f64> { (0..count).map(|_| (next() * 256.0).round() / 64.0).collect() };
+        let (a, b, c) = (numbers(m * k), numbers(k * n), numbers(m * n));
+        let list = |name: &str, count: usize| {
+            format!("{{{}}}", (0..count).map(|index| format!("%{name}{index}")).collect::<Vec<_>>().join(", "))
+        };
+        let count = |kind: &str| if kind == "f16" { 4 } else { 8 };
+        let (la, lb, lc, ld) = (list("a", 8), list("b", 8), list("c", count(of_c)), list("d", count(of_d)));
+        let shape = format!("m{m}n{n}k{k}");
+        let input: Vec<u8> = [&a, &b].into_iter().flatten().flat_map(|&value| half(value)).collect();
+        let start: Vec<u8> = c.iter().flat_map(|&value| encode(of_c, value)).collect();
+        let (at_b, at_c, at_d) = (2 * m * k, input.len(), input.len() + start.len());
+        let text = format!(
+            ".reg .b32 %a<8>, %b<8>, %c<8>, %d<8>; .reg .b64 %p<4>;
+             add.u64 %p0, %out, {at_b}; add.u64 %p1, %out, {at_c}; add.u64 %p2, %out, {at_d};
+             wmma.load.a.sync.aligned.row.{shape}.global.f16 {la}, [%out], {k};
+             wmma.load.b.sync.aligned.row.{shape}.global.f16 {lb}, [%p0], {n};
+             wmma.load.c.sync.aligned.row.{shape}.global.{of_c} {lc}, [%p1], {n};
+             wmma.mma.sync.aligned.row.row.{shape}.{of_d}.{of_c} {ld}, {la}, {lb}, {lc};
+             wmma.store.d.sync.aligned.row.{shape}.global.{of_d} [%p2], {ld}, {n};"
+        );
+        let device = kernel(Machine::a100(), "", "", &text);
+        let room = m * n * if of_d == "f16" { 2 } else { 4 };
+        let out = device.upload(&[input, start, vec![0; room]].concat());
+        device.must("k", 1, 32, &[Long(out)]);
+        let found = device.download::<u8>(out, at_d + room)[at_d..].to_vec();
+        for (index, found) in found.chunks(room / (m * n)).enumerate() {
+            let (row, column) = (index / n, index % n);
+            let sum = c[index] + (0..k).map(|t| a[row * k + t] * b[t * n + column]).sum::<f64>();
+            let value = match found {
+                [low, high] => plain_value(Format::F16, u16::from_le_bytes([*low, *high]).into()),
+                word => f32::from_le_bytes(word.try_into().expect("four bytes")).into(),
+            };
+            let expected = match of_d {
+                "f16" => plain_value(Format::F16, search(Format::F16, &values, sum, Rounding::Nearest)),
+                _ => sum,
+            };
+            assert_eq!(value, expected, "{shape} {of_d} {of_c} {row} {column}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use super::{Random, plain_value};
 use cuda::isa::exact::Format;
 use cuda::isa::matrix::quad_pair::{self, Order};
 use cuda::isa::matrix::{self, Element, Level, Mma, Sum, move_rows};
-use cuda::isa::{Lanes, Lanes64, float32};
+use cuda::isa::{Lanes, Lanes64, Rounding, float32};
 
 /// Row and column of element `i` of lane `4 g + t`.
 type Place = fn(i: usize, g: usize, t: usize) -> (usize, usize);
@@ -322,7 +322,8 @@ fn double_products() {
         };
         assert!(shape.is_supported());
         let registers = shape.registers();
-        let mut number = |_: usize| random.word() as f64 / 1e9 - 2.0;
+        // Numbers of 53 bits in units of 2^-51; half of the starts cancel most of a product.
+        let mut number = |_: usize| ((random.bits() as i64) >> 11) as f64 * 2f64.powi(-51);
         let a: Vec<Vec<f64>> = (0..m).map(|_| (0..k as usize).map(&mut number).collect()).collect();
         let b: Vec<Vec<f64>> = (0..k).map(|_| (0..8).map(&mut number).collect()).collect();
         let load = |matrix: &[Vec<f64>], count: usize, place: Place| -> Vec<Lanes64> {
@@ -333,25 +334,50 @@ fn double_products() {
             (0..count).map(|i| std::array::from_fn(|l| lane(i, l))).collect()
         };
         let (ra, rb) = (load(&a, registers.a, place_a), load(&b, registers.b, place_b));
-        let rc: Vec<Lanes64> = (0..registers.c).map(|_| std::array::from_fn(|_| number(0).to_bits())).collect();
-        let mut d = vec![[0; 32]; registers.d];
-        matrix::mma_f64(
-            cuda::isa::Rounding::Nearest,
-            m,
-            &mut d,
-            &ra.iter().collect::<Vec<_>>(),
-            &rb.iter().collect::<Vec<_>>(),
-            &rc.iter().collect::<Vec<_>>(),
-        );
-        for i in 0..registers.d {
-            for lane in 0..32 {
-                let (row, column) = place_of_sum(i, lane / 4, lane % 4);
-                let sum = (0..k as usize)
-                    .fold(f64::from_bits(rc[i][lane]), |sum, step| a[row][step].mul_add(b[step][column], sum));
-                assert_eq!(f64::from_bits(d[i][lane]), sum, "m{m}k{k} {i} {lane}");
+        let mut start = |i: usize, lane: usize| {
+            let (row, column) = place_of_sum(i, lane / 4, lane % 4);
+            if lane % 2 == 0 { number(0) } else { -a[row][0] * b[0][column] }.to_bits()
+        };
+        let rc: Vec<Lanes64> = (0..registers.c).map(|i| std::array::from_fn(|lane| start(i, lane))).collect();
+        for rounding in super::ROUNDINGS {
+            let mut d = vec![[0; 32]; registers.d];
+            matrix::mma_f64(
+                rounding,
+                m,
+                &mut d,
+                &ra.iter().collect::<Vec<_>>(),
+                &rb.iter().collect::<Vec<_>>(),
+                &rc.iter().collect::<Vec<_>>(),
+            );
+            for i in 0..registers.d {
+                for lane in 0..32 {
+                    let (row, column) = place_of_sum(i, lane / 4, lane % 4);
+                    let sum = (0..k as usize).fold(f64::from_bits(rc[i][lane]), |sum, step| {
+                        multiply_and_add(rounding, a[row][step], b[step][column], sum)
+                    });
+                    assert_eq!(f64::from_bits(d[i][lane]), sum, "m{m}k{k} {rounding:?} {i} {lane}");
+                }
             }
         }
     }
+}
+
+/// `a * b + c` of multiples of 2^-51 (of 2^-102 in `c`) below 2^10, rounded once: whole numbers, of which at most 53 bits are kept.
+fn multiply_and_add(rounding: Rounding, a: f64, b: f64, c: f64) -> f64 {
+    let whole = |value: f64| (value * 2f64.powi(51)) as i128;
+    let sum = whole(a) * whole(b) + (c * 2f64.powi(102)) as i128;
+    let excess = (128 - sum.unsigned_abs().leading_zeros()).saturating_sub(53);
+    let (floor, unit) = (sum >> excess, 1i128 << excess);
+    let rest = sum - (floor << excess);
+    let up = match rounding {
+        Rounding::Down => false,
+        Rounding::Up => rest > 0,
+        Rounding::Zero => rest > 0 && sum < 0,
+        Rounding::Nearest => 2 * rest > unit || 2 * rest == unit && floor % 2 != 0,
+        Rounding::NearestAway => unreachable!("no mode of f64 products"),
+    };
+    // At most 2^53, which f64 has.
+    (floor + i128::from(up)) as f64 * 2f64.powi(excess as i32 - 102)
 }
 
 #[test]

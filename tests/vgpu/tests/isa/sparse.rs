@@ -21,10 +21,46 @@ fn granularity(element: Element) -> Granularity {
     }
 }
 
+/// Which elements of 16 rows of A are there, chosen at random.
+pub struct Missing {
+    /// Where the stored elements of a row stand in K.
+    pub places: Vec<Vec<usize>>,
+    /// The words that say so; what nobody should look at is anything.
+    pub metadata: Lanes,
+}
+
+impl Missing {
+    pub fn new(random: &mut Random, element: Element, depth: usize, selector: u32) -> Missing {
+        let Granularity { chunk, together } = granularity(element);
+        let mut metadata = random.lanes();
+        let mut places = vec![Vec::new(); 16];
+        for (row, places) in places.iter_mut().enumerate() {
+            for begin in (0..depth).step_by(chunk) {
+                // Which parts are there: one of two, or two of four.
+                let parts = chunk / together;
+                let first = random.below(if parts == 2 { 2 } else { 3 }) as usize;
+                let second = first + 1 + random.below(3 - first.min(2) as u32) as usize;
+                let (chosen, nibble) = match parts {
+                    2 => (vec![first], if first == 0 { 0b0100 } else { 0b1110 }),
+                    _ => (vec![first, second], (first | second << 2) as u32),
+                };
+                let (lane, bit) = place_of_metadata(element, depth, selector, row, begin);
+                let word = &mut metadata[4 * (row % 8) + lane];
+                *word = *word & !(15 << bit) | nibble << bit;
+                places.extend(
+                    chosen.iter().flat_map(|part| (0..together).map(move |index| begin + part * together + index)),
+                );
+            }
+            assert_eq!(places.len(), depth / 2);
+        }
+        Missing { places, metadata }
+    }
+}
+
 /// Which lane of its group holds the metadata of the chunk that begins at a column, and in which of its bits: the figures of the ISA, by type and depth.
-fn place_of_metadata(shape: &Mma, selector: u32, row: usize, column: usize) -> (usize, usize) {
+fn place_of_metadata(element: Element, depth: usize, selector: u32, row: usize, column: usize) -> (usize, usize) {
     let (lower, selector) = (usize::from(row >= 8), selector as usize);
-    match (shape.a, shape.depth) {
+    match (element, depth) {
         (Element::F16 | Element::Bf16, 16) => (selector, 16 * lower + column),
         (Element::F16 | Element::Bf16, _) => (2 * selector + column / 16, 16 * lower + column % 16),
         (Element::Tf32, 8) => (selector, 16 * lower + 2 * column),
@@ -76,38 +112,17 @@ fn check(random: &mut Random, shape: Mma, infinite: bool) {
     assert!(product.is_supported(), "{shape:?}");
     let counts = product.registers();
     let depth = shape.depth as usize;
-    let Granularity { chunk, together } = granularity(shape.a);
     let selector = random.below(product.selectors());
+    let missing = Missing::new(random, shape.a, depth, selector);
     let (mut a, mut b) = (vec![[0u32; 32]; counts.a], vec![[0u32; 32]; counts.b]);
-    // What nobody should look at is anything.
-    let mut metadata: Lanes = random.lanes();
     let mut dense = vec![vec![None; depth]; 16];
-    let width_a = shape.a.width() as usize;
     for (row, dense) in dense.iter_mut().enumerate() {
-        let mut stored = 0;
-        for begin in (0..depth).step_by(chunk) {
-            // Which parts are there: one of two, or two of four.
-            let parts = chunk / together;
-            let first = random.below(if parts == 2 { 2 } else { 3 }) as usize;
-            let second = first + 1 + random.below(3 - first.min(2) as u32).min(2) as usize;
-            let (chosen, nibble) = match parts {
-                2 => (vec![first], if first == 0 { 0b0100 } else { 0b1110 }),
-                _ => (vec![first, second.min(3)], (first | second.min(3) << 2) as u32),
-            };
-            let (lane, bit) = place_of_metadata(&shape, selector, row, begin);
-            let word = &mut metadata[4 * (row % 8) + lane];
-            *word = *word & !(15 << bit) | nibble << bit;
-            for part in chosen {
-                for element in 0..together {
-                    let bits = small(random, shape.a);
-                    dense[begin + part * together + element] = Some(bits);
-                    let (register, lane, shift) = place(width_a, true, row, stored);
-                    a[register][lane] |= bits << shift;
-                    stored += 1;
-                }
-            }
+        for (stored, &k) in missing.places[row].iter().enumerate() {
+            let bits = small(random, shape.a);
+            dense[k] = Some(bits);
+            let (register, lane, shift) = place(shape.a.width() as usize, true, row, stored);
+            a[register][lane] |= bits << shift;
         }
-        assert_eq!(stored, depth / 2);
     }
     let right: Vec<Vec<u32>> = (0..8).map(|_| (0..depth).map(|_| small(random, shape.b)).collect()).collect();
     for (column, right) in right.iter().enumerate() {
@@ -159,7 +174,7 @@ fn check(random: &mut Random, shape: Mma, infinite: bool) {
         &a.iter().collect::<Vec<_>>(),
         &b.iter().collect::<Vec<_>>(),
         &c.iter().collect::<Vec<_>>(),
-        &metadata,
+        &missing.metadata,
         selector,
     );
     // Zero may have either sign.
