@@ -342,7 +342,7 @@ impl Access<'_> {
 
     /// Lanes of one access that name several state spaces, or shared memory of several blocks: each of them by itself.
     #[cold]
-    fn mixed<const WATCHED: bool>(self, warp: &mut Warp<'_>, instruction: &Instruction) -> Result<Located, Flow> {
+    fn mixed<const WATCHED: bool>(&mut self, warp: &mut Warp<'_>, instruction: &Instruction) -> Result<Located, Flow> {
         let window = |address: u64| match space_of(address) {
             space::GLOBAL => 0,
             space::SHARED => address >> SHARED_BITS,
@@ -370,7 +370,7 @@ impl Access<'_> {
     }
 
     #[inline(always)]
-    fn shared<const WATCHED: bool>(mut self, warp: &mut Warp<'_>, instruction: &Instruction) -> Result<Located, Flow> {
+    fn shared<const WATCHED: bool>(&mut self, warp: &mut Warp<'_>, instruction: &Instruction) -> Result<Located, Flow> {
         let mut rank = warp.block.rank as usize;
         if self.highest >> SHARED_BITS != 0 {
             if self.lowest >> SHARED_BITS != self.highest >> SHARED_BITS {
@@ -471,7 +471,7 @@ impl Access<'_> {
         warp.fault(instruction, lane as u32, FaultKind::IllegalAddress, Kind::OutOfSpace, place, detail)
     }
 
-    fn param(self, warp: &mut Warp<'_>, instruction: &Instruction) -> Result<Located, Flow> {
+    fn param(&self, warp: &mut Warp<'_>, instruction: &Instruction) -> Result<Located, Flow> {
         let params = warp.grid.launch.params;
         if self.highest.saturating_add(self.bytes) > params.len() as u64 {
             return Err(self.outside(warp, instruction, Space::Parameter, params.len() as u64));
@@ -487,7 +487,7 @@ impl Access<'_> {
 
     #[inline(never)]
     fn local<const WATCHED: bool>(
-        mut self,
+        &mut self,
         warp: &mut Warp<'_>,
         instruction: &Instruction,
         in_frame: bool,
@@ -543,7 +543,7 @@ impl Access<'_> {
     /// Local memory that `alloca` gave.
     #[cold]
     fn on_stack<const WATCHED: bool>(
-        mut self,
+        &mut self,
         warp: &mut Warp<'_>,
         instruction: &Instruction,
     ) -> Result<Located, Flow> {

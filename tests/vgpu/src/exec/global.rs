@@ -11,7 +11,7 @@ use crate::memory::Window;
 impl Access<'_> {
     #[inline(always)]
     pub(super) fn global<const WATCHED: bool>(
-        mut self,
+        &mut self,
         warp: &mut Warp<'_>,
         instruction: &Instruction,
     ) -> Result<Located, Flow> {

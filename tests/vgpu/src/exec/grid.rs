@@ -203,8 +203,10 @@ pub(crate) fn launch(
         table: memory.table(),
         everything: memory.everything(),
         checks: settings.checks,
-        touched: watched
-            .then(|| std::array::from_fn(|_| Footprint::new(memory.everything().start(), memory.everything().bytes()))),
+        touched: watched.then(|| {
+            let all = memory.everything();
+            std::array::from_fn(|_| Footprint::new(all.start(), all.bytes(), settings.threads))
+        }),
         traffic: Traffic::default(),
         machine,
         begin: Instant::now(),

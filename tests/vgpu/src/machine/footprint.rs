@@ -15,6 +15,8 @@ pub struct Footprint {
     reserved: usize,
     origin: u64,
     sectors: u64,
+    /// Whether one thread alone adds, which needs no bus lock for that.
+    has_one_writer: bool,
 }
 
 // SAFETY: the words are atomics in a mapping that lives as long as the value.
@@ -23,8 +25,9 @@ unsafe impl Send for Footprint {}
 unsafe impl Sync for Footprint {}
 
 impl Footprint {
-    /// An empty set of sectors of `origin..origin + bytes`. Where the system refuses the addresses the set stays empty.
-    pub fn new(origin: u64, bytes: u64) -> Footprint {
+    /// An empty set of sectors of `origin..origin + bytes`, to which so many threads add. Where the system refuses the addresses the set stays empty.
+    pub fn new(origin: u64, bytes: u64, writers: usize) -> Footprint {
+        let has_one_writer = writers <= 1;
         let sectors = bytes / SECTOR;
         let reserved = (sectors / 8).next_multiple_of(4096).max(4096) as usize;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
@@ -32,9 +35,9 @@ impl Footprint {
         // SAFETY: a fresh private mapping.
         let words = unsafe { libc::mmap(std::ptr::null_mut(), reserved, protection, flags, -1, 0) };
         if words == libc::MAP_FAILED {
-            return Footprint { words: std::ptr::null(), reserved: 0, origin, sectors: 0 };
+            return Footprint { words: std::ptr::null(), reserved: 0, origin, sectors: 0, has_one_writer };
         }
-        Footprint { words: words as *const AtomicU64, reserved, origin, sectors }
+        Footprint { words: words as *const AtomicU64, reserved, origin, sectors, has_one_writer }
     }
 
     /// Adds the sectors that hold `bytes` bytes from `address` (at least one); how many of them are new. Addresses outside the set's range are never in it.
@@ -42,8 +45,15 @@ impl Footprint {
     pub fn touch(&self, address: u64, bytes: u64) -> u64 {
         let mut added = 0;
         self.for_words(address, bytes, |word, mask| {
-            if word.load(Ordering::Relaxed) & mask != mask {
-                added += u64::from((mask & !word.fetch_or(mask, Ordering::Relaxed)).count_ones());
+            let known = word.load(Ordering::Relaxed);
+            if known & mask != mask {
+                let known = if self.has_one_writer {
+                    word.store(known | mask, Ordering::Relaxed);
+                    known
+                } else {
+                    word.fetch_or(mask, Ordering::Relaxed)
+                };
+                added += u64::from((mask & !known).count_ones());
             }
         });
         added
@@ -91,7 +101,12 @@ mod tests {
 
     #[test]
     fn a_sector_counts_once() {
-        let footprint = Footprint::new(1 << 20, 1 << 30);
+        for writers in [1, 2] {
+            once(&Footprint::new(1 << 20, 1 << 30, writers));
+        }
+    }
+
+    fn once(footprint: &Footprint) {
         assert_eq!(footprint.touch(1 << 20, 1), 1);
         assert_eq!(footprint.touch((1 << 20) + 31, 1), 0);
         assert_eq!(footprint.touch((1 << 20) + 31, 2), 1);
