@@ -12,7 +12,8 @@
 //!   ptx       text -> syntax tree
 //!
 //!   beside them: memory (address space, allocations, which bytes were written), checks (findings and how they read),
-//!   machine (described GPUs: limits, occupancy, throughput model), report (a line per launch, and the table of them)
+//!   machine (described GPUs: limits, occupancy, throughput model), report (a line per launch, and the table of them),
+//!   texture (images, samplers, and which texels a sample takes)
 //! ```
 //!
 //! An arrow only ever points down; nothing here knows any program that runs on it.
@@ -26,3 +27,4 @@ pub mod memory;
 pub mod program;
 pub mod ptx;
 pub mod report;
+pub mod texture;

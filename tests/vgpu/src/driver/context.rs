@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::ThreadId;
 
+use super::api::array::{Array, MipmappedArray};
+use super::api::texture::{Surface, Texture};
 use super::engine::event::Event;
 use super::engine::stream::{Role, Stream};
 use super::errors::{Error, Outcome};
@@ -210,6 +212,10 @@ impl Context {
         Event::registry().remove_where(|event| event.context == self.number);
         Function::registry().remove_where(|function| function.module.context == self.number);
         Module::registry().remove_where(|module| module.context == self.number);
+        Texture::registry().remove_where(|texture| texture.context == self.number);
+        Surface::registry().remove_where(|surface| surface.context == self.number);
+        MipmappedArray::registry().remove_where(|array| array.context == self.number);
+        Array::registry().remove_where(|array| array.context == self.number);
         let owned = std::mem::take(&mut *self.owned.lock().unwrap_or_else(PoisonError::into_inner));
         if self.lost.get().is_none() {
             // A lost context lets nobody free anything.

@@ -9,6 +9,7 @@
 //! | `access`, `global`, `transfer`, `shared`, `watch`, `conflict`, `banks`, `traffic` | loads and stores with their checks, races within and between blocks, bank conflicts |
 //! | `atomic`, `collective`, `barrier`, `matrix`, `fragment` | what their names say |
 //! | `in_flight`, `pending`, `mbarrier`, `bulk`, `tensor`, `tensor_object`, `reduce` | asynchronous copies, what counts them, and the maps that they need |
+//! | `texture` | textures and surfaces |
 //! | `special`, `system`, `stack` | special registers, printf and its like, `alloca` |
 
 pub(crate) mod access;
@@ -37,6 +38,7 @@ pub(crate) mod stack;
 pub(crate) mod system;
 pub(crate) mod tensor;
 pub(crate) mod tensor_object;
+pub(crate) mod texture;
 mod traffic;
 pub(crate) mod transfer;
 mod warp;

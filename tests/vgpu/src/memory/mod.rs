@@ -34,6 +34,7 @@ pub use shadow::Shadow;
 pub use story::{Place, Story};
 pub use window::{Table, Window};
 
+use crate::texture::Objects;
 use allocator::Allocator;
 use reservation::Reservation;
 
@@ -57,6 +58,8 @@ pub enum Kind {
     Registered,
     /// What was mapped to reserved addresses: `cuMemMap`.
     Mapped,
+    /// `cuArrayCreate` and its like: elements that textures and surfaces read.
+    Array,
     /// A `.global` or `.const` variable of a module.
     Variable(String),
 }
@@ -124,6 +127,7 @@ pub struct Memory {
     /// Bumped with every change of the set of live allocations.
     version: AtomicU64,
     table: RwLock<(u64, Arc<Table>)>,
+    textures: Objects,
 }
 
 struct State {
@@ -147,7 +151,20 @@ impl Memory {
         let allocator = Allocator::new(reservation.base(), reservation.bytes(), capacity / 4);
         let state = State { allocator, live: BTreeMap::new(), reserved: BTreeMap::new(), used: 0, serial: 0 };
         let table = RwLock::new((0, Arc::new(Table::default())));
-        Ok(Memory { reservation, shadow, capacity, state: Mutex::new(state), version: AtomicU64::new(0), table })
+        Ok(Memory {
+            reservation,
+            shadow,
+            capacity,
+            state: Mutex::new(state),
+            version: AtomicU64::new(0),
+            table,
+            textures: Objects::default(),
+        })
+    }
+
+    /// Textures and surfaces, whose images lie here.
+    pub fn textures(&self) -> &Objects {
+        &self.textures
     }
 
     /// Size of the described GPU's memory in bytes.

@@ -104,6 +104,7 @@ impl Kind {
             Kind::Device => "allocation",
             Kind::Pooled => "stream-ordered allocation",
             Kind::Mapped => "mapped memory",
+            Kind::Array => "array",
             Kind::Managed => "managed allocation",
             Kind::Pinned => "host-pinned allocation",
             Kind::Registered => "registered host range",

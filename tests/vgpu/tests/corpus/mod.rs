@@ -5,6 +5,7 @@
 mod numba;
 mod nvcc;
 mod tensor;
+mod textures;
 mod triton;
 
 use std::path::PathBuf;

@@ -10,3 +10,4 @@ mod memory;
 mod small;
 mod tensor;
 mod text;
+mod texture;

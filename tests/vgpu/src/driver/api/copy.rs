@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::array::Array;
 use super::stream::StreamHandle;
 use crate::driver::context::{Context, current, stream};
 use crate::driver::engine::capture;
@@ -14,10 +15,11 @@ use crate::driver::engine::stream::Stream;
 use crate::driver::errors::Error;
 use crate::driver::ffi::{Handle, In, Out, Plain, read_bytes};
 use crate::driver::{Outcome, functions};
+use crate::texture::Image;
 
 /// What a call says about the two sides.
 #[derive(Clone, Copy, PartialEq)]
-enum Named {
+pub(super) enum Named {
     Host,
     Device,
     Either,
@@ -25,7 +27,7 @@ enum Named {
 
 /// Whether a call returns before its work is done.
 #[derive(Clone, Copy, PartialEq)]
-enum When {
+pub(super) enum When {
     Now,
     InOrder,
 }
@@ -171,14 +173,30 @@ fn base(memory: u32, host: u64, device: u64) -> Outcome<(u64, Named)> {
         1 => Ok((host, Named::Host)),
         2 => Ok((device, Named::Device)),
         4 => Ok((device, Named::Either)),
-        // Arrays are for textures.
-        3 => Err(Error::NotSupported),
         _ => Err(Error::InvalidValue),
     }
 }
 
+/// `CU_MEMORYTYPE_ARRAY`.
+const ARRAY: u32 = 3;
+
+/// A part of an array: where it begins (x in bytes) and how much of it is copied.
+fn part_of_array(array: u64, [x, y, z]: [usize; 3], [width, height, depth]: [usize; 3]) -> Outcome<(Side, Named)> {
+    let array = Handle::<Array>::new(array).get()?;
+    let (rows, planes) = array.rows_and_planes();
+    let fits = |from: usize, count: usize, of: u64| from.checked_add(count).is_some_and(|end| end as u64 <= of);
+    if !fits(x, width, array.row()) || !fits(y, height, rows) || !fits(z, depth, planes) {
+        return Err(Error::InvalidValue);
+    }
+    let Image { address, pitch, plane, .. } = array.image;
+    Ok((Side { address: address + z as u64 * plane + y as u64 * pitch + x as u64, pitch, plane }, Named::Device))
+}
+
 impl Corner2d {
-    fn side(&self) -> Outcome<(Side, Named)> {
+    fn side(&self, extents: [usize; 3]) -> Outcome<(Side, Named)> {
+        if self.memory == ARRAY {
+            return part_of_array(self.array, [self.x, self.y, 0], extents);
+        }
         let (address, named) = base(self.memory, self.host, self.device)?;
         let skipped =
             self.y.checked_mul(self.pitch).and_then(|rows| rows.checked_add(self.x)).ok_or(Error::InvalidValue)?;
@@ -188,7 +206,10 @@ impl Corner2d {
 }
 
 impl Corner3d {
-    fn side(&self) -> Outcome<(Side, Named)> {
+    fn side(&self, extents: [usize; 3]) -> Outcome<(Side, Named)> {
+        if self.memory == ARRAY {
+            return part_of_array(self.array, [self.x, self.y, self.z], extents);
+        }
         let (address, named) = base(self.memory, self.host, self.device)?;
         let plane = self.pitch.checked_mul(self.height).ok_or(Error::InvalidValue)?;
         let planes = self.z.checked_mul(plane).ok_or(Error::InvalidValue)?;
@@ -201,7 +222,8 @@ impl Corner3d {
 
 /// A copy in rows as the driver's structure describes it, with what it says about the sides.
 fn copy_2d(parameters: &Copy2d) -> Outcome<(Copy, Named, Named)> {
-    let ((destination, to), (source, from)) = (parameters.destination.side()?, parameters.source.side()?);
+    let extents = [parameters.width, parameters.height, 1];
+    let ((destination, to), (source, from)) = (parameters.destination.side(extents)?, parameters.source.side(extents)?);
     let (width, height) = (parameters.width as u64, parameters.height as u64);
     // A pitch of zero stands for rows without gaps.
     let packed = |side: Side| Side { pitch: if side.pitch == 0 { width } else { side.pitch }, ..side };
@@ -214,7 +236,8 @@ fn copy_2d(parameters: &Copy2d) -> Outcome<(Copy, Named, Named)> {
 
 /// A copy in planes as the driver's structure describes it.
 fn copy_3d_named(parameters: &Copy3d) -> Outcome<(Copy, Named, Named)> {
-    let ((destination, to), (source, from)) = (parameters.destination.side()?, parameters.source.side()?);
+    let extents = [parameters.width, parameters.height, parameters.depth];
+    let ((destination, to), (source, from)) = (parameters.destination.side(extents)?, parameters.source.side(extents)?);
     let (width, height, depth) = (parameters.width as u64, parameters.height as u64, parameters.depth as u64);
     let packed = |side: Side| {
         let pitch = if side.pitch == 0 { width } else { side.pitch };
@@ -230,7 +253,7 @@ fn copy_3d_named(parameters: &Copy3d) -> Outcome<(Copy, Named, Named)> {
 /// The copy of a graph node, checked.
 ///
 /// # Errors
-/// [`Error::InvalidValue`] for sizes and addresses, [`Error::NotSupported`] for arrays.
+/// [`Error::InvalidValue`] for sizes and addresses, [`Error::InvalidHandle`] for arrays that are none.
 pub fn node_copy(context: &Context, parameters: &Copy3d) -> Outcome<Copy> {
     let (copy, to, from) = copy_3d_named(parameters)?;
     check(context, copy, to, from)
@@ -274,7 +297,7 @@ fn run_3d(parameters: In<Copy3d>, stream: StreamHandle, when: When) -> Outcome {
 }
 
 /// Copies of one row.
-fn run(to: (u64, Named), from: (u64, Named), bytes: usize, stream: StreamHandle, when: When) -> Outcome {
+pub(super) fn run(to: (u64, Named), from: (u64, Named), bytes: usize, stream: StreamHandle, when: When) -> Outcome {
     current()?;
     copy(Copy::linear(to.0, from.0, bytes as u64), to.1, from.1, stream, when)
 }

@@ -1,11 +1,13 @@
 //! Devices. There is one.
 
+use super::array::most_of;
 use crate::driver::errors::Error;
 use crate::driver::ffi::{Out, Text};
 use crate::driver::gpu::gpu;
 use crate::driver::{Outcome, functions};
 use crate::machine::Machine;
 use crate::machine::limits::{MOST_BLOCK, MOST_GRID, MOST_THREADS};
+use crate::texture::Geometry;
 
 const BUS_ID: &str = "0000:01:00.0";
 
@@ -111,7 +113,7 @@ functions! {
     }
 }
 
-/// The value of a `CUdevice_attribute`. What has to do with textures is zero: there are none.
+/// The value of a `CUdevice_attribute`.
 fn attribute_value(machine: &Machine, attribute: u32) -> Outcome<i32> {
     let value = match attribute {
         1 => MOST_THREADS,
@@ -125,7 +127,8 @@ fn attribute_value(machine: &Machine, attribute: u32) -> Outcome<i32> {
         12 => machine.registers_per_multiprocessor,
         13 => machine.clock_khz,
         // Alignments of textures, surfaces and pitches.
-        14 | 30 => 512,
+        14 => crate::memory::ALIGNMENT as u32,
+        30 => 512,
         51 => 32,
         // Copies overlap kernels; two engines do more, three are usual.
         15 => 1,
@@ -142,8 +145,36 @@ fn attribute_value(machine: &Machine, attribute: u32) -> Outcome<i32> {
         37 => machine.memory_bus_bits,
         38 => machine.l2_bytes as u32,
         39 => machine.threads_per_multiprocessor,
-        // Textures and surfaces.
-        21..=29 | 42..=49 | 52..=74 | 77 => 0,
+        // Textures: lines, planes, volumes, layers of planes.
+        21 => most_of(Geometry::Line)[0] as u32,
+        22 | 23 => most_of(Geometry::Plane)[attribute as usize - 22] as u32,
+        24..=26 => most_of(Geometry::Volume)[attribute as usize - 24] as u32,
+        27 | 28 => most_of(Geometry::Planes)[attribute as usize - 27] as u32,
+        29 => most_of(Geometry::Planes)[3] as u32,
+        // Layers of lines, planes for gathering, other volumes, cubes and layers of them.
+        42 => most_of(Geometry::Lines)[0] as u32,
+        43 => most_of(Geometry::Lines)[3] as u32,
+        44 => 1,
+        45 | 46 => most_of(Geometry::Planes)[0] as u32,
+        47..=49 => most_of(Geometry::Volume)[attribute as usize - 47] as u32,
+        52 | 53 => most_of(Geometry::Cubes)[0] as u32,
+        54 => most_of(Geometry::Cubes)[3] as u32,
+        // The same of surfaces.
+        55 => most_of(Geometry::Line)[0] as u32,
+        56 | 57 => most_of(Geometry::Plane)[attribute as usize - 56] as u32,
+        58..=60 => most_of(Geometry::Volume)[attribute as usize - 58] as u32,
+        61 => most_of(Geometry::Lines)[0] as u32,
+        62 => most_of(Geometry::Lines)[3] as u32,
+        63 | 64 => most_of(Geometry::Planes)[attribute as usize - 63] as u32,
+        65 => most_of(Geometry::Planes)[3] as u32,
+        66 | 67 => most_of(Geometry::Cubes)[0] as u32,
+        68 => most_of(Geometry::Cubes)[3] as u32,
+        // Linear memory, rows with their pitch, mip maps.
+        69 => most_of(Geometry::Memory)[0] as u32,
+        70 | 71 => most_of(Geometry::Plane)[attribute as usize - 70] as u32,
+        72 => 2_097_120,
+        73 | 74 => most_of(Geometry::Planes)[0] as u32,
+        77 => most_of(Geometry::Planes)[0] as u32,
         75 => machine.capability.major,
         76 => machine.capability.minor,
         78 => 1,

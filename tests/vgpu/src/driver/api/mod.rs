@@ -4,6 +4,7 @@
 //! says where ours differs.
 #![allow(non_snake_case)]
 
+pub mod array;
 pub mod context;
 pub mod copy;
 pub mod device;
@@ -23,6 +24,7 @@ pub mod pointer;
 pub mod pool;
 pub mod stream;
 pub mod tensor_map;
+pub mod texture;
 pub mod unsupported;
 pub mod virtual_memory;
 
@@ -31,6 +33,7 @@ use super::Exported;
 /// All exported functions.
 pub fn exported() -> impl Iterator<Item = &'static Exported> {
     [
+        array::EXPORTED,
         context::EXPORTED,
         copy::EXPORTED,
         device::EXPORTED,
@@ -50,6 +53,7 @@ pub fn exported() -> impl Iterator<Item = &'static Exported> {
         pool::EXPORTED,
         stream::EXPORTED,
         tensor_map::EXPORTED,
+        texture::EXPORTED,
         unsupported::EXPORTED,
         virtual_memory::EXPORTED,
     ]

@@ -14,6 +14,7 @@ mod memory;
 mod moves;
 mod special;
 mod tensor_object;
+mod texture;
 mod video;
 mod warp;
 
@@ -115,6 +116,7 @@ pub(super) fn instruction<'a>(
         asynchronous::decode,
         control::decode,
         tensor_object::decode,
+        texture::decode,
         video::decode,
     ];
     for family in families {
