@@ -9,7 +9,7 @@
 //! | `access`, `global`, `transfer`, `shared`, `watch`, `conflict`, `banks`, `traffic` | loads and stores with their checks, races within and between blocks, bank conflicts |
 //! | `atomic`, `collective`, `barrier`, `matrix`, `fragment` | what their names say |
 //! | `in_flight`, `pending`, `mbarrier`, `bulk`, `tensor`, `tensor_object`, `reduce` | asynchronous copies, what counts them, and the maps that they need |
-//! | `texture` | textures and surfaces |
+//! | `texture`, `multicast` | textures and surfaces, addresses of multicast objects |
 //! | `special`, `system`, `stack` | special registers, printf and its like, `alloca` |
 
 pub(crate) mod access;
@@ -29,6 +29,7 @@ mod grid;
 pub(crate) mod in_flight;
 pub(crate) mod matrix;
 pub(crate) mod mbarrier;
+pub(crate) mod multicast;
 pub(crate) mod pending;
 pub(crate) mod reduce;
 mod semantics;

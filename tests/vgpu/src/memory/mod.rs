@@ -128,6 +128,18 @@ pub struct Memory {
     version: AtomicU64,
     table: RwLock<(u64, Arc<Table>)>,
     textures: Objects,
+    aliases: RwLock<Vec<Alias>>,
+}
+
+/// Addresses that stand for others: where a multicast object is mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Alias {
+    /// The first.
+    pub start: u64,
+    /// How many.
+    pub bytes: u64,
+    /// The address that the first stands for.
+    pub target: u64,
 }
 
 struct State {
@@ -159,12 +171,25 @@ impl Memory {
             version: AtomicU64::new(0),
             table,
             textures: Objects::default(),
+            aliases: RwLock::default(),
         })
     }
 
     /// Textures and surfaces, whose images lie here.
     pub fn textures(&self) -> &Objects {
         &self.textures
+    }
+
+    /// Says which addresses stand for which others.
+    pub fn set_aliases(&self, aliases: Vec<Alias>) {
+        *self.aliases.write().unwrap_or_else(PoisonError::into_inner) = aliases;
+    }
+
+    /// The address that one of a multicast object stands for.
+    pub fn unicast(&self, address: u64) -> Option<u64> {
+        let aliases = self.aliases.read().unwrap_or_else(PoisonError::into_inner);
+        let found = aliases.iter().find(|alias| address.wrapping_sub(alias.start) < alias.bytes)?;
+        Some(found.target + (address - found.start))
     }
 
     /// Size of the described GPU's memory in bytes.

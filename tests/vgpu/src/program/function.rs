@@ -73,6 +73,8 @@ pub(super) struct Body<'b, 'a> {
     epilogue: Label,
     /// The carry of `add.cc` and its like.
     pub(super) carry: Option<Register>,
+    /// Addresses of the instruction are those of multicast objects.
+    pub(super) is_multicast: bool,
 }
 
 struct Scope<'a> {
@@ -104,6 +106,7 @@ impl<'b, 'a> Body<'b, 'a> {
             results: Vec::new(),
             epilogue: Label(0),
             carry: None,
+            is_multicast: false,
         };
         body.epilogue = body.new_label();
         body.declare_interface(function).map_err(|reason| (None, reason))?;

@@ -210,6 +210,12 @@ impl<'a> Body<'_, 'a> {
 
     /// Where a memory operand begins: the register or constant, the offset, and the space if the name of a variable tells it.
     pub fn address(&mut self, operand: &Operand<'a>) -> Result<Address, Reason> {
+        let address = self.plain_address(operand)?;
+        if self.is_multicast { self.unicast(address) } else { Ok(address) }
+    }
+
+    /// The same as written.
+    fn plain_address(&mut self, operand: &Operand<'a>) -> Result<Address, Reason> {
         let Operand::Address(parts) = operand else { return Err(Reason::syntax("expected an address in brackets")) };
         let [part] = parts.as_slice() else { return Err(Reason::unsupported("an address of several parts")) };
         match *part {

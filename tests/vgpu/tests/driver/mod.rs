@@ -1,9 +1,11 @@
 //! The driver API, called as programs call it.
 
+mod clients;
 mod contexts;
 mod graphs;
 mod memory;
 mod modules;
+mod multicast;
 mod robustness;
 mod streams;
 

@@ -133,3 +133,49 @@ fn pageable_memory_may_change_after_the_call() {
     }
     assert_eq!(buffer.read(), [1, 2, 3, 4]);
 }
+
+#[test]
+fn operations_on_words_in_a_batch() {
+    context();
+    let (stream, words) = (stream(1), Buffer::<u32>::zeros(4));
+    // `CUstreamBatchMemOpParams`: operation, address, value, flags.
+    let operation = |kind: u64, word: u64, value: u64, flags: u64| [kind, words.address + word, value, flags, 0, 0];
+    let (wait, write, write_64, fence) = (1, 2, 5, 6);
+    let mut list = [
+        operation(write, 0, 7, 0),
+        operation(wait, 0, 7, 1),
+        operation(fence, 0, 0, 0),
+        operation(write_64, 8, 1 << 40 | 3, 0),
+    ];
+    // SAFETY: the list lives through the calls, and the second must be refused as a whole.
+    unsafe {
+        check(raw::cuStreamBatchMemOp_v2(stream, 4, list.as_mut_ptr().cast(), 0));
+        check(raw::cuStreamSynchronize(stream));
+        assert_eq!(words.read(), [7, 0, 3, 1 << 8]);
+        list[0][2] = 9;
+        list[3][0] = 99;
+        assert_eq!(raw::cuStreamBatchMemOp_v2(stream, 4, list.as_mut_ptr().cast(), 0), 1);
+        check(raw::cuStreamSynchronize(stream));
+        assert_eq!(words.read()[0], 7);
+        let mut told = Vec::<(u32, u64)>::new();
+        assert_eq!(raw::cuLaunchHostFunc_v2(stream, None, (&raw mut told).cast(), 0), 1);
+        check(raw::cuStreamDestroy_v2(stream));
+    }
+}
+
+#[test]
+fn pools_by_place() {
+    context();
+    let device = [1u32, 0];
+    let host = [2u32, 0];
+    let (mut usual, mut current) = (0, 1);
+    // SAFETY: places and out-parameters live through the calls.
+    unsafe {
+        check(raw::cuMemGetDefaultMemPool(&mut usual, device.as_ptr().cast(), 1));
+        check(raw::cuMemGetMemPool(&mut current, device.as_ptr().cast(), 1));
+        assert_eq!(usual, current);
+        check(raw::cuMemSetMemPool(device.as_ptr().cast(), 1, usual));
+        assert_eq!(raw::cuMemSetMemPool(device.as_ptr().cast(), 1, 12345), 1);
+        assert_eq!(raw::cuMemGetMemPool(&mut current, host.as_ptr().cast(), 1), 801);
+    }
+}

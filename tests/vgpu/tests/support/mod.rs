@@ -60,6 +60,11 @@ driver_functions! {
     fn cuMemMap(address: u64, bytes: usize, offset: usize, handle: u64, flags: u64);
     fn cuMemUnmap(address: u64, bytes: usize);
     fn cuMemSetAccess(address: u64, bytes: usize, descriptions: *const c_void, count: usize);
+    fn cuMulticastCreate(object: *mut u64, properties: *const c_void);
+    fn cuMulticastGetGranularity(granularity: *mut usize, properties: *const c_void, option: u32);
+    fn cuMulticastAddDevice(object: u64, device: i32);
+    fn cuMulticastBindMem(object: u64, offset: usize, handle: u64, from: usize, bytes: usize, flags: u64);
+    fn cuMulticastUnbind(object: u64, device: i32, offset: usize, bytes: usize);
     fn cuPointerGetAttribute(data: *mut c_void, attribute: u32, address: u64);
     fn cuMemcpyHtoD_v2(to: u64, from: *const c_void, bytes: usize);
     fn cuMemcpyDtoH_v2(to: *mut c_void, from: u64, bytes: usize);
@@ -95,6 +100,11 @@ driver_functions! {
     fn cuStreamEndCapture(stream: u64, graph: *mut u64);
     fn cuStreamIsCapturing(stream: u64, status: *mut u32);
     fn cuLaunchHostFunc(stream: u64, function: Option<extern "C" fn(*mut c_void)>, data: *mut c_void);
+    fn cuLaunchHostFunc_v2(stream: u64, function: Option<extern "C" fn(*mut c_void)>, data: *mut c_void, wait: u32);
+    fn cuStreamBatchMemOp_v2(stream: u64, count: u32, list: *mut c_void, flags: u32);
+    fn cuMemGetDefaultMemPool(pool: *mut u64, location: *const c_void, kind: u32);
+    fn cuMemGetMemPool(pool: *mut u64, location: *const c_void, kind: u32);
+    fn cuMemSetMemPool(location: *const c_void, kind: u32, pool: u64);
     fn cuStreamAddCallback(stream: u64, function: Option<extern "C" fn(u64, u32, *mut c_void)>, data: *mut c_void,
             flags: u32);
     fn cuEventCreate(event: *mut u64, flags: u32);

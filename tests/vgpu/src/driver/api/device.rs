@@ -207,6 +207,8 @@ fn attribute_value(machine: &Machine, attribute: u32) -> Outcome<i32> {
         116..=119 => 0,
         // Clusters.
         120 => u32::from(machine.capability.major >= 9),
+        // Multicast objects.
+        132 => u32::from(machine.capability.major >= 9),
         121..=143 => 0,
         _ => return Err(Error::InvalidValue),
     };

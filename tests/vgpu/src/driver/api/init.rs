@@ -87,6 +87,7 @@ const LATER_VARIANTS: &[(&str, i32)] = &[
     ("cuGraphAddDependencies_v2", 12_030),
     ("cuGraphAddKernelNode_v2", 12_000),
     ("cuGraphAddNode_v2", 12_030),
+    ("cuGraphAddNode_v3", 13_040),
     ("cuGraphExecKernelNodeSetParams_v2", 12_000),
     ("cuGraphExecUpdate_v2", 12_000),
     ("cuGraphGetEdges_v2", 12_030),
@@ -95,14 +96,22 @@ const LATER_VARIANTS: &[(&str, i32)] = &[
     ("cuGraphKernelNodeSetParams_v2", 12_000),
     ("cuGraphNodeGetDependencies_v2", 12_030),
     ("cuGraphNodeGetDependentNodes_v2", 12_030),
+    ("cuGraphNodeSetParams_v2", 13_040),
     ("cuGraphRemoveDependencies_v2", 12_030),
     ("cuIpcOpenMemHandle_v2", 11_000),
+    ("cuLaunchHostFunc_v2", 13_020),
     ("cuMemAdvise_v2", 12_020),
     ("cuMemHostRegister_v2", 6_050),
     ("cuMemPrefetchAsync_v2", 12_020),
+    ("cuMemcpy3DBatchAsync_v2", 13_000),
+    ("cuMemcpyBatchAsync_v2", 13_000),
+    ("cuMulticastBindAddr_v2", 13_010),
+    ("cuMulticastBindMem_v2", 13_010),
+    ("cuStreamBatchMemOp_v2", 11_070),
     ("cuStreamBeginCapture_v2", 10_010),
     ("cuStreamGetCaptureInfo_v2", 11_030),
     ("cuStreamGetCaptureInfo_v3", 12_030),
+    ("cuStreamGetCtx_v2", 12_050),
     ("cuStreamUpdateCaptureDependencies_v2", 12_030),
     ("cuStreamWaitValue32_v2", 11_070),
     ("cuStreamWaitValue64_v2", 11_070),
@@ -146,6 +155,11 @@ mod tests {
         assert_eq!(of("cuCtxCreate", 12_000).0, address_of("cuCtxCreate_v3").unwrap());
         assert_eq!(of("cuCtxCreate", 13_000).0, address_of("cuCtxCreate_v4").unwrap());
         assert_eq!(of("cuMemPrefetchAsync", 12_000).0, address_of("cuMemPrefetchAsync").unwrap());
+        // Later variants have other arguments.
+        assert_eq!(of("cuMemcpyBatchAsync", 12_080).0, address_of("cuMemcpyBatchAsync").unwrap());
+        assert_eq!(of("cuMemcpyBatchAsync", 13_000).0, address_of("cuMemcpyBatchAsync_v2").unwrap());
+        assert_eq!(of("cuStreamGetCtx", 12_040).0, address_of("cuStreamGetCtx").unwrap());
+        assert_eq!(of("cuLaunchHostFunc", 13_000).0, address_of("cuLaunchHostFunc").unwrap());
         assert_eq!(of("cuInit", 12_000).0, address_of("cuInit").unwrap());
         assert_eq!(of("cuNoSuchThing", 12_000), (0, 1));
         let launch = find("cuLaunchKernel", 12_000, PER_THREAD_DEFAULT).unwrap().0;

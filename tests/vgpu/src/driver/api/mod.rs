@@ -20,6 +20,7 @@ pub mod library;
 pub mod link;
 pub mod memory;
 pub mod module;
+pub mod multicast;
 pub mod pointer;
 pub mod pool;
 pub mod stream;
@@ -49,6 +50,7 @@ pub fn exported() -> impl Iterator<Item = &'static Exported> {
         link::EXPORTED,
         memory::EXPORTED,
         module::EXPORTED,
+        multicast::EXPORTED,
         pointer::EXPORTED,
         pool::EXPORTED,
         stream::EXPORTED,

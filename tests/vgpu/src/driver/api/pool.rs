@@ -119,6 +119,17 @@ mod attribute {
     pub const USED_HIGH: u32 = 8;
 }
 
+/// Whether a place and a kind of allocation are those that pools are for: pinned memory of the device.
+fn on_device(location: In<Location>, kind: u32) -> Outcome {
+    const DEVICE: u32 = 1;
+    const PINNED: u32 = 1;
+    let location = location.get()?;
+    if location.kind != DEVICE || kind != PINNED {
+        return Err(Error::NotSupported);
+    }
+    machine(location.id).map(|_| ())
+}
+
 functions! {
     fn cuMemAllocAsync | cuMemAllocAsync_ptsz(address: Out<u64>, bytes: usize, stream: StreamHandle) {
         allocate(address, bytes, current_pool(), stream)
@@ -159,6 +170,23 @@ functions! {
 
     fn cuDeviceSetMemPool(device: i32, pool: Handle<Pool>) {
         machine(device)?;
+        pool.get()?;
+        device_pools().current = Some(pool);
+        Ok(())
+    }
+
+    fn cuMemGetDefaultMemPool(pool: Out<Handle<Pool>>, location: In<Location>, kind: u32) {
+        on_device(location, kind)?;
+        pool.set(device_pools().default.ok_or(Error::NotSupported)?)
+    }
+
+    fn cuMemGetMemPool(pool: Out<Handle<Pool>>, location: In<Location>, kind: u32) {
+        on_device(location, kind)?;
+        pool.set(current_pool())
+    }
+
+    fn cuMemSetMemPool(location: In<Location>, kind: u32, pool: Handle<Pool>) {
+        on_device(location, kind)?;
         pool.get()?;
         device_pools().current = Some(pool);
         Ok(())

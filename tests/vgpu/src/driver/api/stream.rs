@@ -9,7 +9,7 @@ use crate::driver::engine::graph::Graph;
 use crate::driver::engine::operation::{HostCall, HostFunction, Operation};
 use crate::driver::engine::stream::{Role, Stream};
 use crate::driver::errors::Error;
-use crate::driver::ffi::{Handle, In, Out};
+use crate::driver::ffi::{Handle, In, Out, Plain};
 use crate::driver::objects::Object;
 use crate::driver::{Outcome, functions};
 
@@ -93,6 +93,43 @@ fn word_operation(handle: StreamHandle, operation: Operation, address: u64, byte
     capture::submit(&stream, operation).map(|_| ())
 }
 
+/// `CUstreamBatchMemOpParams`, of which no member has more.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct WordOperation {
+    operation: u32,
+    _padding: u32,
+    address: u64,
+    value: u64,
+    flags: u32,
+    _end: [u32; 5],
+}
+
+// SAFETY: numbers.
+unsafe impl Plain for WordOperation {}
+
+impl WordOperation {
+    /// What the stream is to do, with the word that it is about; fences between the others do nothing.
+    fn meaning(&self) -> Outcome<Option<(Operation, u64, usize)>> {
+        const WAIT_32: u32 = 1;
+        const WRITE_32: u32 = 2;
+        const FLUSH: u32 = 3;
+        const WAIT_64: u32 = 4;
+        const WRITE_64: u32 = 5;
+        const BARRIER: u32 = 6;
+        let WordOperation { operation, address, value, flags: condition, .. } = *self;
+        let bytes = if matches!(operation, WAIT_32 | WRITE_32) { 4 } else { 8 };
+        let value = if bytes == 4 { value & 0xffff_ffff } else { value };
+        let operation = match operation {
+            WAIT_32 | WAIT_64 => Operation::WaitValue { address, value, bytes, condition },
+            WRITE_32 | WRITE_64 => Operation::WriteValue { address, value, bytes },
+            FLUSH | BARRIER => return Ok(None),
+            _ => return Err(Error::InvalidValue),
+        };
+        Ok(Some((operation, address, bytes)))
+    }
+}
+
 functions! {
     fn cuStreamCreate(stream: Out<StreamHandle>, flags: u32) {
         create(stream, flags, 0)
@@ -156,6 +193,18 @@ functions! {
 
     fn cuLaunchHostFunc | cuLaunchHostFunc_ptsz(handle: StreamHandle, function: Option<extern "C" fn(*mut c_void)>,
                                                 data: *mut c_void) {
+        let stream = stream(handle)?;
+        let function = HostFunction::Plain(function.ok_or(Error::InvalidValue)?);
+        capture::submit(&stream, Operation::Host(HostCall { function, data })).map(|_| ())
+    }
+
+    /// How the stream waits for the function changes nothing.
+    fn cuLaunchHostFunc_v2 | cuLaunchHostFunc_v2_ptsz(handle: StreamHandle,
+            function: Option<extern "C" fn(*mut c_void)>, data: *mut c_void, wait: u32) {
+        const BLOCKING_OR_SPINNING: u32 = 1;
+        if wait > BLOCKING_OR_SPINNING {
+            return Err(Error::InvalidValue);
+        }
         let stream = stream(handle)?;
         let function = HostFunction::Plain(function.ok_or(Error::InvalidValue)?);
         capture::submit(&stream, Operation::Host(HostCall { function, data })).map(|_| ())
@@ -241,6 +290,21 @@ functions! {
     fn cuStreamWaitValue64_v2 | cuStreamWaitValue64_v2_ptsz(handle: StreamHandle, address: u64, value: u64,
             flags: u32) {
         word_operation(handle, Operation::WaitValue { address, value, bytes: 8, condition: flags }, address, 8)
+    }
+
+    /// One after the other; all are checked before the first is given to the stream.
+    fn cuStreamBatchMemOp_v2 | cuStreamBatchMemOp_v2_ptsz(handle: StreamHandle, count: u32, list: In<WordOperation>,
+            flags: u32) {
+        // As many as a GPU takes.
+        if flags != 0 || count == 0 || count > 256 {
+            return Err(Error::InvalidValue);
+        }
+        let list = list.list(count as usize)?;
+        let operations = list.iter().map(WordOperation::meaning).collect::<Outcome<Vec<_>>>()?;
+        for (operation, address, bytes) in operations.into_iter().flatten() {
+            word_operation(handle, operation, address, bytes)?;
+        }
+        Ok(())
     }
 
     fn cuStreamBeginCapture_v2 | cuStreamBeginCapture_v2_ptsz(handle: StreamHandle, mode: u32) {

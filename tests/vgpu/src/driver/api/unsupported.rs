@@ -51,9 +51,9 @@ unsupported! {
     cuLogicalEndpointGetLimits cuLogicalEndpointIdRelease cuLogicalEndpointIdReserve cuLogicalEndpointImport
     cuLogicalEndpointQuery cuLogicalEndpointUnbind cuMemExportToShareableHandle cuMemGetHandleForAddressRange
     cuMemImportFromShareableHandle cuMemPoolExportPointer cuMemPoolExportToShareableHandle
-    cuMemPoolImportFromShareableHandle cuMemPoolImportPointer cuMulticastAddDevice cuMulticastBindAddr
-    cuMulticastBindAddr_v2 cuMulticastBindMem cuMulticastBindMem_v2 cuMulticastCreate cuMulticastGetGranularity
-    cuMulticastUnbind cuSignalExternalSemaphoresAsync cuWaitExternalSemaphoresAsync
+    cuMemPoolImportFromShareableHandle cuMemPoolImportPointer
+
+    cuSignalExternalSemaphoresAsync cuWaitExternalSemaphoresAsync
 
     // Parts of a device.
     cuCtxFromGreenCtx cuCtxGetDevResource cuCtxGetExecAffinity cuDevResourceGenerateDesc cuDevSmResourceSplit
@@ -75,12 +75,12 @@ unsupported! {
     cuGraphEventRecordNodeGetEvent cuGraphEventWaitNodeGetEvent cuGraphExecBatchMemOpNodeSetParams cuGraphExecGetId
     cuGraphKernelNodeCopyAttributes cuGraphKernelNodeGetAttribute cuGraphKernelNodeSetAttribute
     cuGraphMemAllocNodeGetParams cuGraphNodeGetLocalId cuGraphNodeGetParams cuGraphNodeGetToolsId
-    cuGraphNodeSetParams_v2 cuGraphReleaseUserObject cuGraphRetainUserObject cuLaunchHostFunc_v2 cuLogsCurrent
+    cuGraphNodeSetParams_v2 cuGraphReleaseUserObject cuGraphRetainUserObject cuLogsCurrent
     cuLogsDumpToFile cuLogsDumpToMemory cuLogsRegisterCallback cuLogsUnregisterCallback cuMemBatchDecompressAsync
-    cuMemDiscardAndPrefetchBatchAsync cuMemDiscardBatchAsync cuMemGetDefaultMemPool cuMemGetLocationInfo
-    cuMemGetMemPool cuMemPrefetchBatchAsync cuMemRangeGetAttributes cuMemSetMemPool cuMemcpy3DBatchAsync
+    cuMemDiscardAndPrefetchBatchAsync cuMemDiscardBatchAsync cuMemGetLocationInfo
+    cuMemPrefetchBatchAsync cuMemRangeGetAttributes cuMemcpy3DBatchAsync
     cuMemcpy3DBatchAsync_v2 cuMemcpy3DWithAttributesAsync
-    cuMemcpyWithAttributesAsync cuStreamBatchMemOp cuStreamBatchMemOp_v2 cuStreamBeginCaptureToCig
+    cuMemcpyWithAttributesAsync cuStreamBatchMemOp cuStreamBeginCaptureToCig
     cuStreamBeginRecaptureToGraph cuStreamEndCaptureToCig
     cuStreamWaitValue32 cuStreamWaitValue64 cuStreamWriteValue32 cuStreamWriteValue64
     cuTensorMapEncodeIm2colWide cuUserObjectCreate cuUserObjectRelease cuUserObjectRetain

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::memory::Location;
+use super::multicast::{self, Multicast};
 use crate::driver::context::current;
 use crate::driver::errors::Error;
 use crate::driver::ffi::{Handle, In, Out, Plain};
@@ -17,7 +18,7 @@ use crate::memory::GRANULARITY;
 
 /// Memory without an address.
 pub struct Physical {
-    bytes: u64,
+    pub(super) bytes: u64,
     properties: Properties,
     is_mapped: AtomicBool,
 }
@@ -35,7 +36,8 @@ impl Drop for Physical {
 /// What is mapped where, so that released memory lives as long as its mapping.
 static MAPPED: Mutex<BTreeMap<u64, Arc<Physical>>> = Mutex::new(BTreeMap::new());
 
-fn mapped() -> MutexGuard<'static, BTreeMap<u64, Arc<Physical>>> {
+/// See [`MAPPED`].
+pub(super) fn mapped() -> MutexGuard<'static, BTreeMap<u64, Arc<Physical>>> {
     MAPPED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -120,11 +122,17 @@ functions! {
     /// What is mapped stays until it is unmapped.
     fn cuMemRelease(handle: Handle<Physical>) {
         gpu()?;
+        if Multicast::registry().remove(handle.0).is_some() {
+            return Ok(());
+        }
         handle.take().map(|_| ())
     }
 
     fn cuMemMap(address: u64, bytes: usize, offset: usize, handle: Handle<Physical>, flags: u64) {
         let gpu = gpu()?;
+        if let Some(object) = Multicast::registry().find(handle.0) {
+            return multicast::map(address, bytes as u64, offset as u64, object, flags);
+        }
         let memory = handle.get()?;
         if flags != 0 || offset != 0 || bytes as u64 != memory.bytes {
             return Err(Error::InvalidValue);
@@ -137,6 +145,7 @@ functions! {
             return Err(problem.into());
         }
         mapped().insert(address, memory);
+        multicast::refresh(&gpu.memory);
         Ok(())
     }
 
@@ -149,7 +158,9 @@ functions! {
             if let Some(memory) = mapped().remove(&part) {
                 memory.is_mapped.store(false, Ordering::Release);
             }
+            multicast::unmapped(part);
         }
+        multicast::refresh(&gpu.memory);
         Ok(())
     }
 
@@ -163,7 +174,10 @@ functions! {
             if !is_device(description.location) || !matches!(description.flags, 0 | 1 | READ_AND_WRITE) {
                 return Err(Error::InvalidValue);
             }
-            gpu.memory.set_access(address, bytes as u64, description.flags != 0)?;
+            // The addresses of a multicast object are for instructions of their own alone.
+            if !multicast::holds(address, bytes as u64) {
+                gpu.memory.set_access(address, bytes as u64, description.flags != 0)?;
+            }
         }
         Ok(())
     }

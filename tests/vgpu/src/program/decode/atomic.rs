@@ -1,6 +1,4 @@
 //! Atomics and reductions (PTX ISA 9.7.13.5, 9.7.13.6): atom and red, with all operations and types. Semantics in [`crate::exec::atomic`].
-//!
-//! Not supported: multimem.
 
 use super::{U32, U64, asynchronous, memory, required};
 use crate::exec::access::{self, space};
@@ -34,7 +32,8 @@ pub(super) fn decode<'a>(
 const PLAIN: HalfMode = HalfMode { ftz: false, sat: false, relu: false };
 const EXTREME: MinMax = MinMax { ftz: false, nan: false, xorsign_abs: false };
 
-fn update<'a>(
+/// `atom` and `red`.
+pub(super) fn update<'a>(
     body: &mut Body<'_, 'a>,
     opcode: &Opcode<'a>,
     operands: &[Operand<'a>],

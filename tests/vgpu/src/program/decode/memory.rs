@@ -83,7 +83,8 @@ pub(super) fn place(is_entry: bool, space: u32, address: &Address) -> Result<u32
     }
 }
 
-fn transfer<'a>(
+/// `ld` and `st`.
+pub(super) fn transfer<'a>(
     body: &mut Body<'_, 'a>,
     opcode: &Opcode<'a>,
     operands: &[Operand<'a>],

@@ -12,6 +12,7 @@ mod integer;
 mod matrix;
 mod memory;
 mod moves;
+mod multicast;
 mod special;
 mod tensor_object;
 mod texture;
@@ -109,6 +110,7 @@ pub(super) fn instruction<'a>(
         compare::decode,
         convert::decode,
         memory::decode,
+        multicast::decode,
         atomic::decode,
         warp::decode,
         matrix::decode,
