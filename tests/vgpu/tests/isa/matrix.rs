@@ -336,7 +336,7 @@ fn double_products() {
         let (ra, rb) = (load(&a, registers.a, place_a), load(&b, registers.b, place_b));
         let mut start = |i: usize, lane: usize| {
             let (row, column) = place_of_sum(i, lane / 4, lane % 4);
-            if lane % 2 == 0 { number(0) } else { -a[row][0] * b[0][column] }.to_bits()
+            if lane.is_multiple_of(2) { number(0) } else { -a[row][0] * b[0][column] }.to_bits()
         };
         let rc: Vec<Lanes64> = (0..registers.c).map(|i| std::array::from_fn(|lane| start(i, lane))).collect();
         for rounding in super::ROUNDINGS {

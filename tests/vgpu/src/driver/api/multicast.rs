@@ -52,10 +52,20 @@ struct State {
 
 object!(Multicast, 18, Error::InvalidValue);
 
-/// Where objects are mapped: bytes and offset, by the address.
-static MAPPED: Mutex<BTreeMap<u64, (u64, u64, Arc<Multicast>)>> = Mutex::new(BTreeMap::new());
+/// Where objects are mapped, by the address.
+type Mappings = BTreeMap<u64, Mapping>;
 
-fn objects() -> MutexGuard<'static, BTreeMap<u64, (u64, u64, Arc<Multicast>)>> {
+/// A part of an object that is mapped.
+struct Mapping {
+    bytes: u64,
+    /// Where it begins within the object.
+    offset: u64,
+    object: Arc<Multicast>,
+}
+
+static MAPPED: Mutex<Mappings> = Mutex::new(BTreeMap::new());
+
+fn objects() -> MutexGuard<'static, Mappings> {
     MAPPED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -85,7 +95,7 @@ pub fn map(address: u64, bytes: u64, offset: u64, object: Arc<Multicast>, flags:
         return Err(Error::InvalidValue);
     }
     gpu.memory.map(address, bytes)?;
-    objects().insert(address, (bytes, offset, object));
+    objects().insert(address, Mapping { bytes, offset, object });
     refresh(&gpu.memory);
     Ok(())
 }
@@ -99,13 +109,13 @@ pub fn unmapped(address: u64) {
 pub fn holds(address: u64, bytes: u64) -> bool {
     let objects = objects();
     let found = objects.range(..=address).next_back();
-    found.is_some_and(|(start, (length, ..))| address - start < *length && bytes <= length - (address - start))
+    found.is_some_and(|(start, part)| address - start < part.bytes && bytes <= part.bytes - (address - start))
 }
 
 /// Tells the memory which addresses stand for which others, after something was mapped or bound.
 pub fn refresh(memory: &Memory) {
     let mut aliases = Vec::new();
-    for (&start, (bytes, offset, object)) in objects().iter() {
+    for (&start, Mapping { bytes, offset, object }) in objects().iter() {
         for (&place, (size, bound)) in &object.state().parts {
             let target = match bound {
                 Bound::Address(address) => Some(*address),
