@@ -4,6 +4,7 @@
 
 mod numba;
 mod nvcc;
+mod surfaces;
 mod tensor;
 mod textures;
 mod triton;
