@@ -237,9 +237,9 @@ pub enum Class {
     Matrix,
     /// Loads and stores of shared memory.
     Shared,
-    /// Loads from global memory.
+    /// Loads from global memory, textures and surfaces.
     GlobalLoad,
-    /// Stores to global memory.
+    /// Stores to global memory and surfaces.
     GlobalStore,
     /// Asynchronous copies.
     AsyncCopy,

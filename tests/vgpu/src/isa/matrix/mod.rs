@@ -22,7 +22,7 @@
 //! | s4, u4, mixed too | m8n8k32, m16n8k32, m16n8k64 | s32 |
 //! | b1, and or xor | m8n8k128, m16n8k128, m16n8k256 | s32 |
 //!
-//! Products with half of A missing are in [`sparse`]. Not here: `wmma` with its opaque fragments, the block-scaled forms of sm_120.
+//! Products with half of A missing are in [`sparse`]; `wmma`, whose fragments are opaque, is in the executor. Not here: the block-scaled forms of sm_120.
 
 pub mod integer;
 pub mod move_rows;
