@@ -4,7 +4,9 @@ use std::ffi::c_void;
 
 use super::gemm::aligned;
 use super::params::{DeemAttentionBackward, DeemAttentionDropout, DeemAttentionForward, DeemAttentionTensorForward};
-use super::{by_dtype, has_warpgroups, input, multiprocessors, output, small, tensor_map, whole_numbers};
+use super::{
+    attention_decode, by_dtype, has_warpgroups, input, multiprocessors, output, small, tensor_map, whole_numbers,
+};
 use crate::device::Context;
 use crate::device::cuda::{Capability, Geometry};
 use crate::dtype::{DType, Element};
@@ -246,6 +248,9 @@ pub(crate) fn forward<E: Element>(
         dropout: dropout(p),
     };
     let is_aligned = aligned(&[params.q, params.k, params.v, params.out.cast_const()]);
+    if let Some(variant) = attention_decode::pick_variant(E::DTYPE, p, is_aligned) {
+        return attention_decode::forward::<E>(cx, p, &variant, &params);
+    }
     let tensor_cores = forward_kernels(p.d).zip(warpgroup_kernels(p.d));
     let (kernel, geometry) = match tensor_cores {
         Some((of_warps, of_warpgroups)) if takes_tensor_cores(E::DTYPE, p, is_aligned) => {

@@ -229,10 +229,37 @@ fn the_definition_in_every_type() {
     }
 }
 
+/// Few queries, which a GPU has other kernels for: keys in parts, the last of them ragged, fewer keys than a part, and rows of grouped queries.
+#[test]
+fn few_queries() {
+    let (host, cx) = (Context::host(2), device());
+    let cases = [
+        case((1, 1, 1500), (2, 2, 64), None),
+        case((2, 3, 333), (4, 2, 128), Some(330)).with_capacity(400),
+        case((1, 16, 300), (8, 2, 40), Some(284)),
+        // A query whose keys are all masked, in several parts and in one.
+        case((2, 2, 300), (2, 1, 16), None).padded(),
+        case((2, 9, 60), (1, 1, 32), Some(51)).padded(),
+        case((1, 5, 200), (6, 2, 160), None),
+        case((1, 1, 1), (8, 1, 128), None),
+        case((1, 7, 129), (1, 1, 132), Some(100)),
+        case((2, 12, 260), (2, 1, 24), None).two_documents(5),
+        case((3, 4, 140), (3, 1, 96), Some(0)),
+    ];
+    for case in cases {
+        case.check::<f32>(&cx, &host);
+        case.check::<bf16>(&cx, &host);
+    }
+}
+
 /// Bits depend neither on threads nor on the order of blocks.
 #[test]
 fn order_of_blocks() {
-    for case in [case((2, 130, 200), (4, 2, 16), Some(70)), case((1, 200, 150), (2, 1, 64), Some(10))] {
+    for case in [
+        case((2, 130, 200), (4, 2, 16), Some(70)),
+        case((1, 200, 150), (2, 1, 64), Some(10)),
+        case((2, 5, 700), (4, 2, 64), Some(690)),
+    ] {
         let wide = |x: &[bf16]| x.iter().map(|x| x.to_f64()).collect();
         let inputs = case.inputs::<bf16>();
         same_bits(&format!("{case:?}"), |cx| {
