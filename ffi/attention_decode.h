@@ -15,6 +15,8 @@ struct DeemAttentionDecode {
     void *lse;         /* f32 [B, heads, T] */
     void *sums;        /* scratch, f32 [B, heads, T, parts, d]: weighted sums of values; null for one part */
     void *weights;     /* scratch, f32 [B, heads, T, parts, 2]: the largest score in powers of two, and the sum of weights relative to it; null for one part */
+    const void *positions; /* i32 [B, T]: queries are rotated by position frequency_k as ffi/rope.h says; or null */
+    const void *frequency; /* f32 [d / 2]; or null */
     int64_t batch;
     int64_t t;
     int64_t s;

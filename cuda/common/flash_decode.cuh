@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "attention.cuh"
+#include "rope.cuh"
 
 namespace deem {
 
@@ -144,13 +145,29 @@ template <class E, int D, int TILES> __device__ __forceinline__ void decode_part
     for (int i = threadIdx.x; i < TILES * Sizes::KEY_CHUNKS * 32; i += DECODE_THREADS) {
         const int chunk = i / 32 % Sizes::KEY_CHUNKS, row = i / 32 / Sizes::KEY_CHUNKS * 8 + i % 32 / 4, at = (chunk * 4 + i % 4) * PACK;
         uint4 piece = make_uint4(0, 0, 0, 0);
-        if (row < rows && at < p.d) {
+        if (row < rows && at < p.d && !p.positions) {
             const int token = (first_row + row) / group, head = kv * group + (first_row + row) % group;
             piece = *reinterpret_cast<const uint4 *>(static_cast<const Stored *>(p.q) + query_at(p, b, token, head) + at);
         }
         q_space[i] = piece;
     }
     __syncthreads();
+    if (p.positions) { // rotated, a thread per angle, and rounded as the op of its own does it
+        const int half = p.d / 2;
+        const auto place = [&](int row, int c) {
+            const int chunk = c / (4 * PACK), piece = (row / 8 * Sizes::KEY_CHUNKS + chunk) * 32 + row % 8 * 4 + c / PACK % 4;
+            return reinterpret_cast<Stored *>(space) + piece * PACK + c % PACK;
+        };
+        for (int i = threadIdx.x; i < rows * half; i += DECODE_THREADS) {
+            const int row = i / half, c = i % half, token = (first_row + row) / group, head = kv * group + (first_row + row) % group;
+            const Stored *x = static_cast<const Stored *>(p.q) + query_at(p, b, token, head) + c;
+            float low = E::load(x), high = E::load(x + half);
+            turn(low, high, angle_of(static_cast<const int32_t *>(p.positions)[b * p.t + token], static_cast<const float *>(p.frequency)[c]));
+            E::store(place(row, c), low);
+            E::store(place(row, c + half), high);
+        }
+        __syncthreads();
+    }
 
     // The rows of this lane's scores: 8 tile + 2 t + i.
     int begin[TILES][2], limit[TILES][2];

@@ -1,6 +1,7 @@
 //! Launches of `cuda/attention_decode.cu`: the forward of [`super::attention`] for few queries.
 
 use super::params::{DeemAttentionDecode, DeemAttentionForward};
+use super::rope::Angles;
 use super::{kernel, optional_output, small};
 use crate::device::Context;
 use crate::device::cuda::Geometry;
@@ -35,7 +36,7 @@ pub(super) fn pick_variant(dtype: DType, p: &Problem<'_>, aligned: bool) -> Opti
     let (narrow, of_pack) = match dtype {
         DType::F32 => (false, 4),
         DType::Bf16 => (true, 8),
-        DType::F64 => return None,
+        _ => return None,
     };
     let legal = aligned && p.dropout.is_none() && p.d > 0 && p.d.is_multiple_of(of_pack);
     if !legal || !(1..=MOST_QUERIES).contains(&p.t) || !(1..1 << 30).contains(&p.s) || p.batch >= 1 << 16 {
@@ -69,18 +70,20 @@ pub(super) fn pick_variant(dtype: DType, p: &Problem<'_>, aligned: bool) -> Opti
     Some(Variant { kernel, row_tiles, parts: p.s.div_ceil(keys_of_part), keys_of_part })
 }
 
-/// Output and lse; the addresses are those of the launch of another kernel.
+/// Output and lse, of queries that are rotated as they are loaded if `rotary` has angles; the addresses are those of the launch of another kernel.
 pub(super) fn forward<E: Element>(
     cx: &Context,
     p: &Problem<'_>,
     variant: &Variant,
     attention: &DeemAttentionForward,
+    rotary: Option<&Angles>,
 ) -> Result<()> {
     let Variant { kernel, row_tiles, parts, keys_of_part } = *variant;
     let lines = p.batch * p.heads * p.t;
     let scratch =
         |numbers: usize| if parts > 1 { cx.uninit::<f32>([lines, parts, numbers]).map(Some) } else { Ok(None) };
     let (mut sums, mut weights) = (scratch(p.d)?, scratch(2)?);
+    let [positions, frequency] = rotary.map_or(Ok([std::ptr::null(); 2]), |angles| angles.addresses(cx))?;
     let params = DeemAttentionDecode {
         q: attention.q,
         k: attention.k,
@@ -91,6 +94,8 @@ pub(super) fn forward<E: Element>(
         lse: attention.lse,
         sums: optional_output(cx, OP, "sums", sums.as_mut().map(|x| x.view_mut()).as_ref())?,
         weights: optional_output(cx, OP, "weights", weights.as_mut().map(|x| x.view_mut()).as_ref())?,
+        positions,
+        frequency,
         batch: attention.batch,
         t: attention.t,
         s: attention.s,
