@@ -468,13 +468,7 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
-pub struct DeemConv2dForward {
-    pub x: *const ::core::ffi::c_void,
-    pub w: *const ::core::ffi::c_void,
-    pub y: *mut ::core::ffi::c_void,
-    pub bias: *const ::core::ffi::c_void,
-    pub per_image: *const ::core::ffi::c_void,
-    pub residual: *const ::core::ffi::c_void,
+pub struct DeemConv2dSizes {
     pub batch: i64,
     pub h: i32,
     pub w_pixels: i32,
@@ -488,6 +482,35 @@ pub struct DeemConv2dForward {
     pub top: i32,
     pub left: i32,
     pub padding: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemConv2dSizes"][::core::mem::size_of::<DeemConv2dSizes>() - 56usize];
+    ["Alignment of DeemConv2dSizes"][::core::mem::align_of::<DeemConv2dSizes>() - 8usize];
+    ["Offset of field: DeemConv2dSizes::batch"][::core::mem::offset_of!(DeemConv2dSizes, batch) - 0usize];
+    ["Offset of field: DeemConv2dSizes::h"][::core::mem::offset_of!(DeemConv2dSizes, h) - 8usize];
+    ["Offset of field: DeemConv2dSizes::w_pixels"][::core::mem::offset_of!(DeemConv2dSizes, w_pixels) - 12usize];
+    ["Offset of field: DeemConv2dSizes::i"][::core::mem::offset_of!(DeemConv2dSizes, i) - 16usize];
+    ["Offset of field: DeemConv2dSizes::o"][::core::mem::offset_of!(DeemConv2dSizes, o) - 20usize];
+    ["Offset of field: DeemConv2dSizes::kh"][::core::mem::offset_of!(DeemConv2dSizes, kh) - 24usize];
+    ["Offset of field: DeemConv2dSizes::kw"][::core::mem::offset_of!(DeemConv2dSizes, kw) - 28usize];
+    ["Offset of field: DeemConv2dSizes::oh"][::core::mem::offset_of!(DeemConv2dSizes, oh) - 32usize];
+    ["Offset of field: DeemConv2dSizes::ow"][::core::mem::offset_of!(DeemConv2dSizes, ow) - 36usize];
+    ["Offset of field: DeemConv2dSizes::stride"][::core::mem::offset_of!(DeemConv2dSizes, stride) - 40usize];
+    ["Offset of field: DeemConv2dSizes::top"][::core::mem::offset_of!(DeemConv2dSizes, top) - 44usize];
+    ["Offset of field: DeemConv2dSizes::left"][::core::mem::offset_of!(DeemConv2dSizes, left) - 48usize];
+    ["Offset of field: DeemConv2dSizes::padding"][::core::mem::offset_of!(DeemConv2dSizes, padding) - 52usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemConv2dForward {
+    pub x: *const ::core::ffi::c_void,
+    pub w: *const ::core::ffi::c_void,
+    pub y: *mut ::core::ffi::c_void,
+    pub bias: *const ::core::ffi::c_void,
+    pub per_image: *const ::core::ffi::c_void,
+    pub residual: *const ::core::ffi::c_void,
+    pub sizes: DeemConv2dSizes,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -499,19 +522,7 @@ const _: () = {
     ["Offset of field: DeemConv2dForward::bias"][::core::mem::offset_of!(DeemConv2dForward, bias) - 24usize];
     ["Offset of field: DeemConv2dForward::per_image"][::core::mem::offset_of!(DeemConv2dForward, per_image) - 32usize];
     ["Offset of field: DeemConv2dForward::residual"][::core::mem::offset_of!(DeemConv2dForward, residual) - 40usize];
-    ["Offset of field: DeemConv2dForward::batch"][::core::mem::offset_of!(DeemConv2dForward, batch) - 48usize];
-    ["Offset of field: DeemConv2dForward::h"][::core::mem::offset_of!(DeemConv2dForward, h) - 56usize];
-    ["Offset of field: DeemConv2dForward::w_pixels"][::core::mem::offset_of!(DeemConv2dForward, w_pixels) - 60usize];
-    ["Offset of field: DeemConv2dForward::i"][::core::mem::offset_of!(DeemConv2dForward, i) - 64usize];
-    ["Offset of field: DeemConv2dForward::o"][::core::mem::offset_of!(DeemConv2dForward, o) - 68usize];
-    ["Offset of field: DeemConv2dForward::kh"][::core::mem::offset_of!(DeemConv2dForward, kh) - 72usize];
-    ["Offset of field: DeemConv2dForward::kw"][::core::mem::offset_of!(DeemConv2dForward, kw) - 76usize];
-    ["Offset of field: DeemConv2dForward::oh"][::core::mem::offset_of!(DeemConv2dForward, oh) - 80usize];
-    ["Offset of field: DeemConv2dForward::ow"][::core::mem::offset_of!(DeemConv2dForward, ow) - 84usize];
-    ["Offset of field: DeemConv2dForward::stride"][::core::mem::offset_of!(DeemConv2dForward, stride) - 88usize];
-    ["Offset of field: DeemConv2dForward::top"][::core::mem::offset_of!(DeemConv2dForward, top) - 92usize];
-    ["Offset of field: DeemConv2dForward::left"][::core::mem::offset_of!(DeemConv2dForward, left) - 96usize];
-    ["Offset of field: DeemConv2dForward::padding"][::core::mem::offset_of!(DeemConv2dForward, padding) - 100usize];
+    ["Offset of field: DeemConv2dForward::sizes"][::core::mem::offset_of!(DeemConv2dForward, sizes) - 48usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -519,19 +530,7 @@ pub struct DeemConv2dBackwardInput {
     pub dy: *const ::core::ffi::c_void,
     pub w: *const ::core::ffi::c_void,
     pub dx: *mut ::core::ffi::c_void,
-    pub batch: i64,
-    pub h: i32,
-    pub w_pixels: i32,
-    pub i: i32,
-    pub o: i32,
-    pub kh: i32,
-    pub kw: i32,
-    pub oh: i32,
-    pub ow: i32,
-    pub stride: i32,
-    pub top: i32,
-    pub left: i32,
-    pub padding: i32,
+    pub sizes: DeemConv2dSizes,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -540,24 +539,8 @@ const _: () = {
     ["Offset of field: DeemConv2dBackwardInput::dy"][::core::mem::offset_of!(DeemConv2dBackwardInput, dy) - 0usize];
     ["Offset of field: DeemConv2dBackwardInput::w"][::core::mem::offset_of!(DeemConv2dBackwardInput, w) - 8usize];
     ["Offset of field: DeemConv2dBackwardInput::dx"][::core::mem::offset_of!(DeemConv2dBackwardInput, dx) - 16usize];
-    ["Offset of field: DeemConv2dBackwardInput::batch"]
-        [::core::mem::offset_of!(DeemConv2dBackwardInput, batch) - 24usize];
-    ["Offset of field: DeemConv2dBackwardInput::h"][::core::mem::offset_of!(DeemConv2dBackwardInput, h) - 32usize];
-    ["Offset of field: DeemConv2dBackwardInput::w_pixels"]
-        [::core::mem::offset_of!(DeemConv2dBackwardInput, w_pixels) - 36usize];
-    ["Offset of field: DeemConv2dBackwardInput::i"][::core::mem::offset_of!(DeemConv2dBackwardInput, i) - 40usize];
-    ["Offset of field: DeemConv2dBackwardInput::o"][::core::mem::offset_of!(DeemConv2dBackwardInput, o) - 44usize];
-    ["Offset of field: DeemConv2dBackwardInput::kh"][::core::mem::offset_of!(DeemConv2dBackwardInput, kh) - 48usize];
-    ["Offset of field: DeemConv2dBackwardInput::kw"][::core::mem::offset_of!(DeemConv2dBackwardInput, kw) - 52usize];
-    ["Offset of field: DeemConv2dBackwardInput::oh"][::core::mem::offset_of!(DeemConv2dBackwardInput, oh) - 56usize];
-    ["Offset of field: DeemConv2dBackwardInput::ow"][::core::mem::offset_of!(DeemConv2dBackwardInput, ow) - 60usize];
-    ["Offset of field: DeemConv2dBackwardInput::stride"]
-        [::core::mem::offset_of!(DeemConv2dBackwardInput, stride) - 64usize];
-    ["Offset of field: DeemConv2dBackwardInput::top"][::core::mem::offset_of!(DeemConv2dBackwardInput, top) - 68usize];
-    ["Offset of field: DeemConv2dBackwardInput::left"]
-        [::core::mem::offset_of!(DeemConv2dBackwardInput, left) - 72usize];
-    ["Offset of field: DeemConv2dBackwardInput::padding"]
-        [::core::mem::offset_of!(DeemConv2dBackwardInput, padding) - 76usize];
+    ["Offset of field: DeemConv2dBackwardInput::sizes"]
+        [::core::mem::offset_of!(DeemConv2dBackwardInput, sizes) - 24usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -566,48 +549,22 @@ pub struct DeemConv2dBackwardWeight {
     pub x: *const ::core::ffi::c_void,
     pub dw: *mut ::core::ffi::c_void,
     pub partial: *mut ::core::ffi::c_void,
-    pub batch: i64,
-    pub h: i32,
-    pub w_pixels: i32,
-    pub i: i32,
-    pub o: i32,
-    pub kh: i32,
-    pub kw: i32,
-    pub oh: i32,
-    pub ow: i32,
-    pub stride: i32,
-    pub top: i32,
-    pub left: i32,
-    pub splits: i32,
+    pub sizes: DeemConv2dSizes,
+    pub splits: i64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DeemConv2dBackwardWeight"][::core::mem::size_of::<DeemConv2dBackwardWeight>() - 88usize];
+    ["Size of DeemConv2dBackwardWeight"][::core::mem::size_of::<DeemConv2dBackwardWeight>() - 96usize];
     ["Alignment of DeemConv2dBackwardWeight"][::core::mem::align_of::<DeemConv2dBackwardWeight>() - 8usize];
     ["Offset of field: DeemConv2dBackwardWeight::dy"][::core::mem::offset_of!(DeemConv2dBackwardWeight, dy) - 0usize];
     ["Offset of field: DeemConv2dBackwardWeight::x"][::core::mem::offset_of!(DeemConv2dBackwardWeight, x) - 8usize];
     ["Offset of field: DeemConv2dBackwardWeight::dw"][::core::mem::offset_of!(DeemConv2dBackwardWeight, dw) - 16usize];
     ["Offset of field: DeemConv2dBackwardWeight::partial"]
         [::core::mem::offset_of!(DeemConv2dBackwardWeight, partial) - 24usize];
-    ["Offset of field: DeemConv2dBackwardWeight::batch"]
-        [::core::mem::offset_of!(DeemConv2dBackwardWeight, batch) - 32usize];
-    ["Offset of field: DeemConv2dBackwardWeight::h"][::core::mem::offset_of!(DeemConv2dBackwardWeight, h) - 40usize];
-    ["Offset of field: DeemConv2dBackwardWeight::w_pixels"]
-        [::core::mem::offset_of!(DeemConv2dBackwardWeight, w_pixels) - 44usize];
-    ["Offset of field: DeemConv2dBackwardWeight::i"][::core::mem::offset_of!(DeemConv2dBackwardWeight, i) - 48usize];
-    ["Offset of field: DeemConv2dBackwardWeight::o"][::core::mem::offset_of!(DeemConv2dBackwardWeight, o) - 52usize];
-    ["Offset of field: DeemConv2dBackwardWeight::kh"][::core::mem::offset_of!(DeemConv2dBackwardWeight, kh) - 56usize];
-    ["Offset of field: DeemConv2dBackwardWeight::kw"][::core::mem::offset_of!(DeemConv2dBackwardWeight, kw) - 60usize];
-    ["Offset of field: DeemConv2dBackwardWeight::oh"][::core::mem::offset_of!(DeemConv2dBackwardWeight, oh) - 64usize];
-    ["Offset of field: DeemConv2dBackwardWeight::ow"][::core::mem::offset_of!(DeemConv2dBackwardWeight, ow) - 68usize];
-    ["Offset of field: DeemConv2dBackwardWeight::stride"]
-        [::core::mem::offset_of!(DeemConv2dBackwardWeight, stride) - 72usize];
-    ["Offset of field: DeemConv2dBackwardWeight::top"]
-        [::core::mem::offset_of!(DeemConv2dBackwardWeight, top) - 76usize];
-    ["Offset of field: DeemConv2dBackwardWeight::left"]
-        [::core::mem::offset_of!(DeemConv2dBackwardWeight, left) - 80usize];
+    ["Offset of field: DeemConv2dBackwardWeight::sizes"]
+        [::core::mem::offset_of!(DeemConv2dBackwardWeight, sizes) - 32usize];
     ["Offset of field: DeemConv2dBackwardWeight::splits"]
-        [::core::mem::offset_of!(DeemConv2dBackwardWeight, splits) - 84usize];
+        [::core::mem::offset_of!(DeemConv2dBackwardWeight, splits) - 88usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -1758,15 +1715,32 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
-pub struct DeemGroupnormMoments {
-    pub x: *const ::core::ffi::c_void,
-    pub partial: *mut ::core::ffi::c_void,
+pub struct DeemGroupnormSizes {
     pub images: i32,
     pub pixels: i32,
     pub channels: i32,
     pub groups: i32,
     pub slices: i32,
     pub pixels_per_slice: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemGroupnormSizes"][::core::mem::size_of::<DeemGroupnormSizes>() - 24usize];
+    ["Alignment of DeemGroupnormSizes"][::core::mem::align_of::<DeemGroupnormSizes>() - 4usize];
+    ["Offset of field: DeemGroupnormSizes::images"][::core::mem::offset_of!(DeemGroupnormSizes, images) - 0usize];
+    ["Offset of field: DeemGroupnormSizes::pixels"][::core::mem::offset_of!(DeemGroupnormSizes, pixels) - 4usize];
+    ["Offset of field: DeemGroupnormSizes::channels"][::core::mem::offset_of!(DeemGroupnormSizes, channels) - 8usize];
+    ["Offset of field: DeemGroupnormSizes::groups"][::core::mem::offset_of!(DeemGroupnormSizes, groups) - 12usize];
+    ["Offset of field: DeemGroupnormSizes::slices"][::core::mem::offset_of!(DeemGroupnormSizes, slices) - 16usize];
+    ["Offset of field: DeemGroupnormSizes::pixels_per_slice"]
+        [::core::mem::offset_of!(DeemGroupnormSizes, pixels_per_slice) - 20usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemGroupnormMoments {
+    pub x: *const ::core::ffi::c_void,
+    pub partial: *mut ::core::ffi::c_void,
+    pub sizes: DeemGroupnormSizes,
     pub groups_per_block: i32,
     pub padding: i32,
 }
@@ -1776,14 +1750,7 @@ const _: () = {
     ["Alignment of DeemGroupnormMoments"][::core::mem::align_of::<DeemGroupnormMoments>() - 8usize];
     ["Offset of field: DeemGroupnormMoments::x"][::core::mem::offset_of!(DeemGroupnormMoments, x) - 0usize];
     ["Offset of field: DeemGroupnormMoments::partial"][::core::mem::offset_of!(DeemGroupnormMoments, partial) - 8usize];
-    ["Offset of field: DeemGroupnormMoments::images"][::core::mem::offset_of!(DeemGroupnormMoments, images) - 16usize];
-    ["Offset of field: DeemGroupnormMoments::pixels"][::core::mem::offset_of!(DeemGroupnormMoments, pixels) - 20usize];
-    ["Offset of field: DeemGroupnormMoments::channels"]
-        [::core::mem::offset_of!(DeemGroupnormMoments, channels) - 24usize];
-    ["Offset of field: DeemGroupnormMoments::groups"][::core::mem::offset_of!(DeemGroupnormMoments, groups) - 28usize];
-    ["Offset of field: DeemGroupnormMoments::slices"][::core::mem::offset_of!(DeemGroupnormMoments, slices) - 32usize];
-    ["Offset of field: DeemGroupnormMoments::pixels_per_slice"]
-        [::core::mem::offset_of!(DeemGroupnormMoments, pixels_per_slice) - 36usize];
+    ["Offset of field: DeemGroupnormMoments::sizes"][::core::mem::offset_of!(DeemGroupnormMoments, sizes) - 16usize];
     ["Offset of field: DeemGroupnormMoments::groups_per_block"]
         [::core::mem::offset_of!(DeemGroupnormMoments, groups_per_block) - 40usize];
     ["Offset of field: DeemGroupnormMoments::padding"]
@@ -1794,12 +1761,7 @@ const _: () = {
 pub struct DeemGroupnormStatistics {
     pub partial: *const ::core::ffi::c_void,
     pub stats: *mut ::core::ffi::c_void,
-    pub images: i32,
-    pub pixels: i32,
-    pub channels: i32,
-    pub groups: i32,
-    pub slices: i32,
-    pub pixels_per_slice: i32,
+    pub sizes: DeemGroupnormSizes,
     pub eps: f32,
     pub padding: i32,
 }
@@ -1811,18 +1773,8 @@ const _: () = {
         [::core::mem::offset_of!(DeemGroupnormStatistics, partial) - 0usize];
     ["Offset of field: DeemGroupnormStatistics::stats"]
         [::core::mem::offset_of!(DeemGroupnormStatistics, stats) - 8usize];
-    ["Offset of field: DeemGroupnormStatistics::images"]
-        [::core::mem::offset_of!(DeemGroupnormStatistics, images) - 16usize];
-    ["Offset of field: DeemGroupnormStatistics::pixels"]
-        [::core::mem::offset_of!(DeemGroupnormStatistics, pixels) - 20usize];
-    ["Offset of field: DeemGroupnormStatistics::channels"]
-        [::core::mem::offset_of!(DeemGroupnormStatistics, channels) - 24usize];
-    ["Offset of field: DeemGroupnormStatistics::groups"]
-        [::core::mem::offset_of!(DeemGroupnormStatistics, groups) - 28usize];
-    ["Offset of field: DeemGroupnormStatistics::slices"]
-        [::core::mem::offset_of!(DeemGroupnormStatistics, slices) - 32usize];
-    ["Offset of field: DeemGroupnormStatistics::pixels_per_slice"]
-        [::core::mem::offset_of!(DeemGroupnormStatistics, pixels_per_slice) - 36usize];
+    ["Offset of field: DeemGroupnormStatistics::sizes"]
+        [::core::mem::offset_of!(DeemGroupnormStatistics, sizes) - 16usize];
     ["Offset of field: DeemGroupnormStatistics::eps"][::core::mem::offset_of!(DeemGroupnormStatistics, eps) - 40usize];
     ["Offset of field: DeemGroupnormStatistics::padding"]
         [::core::mem::offset_of!(DeemGroupnormStatistics, padding) - 44usize];
@@ -1836,12 +1788,7 @@ pub struct DeemGroupnormForward {
     pub stats: *const ::core::ffi::c_void,
     pub y: *mut ::core::ffi::c_void,
     pub n: i64,
-    pub images: i32,
-    pub pixels: i32,
-    pub channels: i32,
-    pub groups: i32,
-    pub slices: i32,
-    pub pixels_per_slice: i32,
+    pub sizes: DeemGroupnormSizes,
     pub groups_per_block: i32,
     pub silu: i32,
 }
@@ -1855,14 +1802,7 @@ const _: () = {
     ["Offset of field: DeemGroupnormForward::stats"][::core::mem::offset_of!(DeemGroupnormForward, stats) - 24usize];
     ["Offset of field: DeemGroupnormForward::y"][::core::mem::offset_of!(DeemGroupnormForward, y) - 32usize];
     ["Offset of field: DeemGroupnormForward::n"][::core::mem::offset_of!(DeemGroupnormForward, n) - 40usize];
-    ["Offset of field: DeemGroupnormForward::images"][::core::mem::offset_of!(DeemGroupnormForward, images) - 48usize];
-    ["Offset of field: DeemGroupnormForward::pixels"][::core::mem::offset_of!(DeemGroupnormForward, pixels) - 52usize];
-    ["Offset of field: DeemGroupnormForward::channels"]
-        [::core::mem::offset_of!(DeemGroupnormForward, channels) - 56usize];
-    ["Offset of field: DeemGroupnormForward::groups"][::core::mem::offset_of!(DeemGroupnormForward, groups) - 60usize];
-    ["Offset of field: DeemGroupnormForward::slices"][::core::mem::offset_of!(DeemGroupnormForward, slices) - 64usize];
-    ["Offset of field: DeemGroupnormForward::pixels_per_slice"]
-        [::core::mem::offset_of!(DeemGroupnormForward, pixels_per_slice) - 68usize];
+    ["Offset of field: DeemGroupnormForward::sizes"][::core::mem::offset_of!(DeemGroupnormForward, sizes) - 48usize];
     ["Offset of field: DeemGroupnormForward::groups_per_block"]
         [::core::mem::offset_of!(DeemGroupnormForward, groups_per_block) - 72usize];
     ["Offset of field: DeemGroupnormForward::silu"][::core::mem::offset_of!(DeemGroupnormForward, silu) - 76usize];
@@ -1876,12 +1816,7 @@ pub struct DeemGroupnormBackwardSums {
     pub stats: *const ::core::ffi::c_void,
     pub dy: *const ::core::ffi::c_void,
     pub partial: *mut ::core::ffi::c_void,
-    pub images: i32,
-    pub pixels: i32,
-    pub channels: i32,
-    pub groups: i32,
-    pub slices: i32,
-    pub pixels_per_slice: i32,
+    pub sizes: DeemGroupnormSizes,
     pub groups_per_block: i32,
     pub silu: i32,
 }
@@ -1900,18 +1835,8 @@ const _: () = {
         [::core::mem::offset_of!(DeemGroupnormBackwardSums, dy) - 32usize];
     ["Offset of field: DeemGroupnormBackwardSums::partial"]
         [::core::mem::offset_of!(DeemGroupnormBackwardSums, partial) - 40usize];
-    ["Offset of field: DeemGroupnormBackwardSums::images"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardSums, images) - 48usize];
-    ["Offset of field: DeemGroupnormBackwardSums::pixels"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardSums, pixels) - 52usize];
-    ["Offset of field: DeemGroupnormBackwardSums::channels"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardSums, channels) - 56usize];
-    ["Offset of field: DeemGroupnormBackwardSums::groups"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardSums, groups) - 60usize];
-    ["Offset of field: DeemGroupnormBackwardSums::slices"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardSums, slices) - 64usize];
-    ["Offset of field: DeemGroupnormBackwardSums::pixels_per_slice"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardSums, pixels_per_slice) - 68usize];
+    ["Offset of field: DeemGroupnormBackwardSums::sizes"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardSums, sizes) - 48usize];
     ["Offset of field: DeemGroupnormBackwardSums::groups_per_block"]
         [::core::mem::offset_of!(DeemGroupnormBackwardSums, groups_per_block) - 72usize];
     ["Offset of field: DeemGroupnormBackwardSums::silu"]
@@ -1922,21 +1847,19 @@ const _: () = {
 pub struct DeemGroupnormTotals {
     pub partial: *const ::core::ffi::c_void,
     pub totals: *mut ::core::ffi::c_void,
-    pub images: i32,
-    pub groups: i32,
-    pub slices: i32,
+    pub sizes: DeemGroupnormSizes,
     pub factor: f32,
+    pub padding: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DeemGroupnormTotals"][::core::mem::size_of::<DeemGroupnormTotals>() - 32usize];
+    ["Size of DeemGroupnormTotals"][::core::mem::size_of::<DeemGroupnormTotals>() - 48usize];
     ["Alignment of DeemGroupnormTotals"][::core::mem::align_of::<DeemGroupnormTotals>() - 8usize];
     ["Offset of field: DeemGroupnormTotals::partial"][::core::mem::offset_of!(DeemGroupnormTotals, partial) - 0usize];
     ["Offset of field: DeemGroupnormTotals::totals"][::core::mem::offset_of!(DeemGroupnormTotals, totals) - 8usize];
-    ["Offset of field: DeemGroupnormTotals::images"][::core::mem::offset_of!(DeemGroupnormTotals, images) - 16usize];
-    ["Offset of field: DeemGroupnormTotals::groups"][::core::mem::offset_of!(DeemGroupnormTotals, groups) - 20usize];
-    ["Offset of field: DeemGroupnormTotals::slices"][::core::mem::offset_of!(DeemGroupnormTotals, slices) - 24usize];
-    ["Offset of field: DeemGroupnormTotals::factor"][::core::mem::offset_of!(DeemGroupnormTotals, factor) - 28usize];
+    ["Offset of field: DeemGroupnormTotals::sizes"][::core::mem::offset_of!(DeemGroupnormTotals, sizes) - 16usize];
+    ["Offset of field: DeemGroupnormTotals::factor"][::core::mem::offset_of!(DeemGroupnormTotals, factor) - 40usize];
+    ["Offset of field: DeemGroupnormTotals::padding"][::core::mem::offset_of!(DeemGroupnormTotals, padding) - 44usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -1948,12 +1871,7 @@ pub struct DeemGroupnormBackwardInput {
     pub dy: *const ::core::ffi::c_void,
     pub totals: *const ::core::ffi::c_void,
     pub dx: *mut ::core::ffi::c_void,
-    pub images: i32,
-    pub pixels: i32,
-    pub channels: i32,
-    pub groups: i32,
-    pub slices: i32,
-    pub pixels_per_slice: i32,
+    pub sizes: DeemGroupnormSizes,
     pub groups_per_block: i32,
     pub silu: i32,
 }
@@ -1974,18 +1892,8 @@ const _: () = {
         [::core::mem::offset_of!(DeemGroupnormBackwardInput, totals) - 40usize];
     ["Offset of field: DeemGroupnormBackwardInput::dx"]
         [::core::mem::offset_of!(DeemGroupnormBackwardInput, dx) - 48usize];
-    ["Offset of field: DeemGroupnormBackwardInput::images"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardInput, images) - 56usize];
-    ["Offset of field: DeemGroupnormBackwardInput::pixels"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardInput, pixels) - 60usize];
-    ["Offset of field: DeemGroupnormBackwardInput::channels"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardInput, channels) - 64usize];
-    ["Offset of field: DeemGroupnormBackwardInput::groups"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardInput, groups) - 68usize];
-    ["Offset of field: DeemGroupnormBackwardInput::slices"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardInput, slices) - 72usize];
-    ["Offset of field: DeemGroupnormBackwardInput::pixels_per_slice"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardInput, pixels_per_slice) - 76usize];
+    ["Offset of field: DeemGroupnormBackwardInput::sizes"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, sizes) - 56usize];
     ["Offset of field: DeemGroupnormBackwardInput::groups_per_block"]
         [::core::mem::offset_of!(DeemGroupnormBackwardInput, groups_per_block) - 80usize];
     ["Offset of field: DeemGroupnormBackwardInput::silu"]
@@ -2003,14 +1911,13 @@ pub struct DeemGroupnormBackwardWeight {
     pub partial_db: *mut ::core::ffi::c_void,
     pub rows: i64,
     pub rows_per_slice: i64,
-    pub pixels: i32,
-    pub channels: i32,
-    pub groups: i32,
+    pub sizes: DeemGroupnormSizes,
     pub silu: i32,
+    pub padding: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DeemGroupnormBackwardWeight"][::core::mem::size_of::<DeemGroupnormBackwardWeight>() - 88usize];
+    ["Size of DeemGroupnormBackwardWeight"][::core::mem::size_of::<DeemGroupnormBackwardWeight>() - 104usize];
     ["Alignment of DeemGroupnormBackwardWeight"][::core::mem::align_of::<DeemGroupnormBackwardWeight>() - 8usize];
     ["Offset of field: DeemGroupnormBackwardWeight::x"]
         [::core::mem::offset_of!(DeemGroupnormBackwardWeight, x) - 0usize];
@@ -2030,14 +1937,12 @@ const _: () = {
         [::core::mem::offset_of!(DeemGroupnormBackwardWeight, rows) - 56usize];
     ["Offset of field: DeemGroupnormBackwardWeight::rows_per_slice"]
         [::core::mem::offset_of!(DeemGroupnormBackwardWeight, rows_per_slice) - 64usize];
-    ["Offset of field: DeemGroupnormBackwardWeight::pixels"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardWeight, pixels) - 72usize];
-    ["Offset of field: DeemGroupnormBackwardWeight::channels"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardWeight, channels) - 76usize];
-    ["Offset of field: DeemGroupnormBackwardWeight::groups"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardWeight, groups) - 80usize];
+    ["Offset of field: DeemGroupnormBackwardWeight::sizes"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardWeight, sizes) - 72usize];
     ["Offset of field: DeemGroupnormBackwardWeight::silu"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardWeight, silu) - 84usize];
+        [::core::mem::offset_of!(DeemGroupnormBackwardWeight, silu) - 96usize];
+    ["Offset of field: DeemGroupnormBackwardWeight::padding"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardWeight, padding) - 100usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
