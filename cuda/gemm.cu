@@ -7,6 +7,8 @@
 // |---|---|---|---|---|
 // | gemm_forward_f32, _bf16 | everything | 64 x 64 x 16 | 256 | 0 |
 // | gemm_forward_tile_{nt,nn,tn}_f32 | bases 16-byte aligned; rows of A, B and C multiples of 4; K < 2^31 | 128 x 128 x 16 | 256 | 0 |
+// | gemm_forward_slices_{nt,nn,tn}_f32 | the same; where C has few tiles | 32 x 32, 16 terms to each of 8 warps in turn | 256 | 0 |
+// | gemm_forward_ragged_{nt,nn,tn}_f32 | K < 2^31; where C has few tiles | the same, one number at a time | 256 | 0 |
 // | gemm_forward_mma_{nt,nn,tn}_bf16 | bases 16-byte aligned; rows of A and B multiples of 8, of C of 4; K < 2^31 | 128 x 128 x 32 | 256 | 69632 |
 // | gemm_forward_small_{nt,nn,tn}_bf16 | the same; for products of few tiles, which would leave multiprocessors idle | 64 x 64 x 64 | 128 | 55296 |
 // | gemm_forward_sliced_{nt,nn,tn}_bf16 | the same; for the smallest: two pairs of warps take half of K each | 32 x 32 x 64 | 128 | 30720 |
@@ -18,11 +20,23 @@
 // f32 stays f32: three tf32 products per product would be faster by the model, but the tensor cores round their sums toward zero, and over a
 // thousand terms that is worse than a plain loop.
 //
+// Modelled microseconds of small f32 products on the virtual GPU, form nt (2 is what a launch takes that does nothing):
+//
+// | M, N, K | A100 plain | tile | slices | ragged | H100 plain | tile | slices | ragged |
+// |---|---|---|---|---|---|---|---|---|
+// | 33, 29, 70 | 12.1 | | | 6.9 | 9.8 | | | 5.7 |
+// | 80, 144, 256 | 30.9 | 48.5 | 7.1 | 11.9 | 24.2 | 34.1 | 5.9 | 9.6 |
+// | 64, 64, 1024 | 113 | 188 | 21.1 | 41.3 | 87.2 | 123 | 16.7 | 32.3 |
+// | 512, 512, 512 | 57.9 | 95.0 | 21.8 | 42.2 | 45.1 | 67.8 | 9.6 | 17.5 |
+// | 1024, 1024, 512 | 170 | 95.0 | 61.0 | 103 | 88.2 | 67.8 | 32.5 | 64.0 |
+// | 2048, 2048, 128 | 151 | 71.7 | 60.6 | 111 | 93.8 | 37.5 | 38.8 | 72.5 |
+//
 // Quality of the main loops: KERNELS.md.
 #include "../ffi/gemm.h"
 #include "common/activation.cuh"
 #include "common/operands.cuh"
 #include "common/product.cuh"
+#include "common/sliced.cuh"
 #ifdef DEEM_SM90A
 #include "common/warpgroup_product.cuh"
 #endif
@@ -157,6 +171,32 @@ extern "C" __global__ void __launch_bounds__(FFMA_THREADS, 1) gemm_forward_tile_
 extern "C" __global__ void __launch_bounds__(FFMA_THREADS, 1) gemm_forward_tile_tn_f32(const __grid_constant__ DeemGemmForward p) {
     gemm_tile<LinesAcross, LinesAcross>(p);
 }
+
+// ---------------------------------------------------------------- f32, small or ragged
+
+template <bool A_ALONG, bool B_ALONG, bool PACKED> __device__ __forceinline__ void gemm_slices(const DeemGemmForward &p) {
+    const int64_t columns = (p.n + SLICED_TILE - 1) / SLICED_TILE;
+    const int64_t row0 = blockIdx.x / columns * SLICED_TILE, col0 = blockIdx.x % columns * SLICED_TILE;
+    for (int64_t z = blockIdx.y; z < p.batch; z += gridDim.y) {
+        const float *a = static_cast<const float *>(p.a) + z * p.m * p.k, *b = static_cast<const float *>(p.b) + z * p.n * p.k;
+        sliced_tile<A_ALONG, B_ALONG, PACKED>(a, b, p.m, p.n, p.k, row0, col0, GemmSink<F32>{p, z * p.m * p.n});
+        __syncthreads();
+    }
+}
+
+#define DEEM_SLICES(NAME, PACKED)                                                                                                                            \
+    extern "C" __global__ void __launch_bounds__(SLICED_THREADS, 2) gemm_forward_##NAME##_nt_f32(const __grid_constant__ DeemGemmForward p) {                \
+        gemm_slices<true, true, PACKED>(p);                                                                                                                  \
+    }                                                                                                                                                        \
+    extern "C" __global__ void __launch_bounds__(SLICED_THREADS, 2) gemm_forward_##NAME##_nn_f32(const __grid_constant__ DeemGemmForward p) {                \
+        gemm_slices<true, false, PACKED>(p);                                                                                                                 \
+    }                                                                                                                                                        \
+    extern "C" __global__ void __launch_bounds__(SLICED_THREADS, 2) gemm_forward_##NAME##_tn_f32(const __grid_constant__ DeemGemmForward p) {                \
+        gemm_slices<false, false, PACKED>(p);                                                                                                                \
+    }
+DEEM_SLICES(slices, true)
+DEEM_SLICES(ragged, false)
+#undef DEEM_SLICES
 
 // ---------------------------------------------------------------- tensor cores
 

@@ -10,6 +10,7 @@
 #include "adamw.h"
 #include "add.h"
 #include "attention.h"
+#include "attention_decode.h"
 #include "conv2d.h"
 #include "conv2d_depthwise.h"
 #include "copy.h"

@@ -7,6 +7,7 @@ use crate::dtype::Element;
 use crate::error::Result;
 use crate::memory::Tensor;
 use crate::ops::dropout::Dropout;
+use crate::ops::rope::Rotary;
 use crate::ops::{attention, cross_attention};
 use crate::params::{Grads, Init, Registry};
 
@@ -127,6 +128,30 @@ impl Heads {
         key_count: Option<usize>,
     ) -> Result<(Tensor<E>, Tensor<E::Acc>)> {
         self.run(pass, [q, k, v], mask, key_count, None)
+    }
+
+    /// As [`Heads::attend`] for queries that `rotary` is yet to rotate; what they hold afterwards is not specified.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`].
+    #[allow(clippy::too_many_arguments)]
+    pub fn attend_rotated<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        rotary: &Rotary,
+        q: &mut Tensor<E>,
+        k: &Tensor<E>,
+        v: &Tensor<E>,
+        mask: &Mask,
+        key_count: Option<usize>,
+    ) -> Result<Tensor<E>> {
+        let shape = q.shape();
+        let mut out = pass.uninit(shape)?;
+        let mut lse = pass.statistics([shape[0], self.heads, shape[1]])?;
+        let (spec, q) = (self.spec(mask, key_count, None), q.view_mut());
+        let outputs = (out.view_mut(), lse.view_mut());
+        attention::forward_rotated(pass.cx, rotary, q, k.view(), v.view(), outputs.0, outputs.1, &spec)?;
+        Ok(out)
     }
 
     fn run<E: Element>(

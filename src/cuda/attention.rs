@@ -4,7 +4,10 @@ use std::ffi::c_void;
 
 use super::gemm::aligned;
 use super::params::{DeemAttentionBackward, DeemAttentionDropout, DeemAttentionForward, DeemAttentionTensorForward};
-use super::{by_dtype, has_warpgroups, input, multiprocessors, output, small, tensor_map, whole_numbers};
+use super::rope::Angles;
+use super::{
+    attention_decode, by_dtype, has_warpgroups, input, multiprocessors, output, small, tensor_map, whole_numbers,
+};
 use crate::device::Context;
 use crate::device::cuda::{Capability, Geometry};
 use crate::dtype::{DType, Element};
@@ -224,6 +227,40 @@ pub(crate) fn forward<E: Element>(
     out: ViewMut<'_, E>,
     lse: ViewMut<'_, E::Acc>,
 ) -> Result<()> {
+    run(cx, p, None, q, k, v, out, lse)
+}
+
+/// The same for queries that are yet to be rotated: as they are loaded where the kernel for few queries runs, else in place before.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn forward_rotated<E: Element>(
+    cx: &Context,
+    p: &Problem<'_>,
+    angles: &Angles,
+    mut q: ViewMut<'_, E>,
+    k: View<'_, E>,
+    v: View<'_, E>,
+    out: ViewMut<'_, E>,
+    lse: ViewMut<'_, E::Acc>,
+) -> Result<()> {
+    let pointers = [q.address().cast_const(), k.address(), v.address(), out.address().cast_const()];
+    let few = attention_decode::pick_variant(E::DTYPE, p, aligned(&pointers.map(<*const E>::cast))).is_some();
+    if !few {
+        super::rope::rotate(cx, q.reborrow(), angles, false)?;
+    }
+    run(cx, p, few.then_some(angles), q.as_view(), k, v, out, lse)
+}
+
+#[allow(clippy::too_many_arguments)]
+fn run<E: Element>(
+    cx: &Context,
+    p: &Problem<'_>,
+    rotary: Option<&Angles>,
+    q: View<'_, E>,
+    k: View<'_, E>,
+    v: View<'_, E>,
+    out: ViewMut<'_, E>,
+    lse: ViewMut<'_, E::Acc>,
+) -> Result<()> {
     let simple = by_dtype::<E>(cx, OP, "attention_forward_f32", "attention_forward_bf16")?;
     let (keys, first) = (upload_keys(cx, p)?, upload_first(cx, p)?);
     let params = DeemAttentionForward {
@@ -246,6 +283,9 @@ pub(crate) fn forward<E: Element>(
         dropout: dropout(p),
     };
     let is_aligned = aligned(&[params.q, params.k, params.v, params.out.cast_const()]);
+    if let Some(variant) = attention_decode::pick_variant(E::DTYPE, p, is_aligned) {
+        return attention_decode::forward::<E>(cx, p, &variant, &params, rotary);
+    }
     let tensor_cores = forward_kernels(p.d).zip(warpgroup_kernels(p.d));
     let (kernel, geometry) = match tensor_cores {
         Some((of_warps, of_warpgroups)) if takes_tensor_cores(E::DTYPE, p, is_aligned) => {

@@ -23,6 +23,10 @@ enum Variant {
     Plain,
     /// f32 in tiles of 128 x 128.
     Tile,
+    /// f32 in tiles of 32 x 32, whose sums eight warps divide among themselves.
+    Slices,
+    /// The same for any sizes.
+    Ragged,
     /// bf16 on tensor cores, in tiles of 128 x 128.
     Mma,
     /// The same in tiles of 64 x 64, of which more run beside each other, and in so many parts of K.
@@ -138,6 +142,22 @@ fn cost_of_sliced((m, n, k): Sizes, multiprocessors: usize) -> usize {
     (rounds * (3 * k)).max(waves * (17 * k / 4 + 950)).max(tiles * k / 40)
 }
 
+/// The cheaper of two f32 kernels for tiles of 32 and 64 or 128 numbers a side, of which a multiprocessor holds two and one: `small` and `large` are what the
+/// model of the virtual GPU counts for a hundred terms of a wave of tiles, and beside; `round` is what a multiprocessor has to do for a hundred terms of a small tile.
+fn cheaper<T>(
+    (m, n, k): Sizes,
+    (small, round, if_small): ([usize; 2], usize, T),
+    (side, large, if_large): (usize, [usize; 2], T),
+    multiprocessors: usize,
+) -> T {
+    let of = |[terms, beside]: [usize; 2]| terms * k / 100 + beside;
+    let tiles = m.div_ceil(32) * n.div_ceil(32);
+    let waves = tiles.div_ceil(2 * multiprocessors) * of(small);
+    let cost = waves.max(tiles.div_ceil(multiprocessors) * (round * k / 100));
+    let cost_of_large = (m.div_ceil(side) * n.div_ceil(side)).div_ceil(multiprocessors) * of(large);
+    if cost <= cost_of_large { if_small } else { if_large }
+}
+
 /// Terms of a part of K: whole steps of the kernel.
 fn k_of_split(k: usize, splits: usize) -> usize {
     k.div_ceil(splits).next_multiple_of(64)
@@ -163,7 +183,14 @@ fn pick_variant(
     let whole = |pack: usize| aligned && n.is_multiple_of(4) && rows.iter().all(|row| row.is_multiple_of(pack));
     let fits = k < 1 << 31 && m < 1 << 28 && n < 1 << 28;
     match dtype {
-        DType::F32 if fits && whole(4) && (m > 64 || n > 64) => return Variant::Tile,
+        DType::F32 if fits && whole(4) => {
+            let (slices, tile) = (([2600, 700], 2400, Variant::Slices), (128, [25_600, 1500], Variant::Tile));
+            return cheaper(sizes, slices, tile, multiprocessors);
+        }
+        DType::F32 if fits => {
+            let (ragged, plain) = (([5400, 2650], 3400, Variant::Ragged), (64, [14_600, 1560], Variant::Plain));
+            return cheaper(sizes, ragged, plain, multiprocessors);
+        }
         DType::Bf16 if fits && whole(8) => {}
         _ => return Variant::Plain,
     }
@@ -239,6 +266,8 @@ pub(crate) fn forward<E: Element, O: Element<Acc = E::Acc>>(
     let (kernel, tile, threads, shared_bytes) = match variant {
         Variant::Plain => (plain, 64, 256, 0),
         Variant::Tile => (name(forms!("gemm_forward_tile", "f32")), 128, 256, 0),
+        Variant::Slices => (name(forms!("gemm_forward_slices", "f32")), 32, 256, 0),
+        Variant::Ragged => (name(forms!("gemm_forward_ragged", "f32")), 32, 256, 0),
         Variant::Mma => (name(forms!("gemm_forward_mma", "bf16")), 128, 256, MMA_SHARED_BYTES),
         Variant::Small { .. } => (name(forms!("gemm_forward_small", "bf16")), 64, 128, mma_shared_bytes(64, 64, 3)),
         Variant::Sliced => (name(forms!("gemm_forward_sliced", "bf16")), 32, 128, mma_shared_bytes(32, 64, 3)),
@@ -338,9 +367,12 @@ mod tests {
         assert_eq!(pick(DType::Bf16, Form::Nt, 3, 8, 12), Variant::Plain);
         assert_eq!(pick(DType::Bf16, Form::Nn, 3, 12, 8), Variant::Plain);
         assert_eq!(pick(DType::Bf16, Form::Tn, 8, 8, 3), Variant::Sliced);
-        assert_eq!(pick(DType::F32, Form::Tn, 68, 4, 3), Variant::Tile);
-        assert_eq!(pick(DType::F32, Form::Nt, 64, 64, 64), Variant::Plain);
-        assert_eq!(pick(DType::F32, Form::Nt, 128, 6, 64), Variant::Plain);
+        assert_eq!(pick(DType::F32, Form::Tn, 68, 4, 3), Variant::Slices);
+        assert_eq!(pick(DType::F32, Form::Nt, 64, 64, 64), Variant::Slices);
+        assert_eq!(pick(DType::F32, Form::Nt, 1024, 1024, 512), Variant::Slices);
+        assert_eq!(pick(DType::F32, Form::Nt, 2048, 2048, 512), Variant::Tile);
+        assert_eq!(pick(DType::F32, Form::Nt, 128, 6, 64), Variant::Ragged);
+        assert_eq!(pick(DType::F32, Form::Nt, 2047, 2049, 65), Variant::Plain);
         assert_eq!(pick_variant(DType::Bf16, Form::Nt, 1, (8, 8, 8), false, AMPERE), Variant::Plain);
     }
 
@@ -352,8 +384,10 @@ mod tests {
             other => Some(other),
         };
         for sizes in [(8, 8, 40), (64, 64, 4096), (128, 1024, 512), (1024, 1024, 512), (2048, 4096, 64)] {
-            let pick = |batch| grouped(pick_variant(DType::Bf16, Form::Nt, batch, sizes, true, AMPERE));
-            assert!([2, 7, 108, 5000].into_iter().all(|batch| pick(batch) == pick(1)), "{sizes:?}");
+            for dtype in [DType::Bf16, DType::F32] {
+                let pick = |batch| grouped(pick_variant(dtype, Form::Nt, batch, sizes, true, AMPERE));
+                assert!([2, 7, 108, 5000].into_iter().all(|batch| pick(batch) == pick(1)), "{sizes:?}");
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod activation;
 pub(crate) mod adamw;
 pub(crate) mod add;
 pub(crate) mod attention;
+mod attention_decode;
 pub(crate) mod conv2d;
 pub(crate) mod conv2d_depthwise;
 pub(crate) mod copy;

@@ -410,6 +410,64 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
+pub struct DeemAttentionDecode {
+    pub q: *const ::core::ffi::c_void,
+    pub k: *const ::core::ffi::c_void,
+    pub v: *const ::core::ffi::c_void,
+    pub keys: *const ::core::ffi::c_void,
+    pub first: *const ::core::ffi::c_void,
+    pub out: *mut ::core::ffi::c_void,
+    pub lse: *mut ::core::ffi::c_void,
+    pub sums: *mut ::core::ffi::c_void,
+    pub weights: *mut ::core::ffi::c_void,
+    pub positions: *const ::core::ffi::c_void,
+    pub frequency: *const ::core::ffi::c_void,
+    pub batch: i64,
+    pub t: i64,
+    pub s: i64,
+    pub capacity: i64,
+    pub causal: i64,
+    pub heads: i32,
+    pub kv_heads: i32,
+    pub d: i32,
+    pub scale: f32,
+    pub parts: i32,
+    pub keys_of_part: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemAttentionDecode"][::core::mem::size_of::<DeemAttentionDecode>() - 152usize];
+    ["Alignment of DeemAttentionDecode"][::core::mem::align_of::<DeemAttentionDecode>() - 8usize];
+    ["Offset of field: DeemAttentionDecode::q"][::core::mem::offset_of!(DeemAttentionDecode, q) - 0usize];
+    ["Offset of field: DeemAttentionDecode::k"][::core::mem::offset_of!(DeemAttentionDecode, k) - 8usize];
+    ["Offset of field: DeemAttentionDecode::v"][::core::mem::offset_of!(DeemAttentionDecode, v) - 16usize];
+    ["Offset of field: DeemAttentionDecode::keys"][::core::mem::offset_of!(DeemAttentionDecode, keys) - 24usize];
+    ["Offset of field: DeemAttentionDecode::first"][::core::mem::offset_of!(DeemAttentionDecode, first) - 32usize];
+    ["Offset of field: DeemAttentionDecode::out"][::core::mem::offset_of!(DeemAttentionDecode, out) - 40usize];
+    ["Offset of field: DeemAttentionDecode::lse"][::core::mem::offset_of!(DeemAttentionDecode, lse) - 48usize];
+    ["Offset of field: DeemAttentionDecode::sums"][::core::mem::offset_of!(DeemAttentionDecode, sums) - 56usize];
+    ["Offset of field: DeemAttentionDecode::weights"][::core::mem::offset_of!(DeemAttentionDecode, weights) - 64usize];
+    ["Offset of field: DeemAttentionDecode::positions"]
+        [::core::mem::offset_of!(DeemAttentionDecode, positions) - 72usize];
+    ["Offset of field: DeemAttentionDecode::frequency"]
+        [::core::mem::offset_of!(DeemAttentionDecode, frequency) - 80usize];
+    ["Offset of field: DeemAttentionDecode::batch"][::core::mem::offset_of!(DeemAttentionDecode, batch) - 88usize];
+    ["Offset of field: DeemAttentionDecode::t"][::core::mem::offset_of!(DeemAttentionDecode, t) - 96usize];
+    ["Offset of field: DeemAttentionDecode::s"][::core::mem::offset_of!(DeemAttentionDecode, s) - 104usize];
+    ["Offset of field: DeemAttentionDecode::capacity"]
+        [::core::mem::offset_of!(DeemAttentionDecode, capacity) - 112usize];
+    ["Offset of field: DeemAttentionDecode::causal"][::core::mem::offset_of!(DeemAttentionDecode, causal) - 120usize];
+    ["Offset of field: DeemAttentionDecode::heads"][::core::mem::offset_of!(DeemAttentionDecode, heads) - 128usize];
+    ["Offset of field: DeemAttentionDecode::kv_heads"]
+        [::core::mem::offset_of!(DeemAttentionDecode, kv_heads) - 132usize];
+    ["Offset of field: DeemAttentionDecode::d"][::core::mem::offset_of!(DeemAttentionDecode, d) - 136usize];
+    ["Offset of field: DeemAttentionDecode::scale"][::core::mem::offset_of!(DeemAttentionDecode, scale) - 140usize];
+    ["Offset of field: DeemAttentionDecode::parts"][::core::mem::offset_of!(DeemAttentionDecode, parts) - 144usize];
+    ["Offset of field: DeemAttentionDecode::keys_of_part"]
+        [::core::mem::offset_of!(DeemAttentionDecode, keys_of_part) - 148usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
 pub struct DeemConv2dSizes {
     pub batch: i64,
     pub h: i32,
@@ -2491,6 +2549,39 @@ const _: () = {
     ["Offset of field: DeemRopeRotate::half"][::core::mem::offset_of!(DeemRopeRotate, half) - 36usize];
     ["Offset of field: DeemRopeRotate::inverse"][::core::mem::offset_of!(DeemRopeRotate, inverse) - 40usize];
     ["Offset of field: DeemRopeRotate::padding"][::core::mem::offset_of!(DeemRopeRotate, padding) - 44usize];
+};
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct DeemRopeStore {
+    pub keys: *const ::core::ffi::c_void,
+    pub values: *const ::core::ffi::c_void,
+    pub key_cache: *mut ::core::ffi::c_void,
+    pub value_cache: *mut ::core::ffi::c_void,
+    pub positions: *const ::core::ffi::c_void,
+    pub frequency: *const ::core::ffi::c_void,
+    pub rows: i64,
+    pub count: i64,
+    pub start: i64,
+    pub capacity: i64,
+    pub heads: i32,
+    pub half: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DeemRopeStore"][::core::mem::size_of::<DeemRopeStore>() - 88usize];
+    ["Alignment of DeemRopeStore"][::core::mem::align_of::<DeemRopeStore>() - 8usize];
+    ["Offset of field: DeemRopeStore::keys"][::core::mem::offset_of!(DeemRopeStore, keys) - 0usize];
+    ["Offset of field: DeemRopeStore::values"][::core::mem::offset_of!(DeemRopeStore, values) - 8usize];
+    ["Offset of field: DeemRopeStore::key_cache"][::core::mem::offset_of!(DeemRopeStore, key_cache) - 16usize];
+    ["Offset of field: DeemRopeStore::value_cache"][::core::mem::offset_of!(DeemRopeStore, value_cache) - 24usize];
+    ["Offset of field: DeemRopeStore::positions"][::core::mem::offset_of!(DeemRopeStore, positions) - 32usize];
+    ["Offset of field: DeemRopeStore::frequency"][::core::mem::offset_of!(DeemRopeStore, frequency) - 40usize];
+    ["Offset of field: DeemRopeStore::rows"][::core::mem::offset_of!(DeemRopeStore, rows) - 48usize];
+    ["Offset of field: DeemRopeStore::count"][::core::mem::offset_of!(DeemRopeStore, count) - 56usize];
+    ["Offset of field: DeemRopeStore::start"][::core::mem::offset_of!(DeemRopeStore, start) - 64usize];
+    ["Offset of field: DeemRopeStore::capacity"][::core::mem::offset_of!(DeemRopeStore, capacity) - 72usize];
+    ["Offset of field: DeemRopeStore::heads"][::core::mem::offset_of!(DeemRopeStore, heads) - 80usize];
+    ["Offset of field: DeemRopeStore::half"][::core::mem::offset_of!(DeemRopeStore, half) - 84usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]

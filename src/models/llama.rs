@@ -17,7 +17,8 @@ use crate::blocks::{Keep, Kept, Linear, LinearSaved, Pass, RmsNorm, RmsNormSaved
 use crate::dtype::Element;
 use crate::error::Result;
 use crate::memory::Tensor;
-use crate::ops::{copy, embedding, gate, rope};
+use crate::ops::rope::Rotary;
+use crate::ops::{embedding, gate};
 use crate::params::{Grads, Init, ParamId, Registry};
 
 /// Sizes of a LLaMA.
@@ -332,6 +333,11 @@ impl Llama {
         Ok(y.reshape([batch, ids.len() / batch.max(1), self.width]))
     }
 
+    /// The rotary angles of these positions, for all layers.
+    fn rotary<E: Element>(&self, pass: &Pass<'_, E>, positions: &[i32]) -> Result<Rotary> {
+        Rotary::new(pass.cx, positions, self.heads.size, self.theta)
+    }
+
     /// Hidden states after the final norm, for embeddings x `[B, T, C]` and image features `[B, I*S, F]` with their visibility.
     ///
     /// # Errors
@@ -345,8 +351,9 @@ impl Llama {
     ) -> Result<(Tensor<E>, LlamaSaved<E>)> {
         let mut h = x.clone();
         let mut layers = Vec::with_capacity(self.layers.len());
+        let rotary = self.rotary(pass, &positions.ids)?;
         for i in 0..self.layers.len() {
-            let (y, kept) = Kept::forward(pass, h, |pass, h| self.layer(pass, i, h, vision, positions))?;
+            let (y, kept) = Kept::forward(pass, h, |pass, h| self.layer(pass, i, h, vision, positions, &rotary))?;
             h = y;
             layers.push(kept);
         }
@@ -365,14 +372,15 @@ impl Llama {
         h: &Tensor<E>,
         vision: Option<(&Tensor<E>, &Sight)>,
         positions: &Positions,
+        rotary: &Rotary,
     ) -> Result<(Tensor<E>, LayerSaved<E>)> {
         let layer = &self.layers[i];
         let (n, input_norm) = layer.input_norm.forward(pass, h)?;
         let (mut queries, q) = layer.q.forward(pass, &n)?;
         let (mut keys, k) = layer.k.forward(pass, &n)?;
         let (values, v) = layer.v.forward(pass, &n)?;
-        rope::forward(pass.cx, queries.view_mut(), &positions.ids, self.heads.size, self.theta)?;
-        rope::forward(pass.cx, keys.view_mut(), &positions.ids, self.heads.size, self.theta)?;
+        rotary.forward(pass.cx, queries.view_mut())?;
+        rotary.forward(pass.cx, keys.view_mut())?;
         let (attended, heads) = self.heads.forward(pass, queries, keys, values, positions.mask.clone())?;
         if pass.trace.is_some() {
             pass.tap(format!("llm.layer.{i}.self_attn"), &layer.o.forward(pass, &attended)?.0);
@@ -404,10 +412,11 @@ impl Llama {
     ) -> Result<(Tensor<E>, Option<Tensor<E>>)> {
         let LlamaSaved { layers, norm, positions, vision } = saved;
         let vision = vision.as_ref().map(|(features, sight)| (features, sight));
+        let rotary = self.rotary(pass, &positions.ids)?;
         let mut dh = self.norm.backward(pass, grads, norm, dy)?;
         let mut d_features = None;
         for (i, (layer, kept)) in self.layers.iter().zip(layers).enumerate().rev() {
-            let saved = kept.saved(pass, |pass, h| self.layer(pass, i, h, vision, &positions))?;
+            let saved = kept.saved(pass, |pass, h| self.layer(pass, i, h, vision, &positions, &rotary))?;
             let dn = layer.mlp.backward(pass, grads, saved.mlp, &dh)?;
             let d_branch = layer.post_norm.backward(pass, grads, saved.post_norm, &dn)?;
             dh = pass.add(&d_branch, &dh)?;
@@ -420,8 +429,8 @@ impl Llama {
             }
             let d_attended = layer.o.backward(pass, grads, saved.o, &dh)?;
             let (mut dq, mut dk, dv) = self.heads.backward(pass, saved.heads, &d_attended)?;
-            rope::backward(pass.cx, dq.view_mut(), &positions.ids, self.heads.size, self.theta)?;
-            rope::backward(pass.cx, dk.view_mut(), &positions.ids, self.heads.size, self.theta)?;
+            rotary.backward(pass.cx, dq.view_mut())?;
+            rotary.backward(pass.cx, dk.view_mut())?;
             let mut dn = layer.q.backward(pass, grads, saved.q, &dq)?;
             layer.k.backward_add(pass, grads, saved.k, &dk, &mut dn)?;
             layer.v.backward_add(pass, grads, saved.v, &dv, &mut dn)?;
@@ -470,6 +479,7 @@ impl Llama {
             format!("{total} tokens, but the cache holds {}", cache.capacity)
         })?;
         let mask = Mask { causal: Some(past), ..Mask::keys(keys) };
+        let rotary = self.rotary(pass, position_ids)?;
         let mut h = x.clone();
         let mut cross_index = 0;
         for (layer, (key_cache, value_cache)) in self.layers.iter().zip(&mut cache.layers) {
@@ -477,11 +487,10 @@ impl Llama {
             let (mut queries, _) = layer.q.forward(pass, &n)?;
             let (mut keys, _) = layer.k.forward(pass, &n)?;
             let (values, _) = layer.v.forward(pass, &n)?;
-            rope::forward(pass.cx, queries.view_mut(), position_ids, self.heads.size, self.theta)?;
-            rope::forward(pass.cx, keys.view_mut(), position_ids, self.heads.size, self.theta)?;
-            copy::put_rows(pass.cx, keys.view(), past, key_cache.view_mut())?;
-            copy::put_rows(pass.cx, values.view(), past, value_cache.view_mut())?;
-            let (attended, _) = self.heads.attend(pass, &queries, key_cache, value_cache, &mask, Some(total))?;
+            let caches = (key_cache.view_mut(), value_cache.view_mut());
+            rotary.store(pass.cx, keys.view_mut(), values.view(), past, caches.0, caches.1)?;
+            let attended =
+                self.heads.attend_rotated(pass, &rotary, &mut queries, key_cache, value_cache, &mask, Some(total))?;
             let (mut y, _) = layer.o.forward_add(pass, &attended, Some(&h))?;
             if let (Some(cross), Some((vision, sight))) = (&layer.cross, vision) {
                 let value = vision.values[cross_index].clone();

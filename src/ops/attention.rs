@@ -25,6 +25,7 @@ use crate::error::Result;
 use crate::host::attention as host;
 use crate::memory::{Shape, View, ViewMut};
 use crate::ops::dropout::Dropout;
+use crate::ops::rope::Rotary;
 use crate::ops::{check, check_shape};
 
 /// The options of an attention.
@@ -128,6 +129,37 @@ pub fn forward<E: Element>(
     }
     host::forward(cx, &problem, q.data(), k.data(), v.data(), out.data(), lse.data());
     Ok(())
+}
+
+/// As [`forward`] for queries that `rotary` is yet to rotate; the keys are rotated. A device rotates few queries as they are loaded, which saves a launch and two
+/// passes over them. The bits are those of [`Rotary::forward`] and [`forward`]; what `q` holds afterwards is not specified.
+///
+/// # Errors
+/// As [`forward`] and [`Rotary::forward`].
+#[allow(clippy::too_many_arguments)]
+pub fn forward_rotated<E: Element>(
+    cx: &Context,
+    rotary: &Rotary,
+    mut q: ViewMut<'_, E>,
+    k: View<'_, E>,
+    v: View<'_, E>,
+    out: ViewMut<'_, E>,
+    lse: ViewMut<'_, E::Acc>,
+    spec: &Attention<'_>,
+) -> Result<()> {
+    const OP: &str = "attention";
+    let problem = problem(OP, q.shape(), k.shape(), v.shape(), lse.shape(), spec)?;
+    check_shape(OP, "out", out.shape(), q.shape())?;
+    rotary.check(q.shape(), problem.d)?;
+    match rotary.on_device() {
+        Some(angles) if !lse.shape().is_empty() => {
+            crate::cuda::attention::forward_rotated(cx, &problem, angles, q, k, v, out, lse)
+        }
+        _ => {
+            rotary.forward(cx, q.reborrow())?;
+            forward(cx, q.as_view(), k, v, out, lse, spec)
+        }
+    }
 }
 
 /// Gradients of q, k and v, overwritten. With a cache, the gradients of the unused capacity are 0.

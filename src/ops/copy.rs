@@ -120,7 +120,7 @@ pub fn concat_rows<E: Element>(cx: &Context, parts: &[View<'_, E>], y: ViewMut<'
 }
 
 /// Checks rows `start ..` of whole [B, T, C] against part [B, t, C].
-fn check_slice(whole: Shape, start: usize, part: Shape) -> Result<()> {
+pub(super) fn check_slice(whole: Shape, start: usize, part: Shape) -> Result<()> {
     three_axes("whole", whole)?;
     three_axes("part", part)?;
     check_shape(OP, "part", part, [whole[0], part[1], whole[2]])?;

@@ -6,6 +6,7 @@ use deem::host::simd;
 use deem::memory::{View, ViewMut};
 use deem::ops::attention::{self, Attention};
 use deem::ops::dropout::{self, Dropout};
+use deem::ops::rope::Rotary;
 use half::bf16;
 
 use crate::pointwise::same_bits;
@@ -229,10 +230,76 @@ fn the_definition_in_every_type() {
     }
 }
 
+/// Few queries, which a GPU has other kernels for: keys in parts, the last of them ragged, fewer keys than a part, and rows of grouped queries.
+#[test]
+fn few_queries() {
+    let (host, cx) = (Context::host(2), device());
+    let cases = [
+        case((1, 1, 1500), (2, 2, 64), None),
+        case((2, 3, 333), (4, 2, 128), Some(330)).with_capacity(400),
+        case((1, 16, 300), (8, 2, 40), Some(284)),
+        // A query whose keys are all masked, in several parts and in one.
+        case((2, 2, 300), (2, 1, 16), None).padded(),
+        case((2, 9, 60), (1, 1, 32), Some(51)).padded(),
+        case((1, 5, 200), (6, 2, 160), None),
+        case((1, 1, 1), (8, 1, 128), None),
+        case((1, 7, 129), (1, 1, 132), Some(100)),
+        case((2, 12, 260), (2, 1, 24), None).two_documents(5),
+        case((3, 4, 140), (3, 1, 96), Some(0)),
+    ];
+    for case in cases {
+        case.check::<f32>(&cx, &host);
+        case.check::<bf16>(&cx, &host);
+    }
+}
+
+/// The bits of the rotation as an op of its own, and of the attention after it: where queries are rotated as they are loaded, and where before.
+#[test]
+fn rotated_queries() {
+    fn check<E: Element>(cx: &Context, case: &Case) {
+        let (sq, sk, sl) = case.shapes();
+        let [q, k, v, _] = case.inputs::<E>();
+        let positions: Vec<i32> = (0..(case.b * case.t) as i32).map(|i| 7 * i % 90 + 3).collect();
+        let rotary = Rotary::new(cx, &positions, case.d, 10_000.0).unwrap();
+        let mut turned = cx.tensor(sq, &q).unwrap();
+        rotary.forward(cx, turned.view_mut()).unwrap();
+        let expected = case.forward(cx, &turned.to_vec().unwrap(), &k, &v);
+        let (mut out, mut lse) = (unset::<E>(cx, sq), unset::<E::Acc>(cx, sl));
+        let (mut q, k, v) = (cx.tensor(sq, &q).unwrap(), cx.tensor(sk, &k).unwrap(), cx.tensor(sk, &v).unwrap());
+        let (inputs, spec) = ((q.view_mut(), k.view(), v.view()), case.spec());
+        let outputs = (out.view_mut(), lse.view_mut());
+        attention::forward_rotated(cx, &rotary, inputs.0, inputs.1, inputs.2, outputs.0, outputs.1, &spec).unwrap();
+        assert!((out.to_vec().unwrap(), lse.to_vec().unwrap()) == expected, "{case:?} {:?}", E::DTYPE);
+    }
+    let cx = device();
+    for case in [
+        case((1, 1, 300), (2, 2, 64), None),
+        case((2, 5, 33), (6, 2, 16), Some(28)).with_capacity(40),
+        case((1, 3, 9), (2, 1, 132), None),
+        case((1, 2, 9), (2, 1, 40), None),
+        case((2, 20, 20), (2, 1, 40), Some(0)),
+    ] {
+        check::<f32>(&cx, &case);
+        check::<bf16>(&cx, &case);
+    }
+    let (t, s) = ([1, 2, 8], [1, 1, 2]);
+    let rotary = Rotary::new(&Context::host(1), &[0, 1], 4, 10_000.0).unwrap();
+    let (mut q, k, mut out, mut lse) = ([0f32; 16], [0f32; 16], [0f32; 16], [0f32; 2]);
+    let (q, k) = (ViewMut::new(&mut q, t), View::new(&k, t));
+    let (out, lse, spec) = (ViewMut::new(&mut out, t), ViewMut::new(&mut lse, s), Attention::full(1, 1.0));
+    let error =
+        attention::forward_rotated(&Context::host(1), &rotary, q, k, k, out, lse, &spec).unwrap_err().to_string();
+    assert!(error.contains("angles are for heads of 4 numbers, not 8"), "{error}");
+}
+
 /// Bits depend neither on threads nor on the order of blocks.
 #[test]
 fn order_of_blocks() {
-    for case in [case((2, 130, 200), (4, 2, 16), Some(70)), case((1, 200, 150), (2, 1, 64), Some(10))] {
+    for case in [
+        case((2, 130, 200), (4, 2, 16), Some(70)),
+        case((1, 200, 150), (2, 1, 64), Some(10)),
+        case((2, 5, 700), (4, 2, 64), Some(690)),
+    ] {
         let wide = |x: &[bf16]| x.iter().map(|x| x.to_f64()).collect();
         let inputs = case.inputs::<bf16>();
         same_bits(&format!("{case:?}"), |cx| {

@@ -139,6 +139,8 @@ fn launches() {
     let Some(mut counted) = Counted::new() else { return };
     tiles::<bf16>(&mut counted);
     attentions(&mut counted);
+    decoding::<f32>(&mut counted);
+    decoding::<bf16>(&mut counted);
     tiles::<f32>(&mut counted);
     samples::<f32>(&mut counted);
     samples::<bf16>(&mut counted);
@@ -440,6 +442,26 @@ fn attentions(counted: &mut Counted) {
             let [dq, dk, dv] = grads.each_mut().map(|tensor| tensor.view_mut());
             let inputs = (q.view(), key.view(), value.view(), out.view(), lse.view(), d_out.view());
             attention::backward(cx, inputs.0, inputs.1, inputs.2, inputs.3, inputs.4, inputs.5, dq, dk, dv, &spec)
+        });
+    }
+}
+
+/// Few queries: keys and values are read once for all queries of a key head, and what the parts of the keys leave is little beside them.
+fn decoding<E: Element>(counted: &mut Counted) {
+    for (b, t, s, heads, kv_heads, rows) in [(1, 1, 2048, 16, 16, 8), (8, 2, 2048, 16, 8, 8), (64, 2, 256, 48, 8, 16)] {
+        let d = 128;
+        let spec = Attention { kv_heads, causal: Some(s - t), ..Attention::full(heads, (d as f64).powf(-0.5)) };
+        let (q, k, v) = (
+            counted.numbers::<E>([b, t, heads * d]),
+            counted.numbers::<E>([b, s, kv_heads * d]),
+            counted.numbers::<E>([b, s, kv_heads * d]),
+        );
+        let (mut out, mut lse) = (counted.empty::<E>([b, t, heads * d]), counted.empty::<E::Acc>([b, heads, t]));
+        let least = (2 * b * (s * kv_heads + t * heads) * d * size_of::<E>()) as f64;
+        let kernel = format!("attention_decode_d128_rows{rows}");
+        // The launch that adds up the parts moves less than a fiftieth of it.
+        counted.check::<E>(&format!("attention decode {b}x{t}x{s}"), &[(&kernel, least)], |cx| {
+            attention::forward(cx, q.view(), k.view(), v.view(), out.view_mut(), lse.view_mut(), &spec)
         });
     }
 }

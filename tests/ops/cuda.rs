@@ -23,6 +23,8 @@ const TESTS: &[&str] = &[
     "activation::f64_is_the_formula_and_narrow_types_are_near",
     "add::plain_loops_and_narrow_types",
     "attention::empty_problems",
+    "attention::few_queries",
+    "attention::rotated_queries",
     "attention::the_definition_in_every_type",
     "conv2d::the_definition_in_every_type",
     "conv2d_depthwise::the_definition_in_every_type",
@@ -63,6 +65,7 @@ const TESTS: &[&str] = &[
     "resample::resize_is_its_definition",
     "rmsnorm::oracle_and_narrow_types",
     "rope::oracle_inverse_and_narrow_types",
+    "rope::stored_keys",
     "timestep_embedding::formula_in_all_types",
 ];
 

@@ -1,6 +1,6 @@
 use deem::Context;
 use deem::dtype::Element;
-use deem::ops::rope;
+use deem::ops::{copy, rope};
 use half::bf16;
 
 use crate::pointwise::*;
@@ -76,4 +76,37 @@ fn bits_and_errors() {
     let mut x = [0f32; 6];
     let error = message(rope::forward(&Context::host(1), vm(&mut x, [1, 1, 6]), &[0], 4, 10000.0));
     assert_eq!(error, "rope: head size 4 must be even and divide the last axis of `x` [1, 1, 6]");
+}
+
+/// The bits of the rotation and of two copies; rows beside stay.
+#[test]
+fn stored_keys() {
+    fn check<E: Element>(cx: &Context) {
+        let (new, cache) = ([2, 3, 24], [2, 7, 24]);
+        let (k, v, old) = (input("k", 144), input("v", 144), input("old", 336));
+        let [mut keys, values] = [&k, &v].map(|x| support::put::<E>(cx, new, x));
+        let [mut key_cache, mut value_cache] = [(); 2].map(|()| support::put::<E>(cx, cache, &old));
+        let [mut found_keys, mut found_values] = [(); 2].map(|()| support::put::<E>(cx, cache, &old));
+        let rotary = rope::Rotary::new(cx, &[4, 5, 6, 0, 1, 2], 6, 10000.0).unwrap();
+        let (to_keys, to_values) = (found_keys.view_mut(), found_values.view_mut());
+        rotary.store(cx, support::put::<E>(cx, new, &k).view_mut(), values.view(), 2, to_keys, to_values).unwrap();
+        rotary.forward(cx, keys.view_mut()).unwrap();
+        copy::put_rows(cx, keys.view(), 2, key_cache.view_mut()).unwrap();
+        copy::put_rows(cx, values.view(), 2, value_cache.view_mut()).unwrap();
+        assert_eq!(support::get(&found_keys), support::get(&key_cache), "{:?}", E::DTYPE);
+        assert_eq!(support::get(&found_values), support::get(&value_cache), "{:?}", E::DTYPE);
+        let (keys, values) = (found_keys.view_mut(), found_values.view_mut());
+        let error = message(rotary.store(
+            cx,
+            support::put::<E>(cx, new, &k).view_mut(),
+            value_cache.view().part(0, new),
+            5,
+            keys,
+            values,
+        ));
+        assert!(error.contains('5'), "{error}");
+    }
+    let cx = support::device();
+    check::<f32>(&cx);
+    check::<bf16>(&cx);
 }

@@ -58,9 +58,9 @@ impl Access<'_> {
 
     /// Checks and counts an access whose lanes do not follow each other, run by run.
     fn scattered(&self, warp: &mut Warp<'_>, instruction: &Instruction, window: Window) {
-        let mut sectors = [0u64; 128];
+        // Of each sector, which of its bytes are asked for.
+        let mut sectors = [(0u64, 0u32); 128];
         let mut count = 0;
-        let mut useful = 0;
         let mut lane = 0;
         let check = self.mode.reads() && warp.grid.checks.initialised;
         let mut failed = false;
@@ -86,17 +86,19 @@ impl Access<'_> {
                 window.mark(begin, end - begin);
             }
             self.touch(warp, begin, end - begin);
-            let mut is_new = false;
             for sector in begin / 32..=(end - 1) / 32 {
-                if count < sectors.len() && !sectors[..count].contains(&sector) {
-                    sectors[count] = sector;
+                let (from, to) = (begin.max(sector * 32) - sector * 32, end.min(sector * 32 + 32) - sector * 32);
+                let bytes = ((1u64 << to) - (1u64 << from)) as u32;
+                if let Some((_, others)) = sectors[..count].iter_mut().find(|(other, _)| *other == sector) {
+                    *others |= bytes;
+                } else if count < sectors.len() {
+                    sectors[count] = (sector, bytes);
                     count += 1;
-                    is_new = true;
                 }
             }
-            useful += if is_new { end - begin } else { 0 };
         }
-        self.count_sectors(warp, count as u64, useful.div_ceil(32));
+        let useful: u32 = sectors[..count].iter().map(|(_, bytes)| bytes.count_ones()).sum();
+        self.count_sectors(warp, count as u64, u64::from(useful.div_ceil(32)));
         if failed {
             self.unwritten(warp, instruction, window);
         }
