@@ -26,6 +26,7 @@
 #include "common/attention.cuh"
 #include "common/flash.cuh"
 #include "common/flash_backward.cuh"
+#include "common/ffma_flash.cuh"
 #ifdef DEEM_SM90A
 #include "common/warpgroup_flash.cuh"
 #endif
@@ -273,6 +274,26 @@ DEEM_BACKWARD(96, dv, true, false, true)
 DEEM_BACKWARD(128, dv, true, false, true)
 DEEM_BACKWARD(160, dv, true, false, true)
 #undef DEEM_BACKWARD
+
+// ---------------------------------------------------------------- f32 in tiles
+
+#define DEEM_TILES(D)                                                                                                                                            \
+    extern "C" __global__ void __launch_bounds__(FLASH_THREADS, 1) attention_forward_tile_d##D##_f32(const __grid_constant__ DeemAttentionForward p) {           \
+        ffma_forward<D>(p);                                                                                                                                      \
+    }                                                                                                                                                            \
+    extern "C" __global__ void __launch_bounds__(FLASH_THREADS, 1) attention_backward_dq_tile_d##D##_f32(const __grid_constant__ DeemAttentionBackward p) {      \
+        ffma_backward<D, false>(p);                                                                                                                              \
+    }                                                                                                                                                            \
+    extern "C" __global__ void __launch_bounds__(FLASH_THREADS, 1) attention_backward_dkv_tile_d##D##_f32(const __grid_constant__ DeemAttentionBackward p) {     \
+        ffma_backward<D, true>(p);                                                                                                                               \
+    }
+DEEM_TILES(40)
+DEEM_TILES(64)
+DEEM_TILES(80)
+DEEM_TILES(96)
+DEEM_TILES(128)
+DEEM_TILES(160)
+#undef DEEM_TILES
 
 #endif
 

@@ -15,6 +15,8 @@ use crate::memory::{Tensor, View, ViewMut};
 const OP: &str = "attention";
 /// Queries or keys of a block of the tensor-core kernels, and its threads.
 const BLOCK: usize = 128;
+/// Rows of a block of the kernels in tiles, at 128 threads.
+const TILE_ROWS: usize = 64;
 /// Rows of a block of the plain kernels, a warp each, and its threads.
 const PLAIN_ROWS: usize = 4;
 const PLAIN_THREADS: u32 = 128;
@@ -43,11 +45,59 @@ fn backward_shared_bytes(d: usize, scores: bool, probs: bool) -> u32 {
     (tiles + 2 * columns * (2 * row_bytes(d) + 8) + BLOCK * 16 + 16) as u32
 }
 
-/// Whether the tensor-core kernels are legal: by sizes, options, storage type and alignment alone.
-fn takes_tensor_cores(dtype: DType, p: &Problem<'_>, aligned: bool) -> bool {
+/// Which kernels run a problem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Variant {
+    /// Those for everything.
+    Plain,
+    /// Multiply-adds in tiles of shared memory (f32).
+    Tiles,
+    /// Tensor cores (bf16).
+    TensorCores,
+}
+
+/// The kernels that run a problem: by sizes, options, storage type and alignment alone.
+fn pick_variant(dtype: DType, p: &Problem<'_>, aligned: bool) -> Variant {
     let fits = p.t < 1 << 30 && p.capacity < 1 << 30 && p.batch < 1 << 16 && p.heads < 1 << 16;
-    let plain = p.first.is_none() && p.dropout.is_none();
-    dtype == DType::Bf16 && plain && forward_kernels(p.d).is_some() && p.scale > 0.0 && fits && aligned
+    let simple = p.first.is_none() && p.dropout.is_none();
+    if !(fits && simple && aligned && p.scale > 0.0 && forward_kernels(p.d).is_some()) {
+        return Variant::Plain;
+    }
+    match dtype {
+        DType::F32 => Variant::Tiles,
+        DType::Bf16 => Variant::TensorCores,
+        DType::F64 => Variant::Plain,
+    }
+}
+
+/// The kernels in tiles for this head size: forward, gradients of queries, gradients of keys and values.
+fn tile_kernels(d: usize) -> Option<[&'static str; 3]> {
+    macro_rules! kernels {
+        ($d:literal) => {
+            Some([
+                concat!("attention_forward_tile_d", $d, "_f32"),
+                concat!("attention_backward_dq_tile_d", $d, "_f32"),
+                concat!("attention_backward_dkv_tile_d", $d, "_f32"),
+            ])
+        };
+    }
+    match d {
+        40 => kernels!(40),
+        64 => kernels!(64),
+        80 => kernels!(80),
+        96 => kernels!(96),
+        128 => kernels!(128),
+        160 => kernels!(160),
+        _ => None,
+    }
+}
+
+/// `FORWARD_BYTES` and `BACKWARD_BYTES` of `FfmaTile` in `cuda/common/ffma_flash.cuh`.
+fn tile_shared_bytes(d: usize) -> [u32; 2] {
+    let (line, columns) = (d + 4, if d <= 80 { 64 } else { 32 });
+    let weights = TILE_ROWS * (columns + 8);
+    [(TILE_ROWS + 2 * columns) * line + weights, 2 * (TILE_ROWS + columns) * line + weights + 2 * columns]
+        .map(|numbers| (numbers * size_of::<f32>()) as u32)
 }
 
 /// The tensor-core kernels for this head size: 128 queries to a block, and 64.
@@ -157,7 +207,7 @@ fn backward_kernels(d: usize) -> Option<(&'static str, &'static [OfKeys])> {
     })
 }
 
-/// Geometry of a tensor-core kernel over rows of heads of images, of which a block takes so many.
+/// Geometry of a kernel in tiles or on tensor cores over rows of heads of images, of which a block takes so many.
 fn blocks(rows: usize, of_block: usize, heads: usize, batch: usize, shared_bytes: u32) -> Geometry {
     Geometry {
         blocks: [rows.div_ceil(of_block) as u32, heads as u32, batch as u32],
@@ -246,9 +296,13 @@ pub(crate) fn forward<E: Element>(
         dropout: dropout(p),
     };
     let is_aligned = aligned(&[params.q, params.k, params.v, params.out.cast_const()]);
+    let variant = pick_variant(E::DTYPE, p, is_aligned);
     let tensor_cores = forward_kernels(p.d).zip(warpgroup_kernels(p.d));
-    let (kernel, geometry) = match tensor_cores {
-        Some((of_warps, of_warpgroups)) if takes_tensor_cores(E::DTYPE, p, is_aligned) => {
+    let (kernel, geometry) = match (variant, tensor_cores, tile_kernels(p.d)) {
+        (Variant::Tiles, _, Some([kernel, ..])) => {
+            (kernel, blocks(p.t, TILE_ROWS, p.heads, p.batch, tile_shared_bytes(p.d)[0]))
+        }
+        (Variant::TensorCores, Some((of_warps, of_warpgroups)), _) => {
             let chosen = pick_blocks(p, cx.capability());
             let [large, small] = if chosen.warpgroups { of_warpgroups } else { of_warps };
             let kernel = if chosen.queries == BLOCK { large } else { small };
@@ -340,8 +394,17 @@ pub(crate) fn backward<E: Element>(
     if queries > 0 {
         launch(delta_kernel, plain(queries, 0, 0, 0)?)?;
     }
-    match backward_kernels(p.d) {
-        Some((dq, dkv)) if takes_tensor_cores(E::DTYPE, p, is_aligned) => {
+    match (pick_variant(E::DTYPE, p, is_aligned), backward_kernels(p.d), tile_kernels(p.d)) {
+        (Variant::Tiles, _, Some([_, dq, dkv])) => {
+            let [_, shared_bytes] = tile_shared_bytes(p.d);
+            if queries > 0 {
+                launch(dq, blocks(p.t, TILE_ROWS, p.heads, p.batch, shared_bytes))?;
+            }
+            if keys > 0 {
+                launch(dkv, blocks(p.capacity, TILE_ROWS, p.kv_heads, p.batch, shared_bytes))?;
+            }
+        }
+        (Variant::TensorCores, Some((dq, dkv)), _) => {
             if queries > 0 {
                 launch(dq, blocks(p.t, BLOCK, p.heads, p.batch, backward_shared_bytes(p.d, true, false)))?;
             }
@@ -388,15 +451,21 @@ mod tests {
             first: None,
             dropout: None,
         };
-        assert!(takes_tensor_cores(DType::Bf16, &problem(40, 0.1), true));
-        assert!(!takes_tensor_cores(DType::Bf16, &problem(40, 0.1), false));
-        assert!(!takes_tensor_cores(DType::Bf16, &problem(48, 0.1), true));
-        assert!(!takes_tensor_cores(DType::Bf16, &problem(64, -0.1), true));
-        assert!(!takes_tensor_cores(DType::F32, &problem(64, 0.1), true));
+        let pick = |dtype, d, scale, aligned| pick_variant(dtype, &problem(d, scale), aligned);
+        assert_eq!(pick(DType::Bf16, 40, 0.1, true), Variant::TensorCores);
+        assert_eq!(pick(DType::F32, 40, 0.1, true), Variant::Tiles);
+        for dtype in [DType::F32, DType::Bf16] {
+            assert_eq!(pick(dtype, 40, 0.1, false), Variant::Plain);
+            assert_eq!(pick(dtype, 48, 0.1, true), Variant::Plain);
+            assert_eq!(pick(dtype, 64, -0.1, true), Variant::Plain);
+            let first = Problem { first: Some(&[0; 5]), ..problem(64, 0.1) };
+            assert_eq!(pick_variant(dtype, &first, true), Variant::Plain);
+        }
         for d in [40, 64, 80, 96, 128, 160] {
             assert!(forward_kernels(d).is_some() && backward_kernels(d).is_some());
             // What a block of an A100 may have.
             assert!(warpgroup_kernels(d).is_some() && warpgroup_shared_bytes(d, 128) <= 227 << 10);
+            assert!(tile_kernels(d).is_some() && tile_shared_bytes(d).iter().all(|&bytes| bytes <= 163 << 10));
             assert!(forward_shared_bytes(d, 128) <= 163 << 10 && backward_shared_bytes(d, true, d <= 64) <= 163 << 10);
         }
     }

@@ -207,13 +207,18 @@ fn cases() -> Vec<Case> {
         case((1, 1, 37), (2, 2, 16), None).dropped(0.4),
         case((2, 150, 270), (1, 1, 33), Some(3)).padded().dropped(0.2),
         case((1, 300, 300), (2, 1, 16), Some(0)).two_documents(140).dropped(0.1),
-        // Head sizes of the tensor-core kernels.
+        // Head sizes of the tensor-core kernels and of those in tiles.
         case((1, 130, 150), (4, 2, 64), Some(20)),
         case((2, 20, 70), (2, 1, 40), None).padded(),
         case((2, 9, 9), (2, 2, 80), Some(0)).padded(),
         case((1, 3, 40), (2, 2, 96), Some(30)).with_capacity(50),
         case((1, 140, 130), (1, 1, 128), None),
         case((1, 33, 65), (1, 1, 160), Some(32)),
+        case((1, 100, 90), (2, 1, 80), Some(3)).with_capacity(170),
+        case((2, 70, 100), (2, 1, 96), None).padded(),
+        case((2, 40, 70), (2, 2, 128), Some(50)).padded(),
+        case((1, 70, 90), (2, 1, 160), None).with_capacity(140),
+        case((2, 1, 1), (2, 1, 64), Some(0)),
     ]
 }
 
@@ -232,13 +237,17 @@ fn the_definition_in_every_type() {
 /// Bits depend neither on threads nor on the order of blocks.
 #[test]
 fn order_of_blocks() {
-    for case in [case((2, 130, 200), (4, 2, 16), Some(70)), case((1, 200, 150), (2, 1, 64), Some(10))] {
-        let wide = |x: &[bf16]| x.iter().map(|x| x.to_f64()).collect();
-        let inputs = case.inputs::<bf16>();
-        same_bits(&format!("{case:?}"), |cx| {
+    fn check<E: Element>(case: &Case) {
+        let wide = |x: &[E]| x.iter().map(|x| x.to_f64()).collect();
+        let inputs = case.inputs::<E>();
+        same_bits(&format!("{case:?} {}", E::DTYPE), |cx| {
             let (out, _) = case.forward(cx, &inputs[0], &inputs[1], &inputs[2]);
             case.backward(cx, &inputs).iter().map(|x| wide(x)).chain([wide(&out)]).collect()
         });
+    }
+    for case in [case((2, 130, 200), (4, 2, 16), Some(70)), case((1, 200, 150), (2, 1, 64), Some(10))] {
+        check::<f32>(&case);
+        check::<bf16>(&case);
     }
 }
 

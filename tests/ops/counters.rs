@@ -138,7 +138,8 @@ fn of_type<E: Element>(kernel: &str) -> &str {
 fn launches() {
     let Some(mut counted) = Counted::new() else { return };
     tiles::<bf16>(&mut counted);
-    attentions(&mut counted);
+    attentions::<bf16>(&mut counted, &[64, 128]);
+    attentions::<f32>(&mut counted, &[40, 64, 80, 96, 128, 160]);
     tiles::<f32>(&mut counted);
     samples::<f32>(&mut counted);
     samples::<bf16>(&mut counted);
@@ -424,18 +425,17 @@ fn samples<E: Element>(counted: &mut Counted) {
     });
 }
 
-/// Those of f32 are plain kernels.
-fn attentions(counted: &mut Counted) {
-    for d in [64, 128] {
+fn attentions<E: Element>(counted: &mut Counted, head_sizes: &[usize]) {
+    for &d in head_sizes {
         let (heads, t) = (2, 256);
         let shape = [1, t, heads * d];
         let spec = Attention::full(heads, (d as f64).powf(-0.5));
-        let [q, key, value, d_out] = [(); 4].map(|()| counted.numbers::<bf16>(shape));
-        let (mut out, mut lse) = (counted.empty::<bf16>(shape), counted.empty::<f32>([1, heads, t]));
+        let [q, key, value, d_out] = [(); 4].map(|()| counted.numbers::<E>(shape));
+        let (mut out, mut lse) = (counted.empty::<E>(shape), counted.empty::<E::Acc>([1, heads, t]));
         check_tiles(counted, &format!("attention forward {d}"), &mut |cx| {
             attention::forward(cx, q.view(), key.view(), value.view(), out.view_mut(), lse.view_mut(), &spec)
         });
-        let mut grads = [(); 3].map(|()| counted.empty::<bf16>(shape));
+        let mut grads = [(); 3].map(|()| counted.empty::<E>(shape));
         check_tiles(counted, &format!("attention backward {d}"), &mut |cx| {
             let [dq, dk, dv] = grads.each_mut().map(|tensor| tensor.view_mut());
             let inputs = (q.view(), key.view(), value.view(), out.view(), lse.view(), d_out.view());
