@@ -13,15 +13,24 @@
 namespace deem {
 
 /// Sizes for heads of D numbers: R rows to a lane, COLS columns at a time. Twice the rows would halve the loads of columns, but leave every second multiprocessor idle
-/// where heads are few, and too few registers for a second block; as many columns for large heads would leave no shared memory for one.
-template <int D> struct FfmaTile {
-    static constexpr int R = 4, COLS = D <= 80 ? 64 : 32;
+/// where heads are few, and too few registers for a second block; more columns for large heads would leave no shared memory for one.
+template <int D, int COLS_> struct FfmaTile {
+    static constexpr int R = 4, COLS = COLS_;
     static constexpr int LD = D + 4, WEIGHTS_LD = COLS + 8; // numbers between rows
     static constexpr int OF_WARP = 4 * R, ROWS = FLASH_WARPS * OF_WARP;
     static constexpr int EACH = COLS / 8, SUMS = D / 8; // columns and sums of a lane for each of its rows
     static constexpr int VECTOR = SUMS % 4 == 0 ? 4 : SUMS % 2 == 0 ? 2 : 1; // neighbouring sums
-    static constexpr int FORWARD_BYTES = ((ROWS + 2 * COLS) * LD + ROWS * WEIGHTS_LD) * 4, BACKWARD_BYTES = (2 * (ROWS + COLS) * LD + ROWS * WEIGHTS_LD + 2 * COLS) * 4;
-    static_assert(D % 8 == 0, "whole sums");
+    static_assert(COLS % 8 == 0 && D % 8 == 0, "whole sums");
+};
+
+template <int D> struct FfmaForward : FfmaTile<D, D <= 80 ? 64 : 32> {
+    using Tile = FfmaTile<D, D <= 80 ? 64 : 32>;
+    static constexpr int SHARED_BYTES = ((Tile::ROWS + 2 * Tile::COLS) * Tile::LD + Tile::ROWS * Tile::WEIGHTS_LD) * 4;
+};
+
+template <int D> struct FfmaBackward : FfmaTile<D, D <= 40 ? 64 : 32> {
+    using Tile = FfmaTile<D, D <= 40 ? 64 : 32>;
+    static constexpr int SHARED_BYTES = (2 * (Tile::ROWS + Tile::COLS) * Tile::LD + Tile::ROWS * Tile::WEIGHTS_LD + 2 * Tile::COLS) * 4;
 };
 
 template <int N> struct FloatVector;
@@ -30,8 +39,8 @@ template <> struct FloatVector<2> { using Type = float2; };
 template <> struct FloatVector<4> { using Type = float4; };
 
 /// sums[i][j] = row 4 i of `a` by row 8 j of `b`. Both point at this lane's first row.
-template <int D> __device__ __forceinline__ void ffma_rows(float (&sums)[FfmaTile<D>::R][FfmaTile<D>::EACH], const float *a, const float *b) {
-    constexpr int R = FfmaTile<D>::R, EACH = FfmaTile<D>::EACH, LD = FfmaTile<D>::LD;
+template <int D, int R, int EACH> __device__ __forceinline__ void ffma_rows(float (&sums)[R][EACH], const float *a, const float *b) {
+    constexpr int LD = D + 4;
 #pragma unroll
     for (int i = 0; i < R; ++i)
 #pragma unroll
@@ -57,8 +66,7 @@ template <int D> __device__ __forceinline__ void ffma_rows(float (&sums)[FfmaTil
 }
 
 /// sums += weights by rows of `b`. `weights` points at this lane's first row, `b` at its first column.
-template <int D> __device__ __forceinline__ void ffma_weights(float (&sums)[FfmaTile<D>::R][FfmaTile<D>::SUMS], const float *weights, const float *b) {
-    using Tile = FfmaTile<D>;
+template <class Tile> __device__ __forceinline__ void ffma_weights(float (&sums)[Tile::R][Tile::SUMS], const float *weights, const float *b) {
     constexpr int R = Tile::R;
     using Vector = typename FloatVector<Tile::VECTOR>::Type;
 #pragma unroll 1
@@ -80,18 +88,18 @@ template <int D> __device__ __forceinline__ void ffma_weights(float (&sums)[Ffma
 }
 
 /// A lane's part of the weights for `ffma_weights`, to where its warp reads them.
-template <int D> __device__ __forceinline__ void put_weights(float *to, const float (&weights)[FfmaTile<D>::R][FfmaTile<D>::EACH]) {
+template <class Tile> __device__ __forceinline__ void put_weights(float *to, const float (&weights)[Tile::R][Tile::EACH]) {
     __syncwarp(); // the last ones have been read
 #pragma unroll
-    for (int i = 0; i < FfmaTile<D>::R; ++i)
+    for (int i = 0; i < Tile::R; ++i)
 #pragma unroll
-        for (int j = 0; j < FfmaTile<D>::EACH; ++j) to[i * 4 * FfmaTile<D>::WEIGHTS_LD + j * 8] = weights[i][j];
+        for (int j = 0; j < Tile::EACH; ++j) to[i * 4 * Tile::WEIGHTS_LD + j * 8] = weights[i][j];
     __syncwarp();
 }
 
 /// A lane's sums of a row, times `factor`, to its first column of it in global memory.
 template <int D> __device__ __forceinline__ void store_sums(float *to, const float (&sums)[D / 8], float factor) {
-    constexpr int VECTOR = FfmaTile<D>::VECTOR;
+    constexpr int VECTOR = FfmaTile<D, 32>::VECTOR;
     using Vector = typename FloatVector<VECTOR>::Type;
 #pragma unroll
     for (int n = 0; n < D / 8; n += VECTOR) {
@@ -113,7 +121,7 @@ template <int D, int ROWS> __device__ __forceinline__ void copy_lines(uint32_t t
 // ---------------------------------------------------------------- forward
 
 template <int D> __device__ __forceinline__ void ffma_forward(const DeemAttentionForward &p) {
-    using Shape = FfmaTile<D>;
+    using Shape = FfmaForward<D>;
     constexpr int R = Shape::R, KEYS = Shape::COLS, EACH = Shape::EACH, LD = Shape::LD, ROWS = Shape::ROWS;
     extern __shared__ __align__(128) uint8_t shared[];
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, group = lane / 8, column = lane % 8, s = static_cast<int>(p.s), t = static_cast<int>(p.t);
@@ -139,7 +147,7 @@ template <int D> __device__ __forceinline__ void ffma_forward(const DeemAttentio
         copy_lines<D, KEYS>(shared_address(v_tile), v + j * KEYS * kv_stride, kv_stride, s - j * KEYS);
         copy_commit();
         float scores[R][EACH];
-        ffma_rows<D>(scores, q_tile + (warp * Shape::OF_WARP + group) * LD, k_tile + column * LD);
+        ffma_rows<D, R, EACH>(scores, q_tile + (warp * Shape::OF_WARP + group) * LD, k_tile + column * LD);
         if (j >= open_rounds) {
             const int key = j * KEYS + column;
 #pragma unroll
@@ -171,12 +179,12 @@ template <int D> __device__ __forceinline__ void ffma_forward(const DeemAttentio
 #pragma unroll
             for (float &sum : sums[i]) sum *= rescale;
         }
-        put_weights<D>(weights + column, scores);
+        put_weights<Shape>(weights + column, scores);
         copy_wait<0>();
         __syncthreads(); // the values are there, and nobody reads the keys any more
         if (j + 1 < rounds) copy_lines<D, KEYS>(shared_address(k_tile), k + (j + 1) * KEYS * kv_stride, kv_stride, s - (j + 1) * KEYS);
         copy_commit();
-        ffma_weights<D>(sums, weights, v_tile + column * Shape::VECTOR);
+        ffma_weights<Shape>(sums, weights, v_tile + column * Shape::VECTOR);
     }
     copy_wait<0>();
 
@@ -202,7 +210,7 @@ template <int D> __device__ __forceinline__ void ffma_forward(const DeemAttentio
 
 /// A block owns rows: keys, whose two gradients it makes (KEY_ROWS), or queries. Products and masks as in flash_backward.cuh.
 template <int D, bool KEY_ROWS> __device__ __forceinline__ void ffma_backward(const DeemAttentionBackward &p) {
-    using Shape = FfmaTile<D>;
+    using Shape = FfmaBackward<D>;
     constexpr int R = Shape::R, COLS = Shape::COLS, EACH = Shape::EACH, LD = Shape::LD, ROWS = Shape::ROWS;
     extern __shared__ __align__(128) uint8_t shared[];
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, lane_group = lane / 8, column = lane % 8;
@@ -271,8 +279,8 @@ template <int D, bool KEY_ROWS> __device__ __forceinline__ void ffma_backward(co
             copy_wait<0>();
             __syncthreads(); // the tiles are there
             float probs[R][EACH], grads[R][EACH];
-            ffma_rows<D>(probs, x_tile + (warp * Shape::OF_WARP + lane_group) * LD, y_tile + column * LD);
-            ffma_rows<D>(grads, u_tile + (warp * Shape::OF_WARP + lane_group) * LD, w_tile + column * LD);
+            ffma_rows<D, R, EACH>(probs, x_tile + (warp * Shape::OF_WARP + lane_group) * LD, y_tile + column * LD);
+            ffma_rows<D, R, EACH>(grads, u_tile + (warp * Shape::OF_WARP + lane_group) * LD, w_tile + column * LD);
 #pragma unroll
             for (int c = 0; c < EACH; ++c) {
                 const int at = j * COLS + column + c * 8;
@@ -297,13 +305,13 @@ template <int D, bool KEY_ROWS> __device__ __forceinline__ void ffma_backward(co
                 }
             }
             if constexpr (KEY_ROWS) {
-                put_weights<D>(weights + column, probs);
-                ffma_weights<D>(probs_sum, weights, w_tile + column * Shape::VECTOR);
+                put_weights<Shape>(weights + column, probs);
+                ffma_weights<Shape>(probs_sum, weights, w_tile + column * Shape::VECTOR);
             }
-            put_weights<D>(weights + column, grads);
+            put_weights<Shape>(weights + column, grads);
             __syncthreads(); // nobody reads the second tile any more
             if (more) fetch_w(next_head, next);
-            ffma_weights<D>(scores_sum, weights, y_tile + column * Shape::VECTOR);
+            ffma_weights<Shape>(scores_sum, weights, y_tile + column * Shape::VECTOR);
             __syncthreads(); // nor the first
             if (more) fetch_y(next_head, next);
         }

@@ -6,7 +6,7 @@ use deem::host::simd;
 use deem::memory::{View, ViewMut};
 use deem::ops::attention::{self, Attention};
 use deem::ops::dropout::{self, Dropout};
-use half::bf16;
+use half::{bf16, f16};
 
 use crate::pointwise::same_bits;
 use crate::support::{assert_close, check_gradients, device, is_on_cuda, normals, round, unset};
@@ -169,9 +169,13 @@ impl Case {
         // Scores are sums of d terms and errors in them grow by the exponential; a softmax is a mean, so S does not enter. The backward
         // subtracts terms of the size of its inputs.
         let roundoff = <E::Acc as Real>::ROUNDOFF * 16.0 * (self.d as f64 + 4.0).sqrt();
-        let storage = if E::DTYPE == DType::Bf16 { 1.0 / 256.0 } else { 0.0 };
-        // Tensor cores multiply probabilities and score gradients that were rounded to bf16: terms of random sign, each off by up to 2^-9 of itself,
-        // so their sum by a few times that of a term's share in it.
+        let storage = match E::DTYPE {
+            DType::Bf16 => 1.0 / 256.0,
+            DType::F16 => 1.0 / 2048.0,
+            DType::F32 | DType::F64 => 0.0,
+        };
+        // Tensor cores multiply probabilities and score gradients that were rounded to their storage type: terms of random sign, each off by up to half of
+        // `storage` of itself, so their sum by a few times that of a term's share in it.
         let factors = if is_on_cuda() { 2.0 * storage } else { storage };
         assert_close(&format!("{what} out"), &out, &self.exact(&wide[0], &wide[1], &wide[2]), roundoff + factors);
         if E::DTYPE != DType::F64 {
@@ -231,6 +235,7 @@ fn the_definition_in_every_type() {
         }
         case.check::<f32>(&cx, &host);
         case.check::<bf16>(&cx, &host);
+        case.check::<f16>(&cx, &host);
     }
 }
 
@@ -248,6 +253,7 @@ fn order_of_blocks() {
     for case in [case((2, 130, 200), (4, 2, 16), Some(70)), case((1, 200, 150), (2, 1, 64), Some(10))] {
         check::<f32>(&case);
         check::<bf16>(&case);
+        check::<f16>(&case);
     }
 }
 

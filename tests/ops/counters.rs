@@ -12,6 +12,7 @@ use deem::ops::activation::{self, Activation};
 use deem::ops::adamw::{self, AdamW, Group};
 use deem::ops::attention::{self, Attention};
 use deem::ops::conv2d::{self, Conv2d, Pad};
+use deem::ops::cross_attention::{self, CrossAttention};
 use deem::ops::deform_attention::{self, Sample};
 use deem::ops::diffusion::{self, Prediction, Sampler, Schedule};
 use deem::ops::dropout::{self, Dropout};
@@ -21,10 +22,12 @@ use deem::ops::{
     resample, rmsnorm, rope,
 };
 use deem::{Context, Result};
-use half::bf16;
+use half::{bf16, f16};
 
 use crate::support::{device, is_on_cuda, uniforms, vgpu};
 
+/// Those that attention has fast kernels for.
+const HEAD_SIZES: [usize; 6] = [40, 64, 80, 96, 128, 160];
 /// What is allowed beyond the least possible.
 const ALLOWED: f64 = 1.05;
 
@@ -36,8 +39,10 @@ fn on_the_virtual_gpu() {
     }
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("launches.jsonl").into_os_string();
-    let set = [("VGPU_REPORT", report)];
-    let text = vgpu::run_with(&["counters::launches"], 0, &set);
+    let run = |test, machine: &str| {
+        vgpu::run_with(&[test], 0, &[("VGPU_REPORT", report.clone()), ("VGPU_MACHINE", machine.into())])
+    };
+    let text = run("counters::launches", "h100") + &run("counters::launches_of_single_warps", "a100");
     let lines: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("COUNTED ")).collect();
     println!("{}", lines.join("\n"));
     assert!(lines.len() > 80, "only {} launches were counted", lines.len());
@@ -133,13 +138,22 @@ fn of_type<E: Element>(kernel: &str) -> &str {
     kernel.strip_suffix(own).or_else(|| kernel.strip_suffix("_f32")).unwrap_or(kernel)
 }
 
+/// The kernels of attention without warpgroups, which an H100 takes where it must.
+#[test]
+fn launches_of_single_warps() {
+    let Some(mut counted) = Counted::new() else { return };
+    attentions::<bf16>(&mut counted, &HEAD_SIZES);
+    attentions::<f16>(&mut counted, &HEAD_SIZES);
+    short_attentions(&mut counted);
+}
+
 /// One test, so that nothing else of the process writes to the report.
 #[test]
 fn launches() {
     let Some(mut counted) = Counted::new() else { return };
     tiles::<bf16>(&mut counted);
-    attentions::<bf16>(&mut counted, &[64, 128]);
-    attentions::<f32>(&mut counted, &[40, 64, 80, 96, 128, 160]);
+    attentions::<bf16>(&mut counted, &HEAD_SIZES);
+    attentions::<f32>(&mut counted, &HEAD_SIZES);
     tiles::<f32>(&mut counted);
     samples::<f32>(&mut counted);
     samples::<bf16>(&mut counted);
@@ -368,7 +382,7 @@ fn maps<E: Element>(counted: &mut Counted) {
 /// The kernels of a call that compute in tiles: shared memory takes no cycle more than it must.
 fn check_tiles(counted: &mut Counted, what: &str, call: &mut dyn FnMut(&Context) -> Result<()>) {
     for Launch { kernel, shared_cycles, bank_conflict_cycles, .. } in counted.launches(call) {
-        if ["_mma_", "_tile_", "_small_", "_wgmma_", "_pack_"].iter().any(|part| kernel.contains(part)) {
+        if ["_mma_", "_tile_", "_small_", "_wgmma_", "_pack_", "_keys"].iter().any(|part| kernel.contains(part)) {
             println!("COUNTED {what:28} {kernel:42} {bank_conflict_cycles} of {shared_cycles} shared cycles");
             assert!(
                 bank_conflict_cycles <= 0.01 * shared_cycles,
@@ -440,6 +454,21 @@ fn attentions<E: Element>(counted: &mut Counted, head_sizes: &[usize]) {
             let [dq, dk, dv] = grads.each_mut().map(|tensor| tensor.view_mut());
             let inputs = (q.view(), key.view(), value.view(), out.view(), lse.view(), d_out.view());
             attention::backward(cx, inputs.0, inputs.1, inputs.2, inputs.3, inputs.4, inputs.5, dq, dk, dv, &spec)
+        });
+    }
+}
+
+/// Queries of an image over a caption.
+fn short_attentions(counted: &mut Counted) {
+    for d in [40, 64, 80, 160] {
+        let (heads, t, s) = (2, 512, 77);
+        let shape = [1, t, heads * d];
+        let spec = CrossAttention { heads, scale: (d as f64).powf(-0.5) };
+        let q = counted.numbers::<bf16>(shape);
+        let [key, value] = [(); 2].map(|()| counted.numbers::<bf16>([1, s, heads * d]));
+        let (mut out, mut lse) = (counted.empty::<bf16>(shape), counted.empty::<f32>([1, heads, t]));
+        check_tiles(counted, &format!("cross_attention forward {d}"), &mut |cx| {
+            cross_attention::forward(cx, q.view(), key.view(), value.view(), out.view_mut(), lse.view_mut(), &spec)
         });
     }
 }
