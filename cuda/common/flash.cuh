@@ -172,8 +172,9 @@ template <class T, int D, int HALVES> __device__ __forceinline__ void flash_forw
         copy_commit();
     }
 
-    const uint32_t q_from = q_tile + warp * OF_WARP * ROW + first_offset<D>(lane);
-    const uint32_t k_from = k_tile + second_offset<D>(lane), v_from = v_tile + second_transposed_offset<D>(lane);
+    const uint32_t q_from = q_tile + warp * OF_WARP * ROW + first_offset<D>(lane), k_from = k_tile + second_offset<D>(lane);
+    const uint32_t v_from = q_from + (v_tile - q_tile) - warp * OF_WARP * ROW; // by `second_transposed_offset`, which is `first_offset`: a register less
+
     const float factor = p.scale * LOG2_E, minus_factor = -factor;
     float sums[HALVES][TILES][4] = {};
     float max[2 * HALVES], total[2 * HALVES] = {}; // of rows g, g + 8, ..; totals of this lane's columns
