@@ -25,7 +25,7 @@ template <int D, class F> __device__ __forceinline__ void each_piece(int lane, c
             for (int j = 0; j < Copy::PIECES; j += Copy::WIDE) f(first.row + i * (32 / Copy::WIDE), first.piece + j);
     } else {
 #pragma unroll
-        for (int i = 0; i < Copy::PIECES; ++i) f((lane + i * 32) / Copy::PIECES, (lane + i * 32) % Copy::PIECES);
+        for (int i = 0; i < Copy::PIECES; ++i) f(turned_row<D>((lane + i * 32) / Copy::PIECES), (lane + i * 32) % Copy::PIECES);
     }
 }
 

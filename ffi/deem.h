@@ -50,7 +50,8 @@ typedef enum deem_status {
 typedef enum deem_dtype {
     DEEM_F32 = 0,
     DEEM_BF16 = 1, /* the upper 16 bits of an f32 */
-    DEEM_F64 = 2   /* host only; slow, for checks */
+    DEEM_F64 = 2,  /* host only; slow, for checks */
+    DEEM_F16 = 3   /* IEEE half precision: attention and cross-attention alone */
 } deem_dtype;
 
 /* A tensor: where its elements are, and its sizes. `data` may be NULL if there are no elements. */

@@ -4,15 +4,16 @@
 //! |---|---|---|
 //! | `f32` | `f32` | default |
 //! | `bf16` | `f32` | half the memory; parameters keep `f32` masters |
+//! | `f16` | `f32` | attention, for those who have it; on CUDA no other op takes it |
 //! | `f64` | `f64` | the oracle of every test |
 //!
-//! One generic implementation of an op serves all three, so the oracle checks the very code that runs.
+//! One generic implementation of an op serves all four, so the oracle checks the very code that runs.
 
 use std::fmt::{Debug, Display};
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 
-use half::bf16;
+use half::{bf16, f16};
 
 /// Name of a storage type, as written in configs, checkpoints and messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -22,6 +23,8 @@ pub enum DType {
     F32,
     /// Brain float: the upper 16 bits of an `f32`.
     Bf16,
+    /// 16-bit IEEE float.
+    F16,
     /// 64-bit IEEE float, for the oracle.
     F64,
 }
@@ -32,6 +35,7 @@ impl DType {
         match self {
             DType::F32 => size_of::<f32>(),
             DType::Bf16 => size_of::<bf16>(),
+            DType::F16 => size_of::<f16>(),
             DType::F64 => size_of::<f64>(),
         }
     }
@@ -42,6 +46,7 @@ impl Display for DType {
         f.write_str(match self {
             DType::F32 => "f32",
             DType::Bf16 => "bf16",
+            DType::F16 => "f16",
             DType::F64 => "f64",
         })
     }
@@ -208,5 +213,18 @@ impl Element for bf16 {
         let bits = x.to_bits();
         let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
         bf16::from_bits(if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { (rounded >> 16) as u16 })
+    }
+}
+
+impl Element for f16 {
+    type Acc = f32;
+    const DTYPE: DType = DType::F16;
+    #[inline(always)]
+    fn to_acc(self) -> f32 {
+        self.to_f32()
+    }
+    #[inline(always)]
+    fn from_acc(x: f32) -> f16 {
+        f16::from_f32(x)
     }
 }

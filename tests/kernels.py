@@ -65,6 +65,12 @@ def dynamic_shared(name):
     short = re.search(r"cross_attention_forward_keys(\d+)_d(\d+)_", name)
     if short:
         return (128 + 2 * int(short.group(1))) * ((int(short.group(2)) + 15) // 16 * 32 + 16)
+    tile = re.search(r"attention_(forward|backward_\w+)_tile_d(\d+)_", name)
+    if tile:
+        d, forward = int(tile.group(2)), tile.group(1) == "forward"
+        columns = 64 if d <= (80 if forward else 40) else 32
+        rows = (64 + 2 * columns) * (d + 4) if forward else 2 * (64 + columns) * (d + 4) + 2 * columns
+        return 4 * (rows + 64 * (columns + 8))
     head = re.search(r"attention_(forward|backward_(\w+))_(?:mma|small)_d(\d+)_", name)
     if not head:
         return 0

@@ -19,6 +19,20 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
     return packed;
 }
 
+/// Two numbers rounded to f16, the first in the low half.
+__device__ __forceinline__ uint32_t pack_f16(float low, float high) {
+    uint32_t packed;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    return packed;
+}
+
+/// A number of f16, widened.
+__device__ __forceinline__ float widen_f16(uint16_t x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
+    return y;
+}
+
 /// The same address, as one whose origin the compiler does not know: it then steps the pointer itself, instead of an index that it scales and adds anew each time.
 template <class T> __device__ __forceinline__ const T *opaque(const T *pointer) {
     asm volatile("" : "+l"(pointer));

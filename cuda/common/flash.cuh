@@ -43,14 +43,21 @@ template <int D> struct Head {
     static_assert(D % 8 == 0, "rows are copied in pieces of 16 bytes");
 };
 
+/// The row that takes turn `i` where lanes go through the pieces of rows one after the other. The turns permute every eight rows. Rows are two pieces longer than what they hold
+/// if its pieces are odd in number: row r begins in the bank in which the pieces of i whole rows would end.
+template <int D> __device__ __forceinline__ int turned_row(int i) {
+    constexpr int PIECES = Head<D>::PIECES;
+    return PIECES % 2 == 1 ? (i & ~7) | (i * (PIECES * (PIECES + 2)) & 7) : i;
+}
+
 /// This thread's part in copying tiles of rows of D numbers: its first row and piece.
 ///
-/// Eight neighbouring lanes copy whole sectors (two pieces) to different banks: pieces 0 and 1 of rows 0, 2, 4, 6. Where pieces are odd in number they lie side
-/// by side instead, and a request may touch two banks twice.
+/// Eight neighbouring lanes copy whole sectors (two pieces) to different banks: pieces 0 and 1 of rows 0, 2, 4, 6. Where pieces are odd in number a row's lie side by
+/// side, and rows follow each other in such an order (`turned_row`) that neighbouring lanes reach neighbouring banks across the end of a row, too.
 template <int D> struct RowCopy {
     static constexpr int PIECES = Head<D>::PIECES;
     static constexpr int WIDE = PIECES % 4 == 0 ? 4 : PIECES % 2 == 0 ? 2 : 1; // neighbouring pieces in a warp's request
-    static constexpr int HIGH = WIDE > 1 ? 32 / WIDE * FLASH_WARPS : FLASH_THREADS / PIECES; // rows of a request of all warps
+    static constexpr int HIGH = WIDE > 1 ? 32 / WIDE * FLASH_WARPS : FLASH_THREADS / PIECES / 8 * 8; // rows of a request of all warps
     int row, piece;
 
     __device__ __forceinline__ explicit RowCopy(int thread) {
@@ -60,7 +67,7 @@ template <int D> struct RowCopy {
             row = warp * (32 / WIDE) + (lane >> 1 & 3) * 2 + (lane >> 3 & 1) + (WIDE == 2 ? lane >> 4 << 3 : 0);
         } else {
             piece = thread % PIECES;
-            row = thread / PIECES;
+            row = turned_row<D>(thread / PIECES);
         }
     }
 
@@ -115,13 +122,14 @@ template <int D, int HALVES> struct FlashForward {
 template <class T>
 __device__ __noinline__ void mean_rows(const DeemAttentionForward &p, int64_t b, int n, int64_t first, uint32_t masked) {
     const int lane = threadIdx.x % 32, kv = n / (p.heads / p.kv_heads);
-    const uint16_t *v = static_cast<const uint16_t *>(p.v) + key_at(p, b, 0, kv);
+    using Stored = typename T::Stored;
+    const Stored *v = static_cast<const Stored *>(p.v) + key_at(p, b, 0, kv);
     const float factor = 1.f / static_cast<float>(p.s > 0 ? p.s : 1);
     for (int c = lane; c < p.d; c += 32) {
         float sum = 0.f;
         for (int64_t s = 0; s < p.s; ++s) sum += T::load(v + s * p.kv_heads * p.d + c);
         for (int row = 0; row < 32; ++row) {
-            if (masked >> row & 1) T::store(static_cast<uint16_t *>(p.out) + query_at(p, b, first + row, n) + c, sum * factor);
+            if (masked >> row & 1) T::store(static_cast<Stored *>(p.out) + query_at(p, b, first + row, n) + c, sum * factor);
         }
     }
 }
@@ -164,8 +172,9 @@ template <class T, int D, int HALVES> __device__ __forceinline__ void flash_forw
         copy_commit();
     }
 
-    const uint32_t q_from = q_tile + warp * OF_WARP * ROW + first_offset<D>(lane);
-    const uint32_t k_from = k_tile + second_offset<D>(lane), v_from = v_tile + second_transposed_offset<D>(lane);
+    const uint32_t q_from = q_tile + warp * OF_WARP * ROW + first_offset<D>(lane), k_from = k_tile + second_offset<D>(lane);
+    const uint32_t v_from = q_from + (v_tile - q_tile) - warp * OF_WARP * ROW; // by `second_transposed_offset`, which is `first_offset`: a register less
+
     const float factor = p.scale * LOG2_E, minus_factor = -factor;
     float sums[HALVES][TILES][4] = {};
     float max[2 * HALVES], total[2 * HALVES] = {}; // of rows g, g + 8, ..; totals of this lane's columns
@@ -338,7 +347,7 @@ template <class T, int D, int HALVES> __device__ __forceinline__ void flash_forw
         }
     } else {
         for (int at = lane; at < OF_WARP * TILES; at += 32) {
-            const int row = at / TILES, piece = at % TILES;
+            const int row = turned_row<D>(at / TILES), piece = at % TILES;
             if (row < exist) *reinterpret_cast<uint4 *>(out + row * q_stride + piece * 8) = *reinterpret_cast<const uint4 *>(rows + row * ROW + piece * 16);
         }
     }

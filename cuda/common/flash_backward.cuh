@@ -83,7 +83,7 @@ __device__ __forceinline__ void store_rows(uint16_t *to, int64_t stride, int cou
         }
     __syncwarp();
     for (int at = lane; at < 32 * TILES; at += 32) {
-        const int row = at / TILES, piece = at % TILES;
+        const int row = turned_row<D>(at / TILES), piece = at % TILES;
         if (row < count) *reinterpret_cast<uint4 *>(to + row * stride + piece * 8) = *reinterpret_cast<const uint4 *>(rows + row * ROW + piece * 16);
     }
 }

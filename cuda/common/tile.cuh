@@ -49,6 +49,20 @@ struct Bf16 {
     }
 };
 
+/// What attention needs of f16.
+struct F16 {
+    using Stored = uint16_t;
+    __device__ static uint32_t pack(float low, float high) { return pack_f16(low, high); }
+    __device__ static float load(const uint16_t *p) { return widen_f16(*p); }
+    __device__ static void store(uint16_t *p, float x) { *p = static_cast<uint16_t>(pack_f16(x, 0.f)); }
+    __device__ static void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { mma_16816_f16(d, a, b0, b1); }
+    /// d = a b if FIRST, else d += a b.
+    template <bool FIRST> __device__ static void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+        if constexpr (FIRST) mma_16816_f16_first(d, a, b0, b1);
+        else mma_16816_f16(d, a, b0, b1);
+    }
+};
+
 /// Calls `f(i, sums[i])` for each row. The rows take turns in the first one's registers, so that there is one copy of f's code and no spill.
 template <int ROWS, int COLS, class F> __device__ __forceinline__ void for_each_row(float (&sums)[ROWS][COLS], const F &f) {
 #pragma unroll 1

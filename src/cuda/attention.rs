@@ -16,8 +16,12 @@ use crate::host::attention::Problem;
 use crate::memory::{Tensor, View, ViewMut};
 
 const OP: &str = "attention";
+/// The module of the kernels for f16.
+const OP_F16: &str = "attention_f16";
 /// Queries or keys of a block of the tensor-core kernels, and its threads.
 const BLOCK: usize = 128;
+/// Rows of a block of the kernels in tiles, at 128 threads.
+const TILE_ROWS: usize = 64;
 /// Rows of a block of the plain kernels, a warp each, and its threads.
 const PLAIN_ROWS: usize = 4;
 const PLAIN_THREADS: u32 = 128;
@@ -46,24 +50,59 @@ fn backward_shared_bytes(d: usize, scores: bool, probs: bool) -> u32 {
     (tiles + 2 * columns * (2 * row_bytes(d) + 8) + BLOCK * 16 + 16) as u32
 }
 
-/// Whether the tensor-core kernels are legal: by sizes, options, storage type and alignment alone.
-fn takes_tensor_cores(dtype: DType, p: &Problem<'_>, aligned: bool) -> bool {
-    let fits = p.t < 1 << 30 && p.capacity < 1 << 30 && p.batch < 1 << 16 && p.heads < 1 << 16;
-    let plain = p.first.is_none() && p.dropout.is_none();
-    dtype == DType::Bf16 && plain && forward_kernels(p.d).is_some() && p.scale > 0.0 && fits && aligned
+/// Which kernels run a problem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Variant {
+    /// Those for everything.
+    Plain,
+    /// Multiply-adds in tiles of shared memory (f32).
+    Tiles,
+    /// Tensor cores (bf16, f16).
+    TensorCores,
 }
 
-/// The tensor-core kernels for this head size: 128 queries to a block, and 64.
-fn forward_kernels(d: usize) -> Option<[&'static str; 2]> {
-    Some(match d {
-        40 => ["attention_forward_mma_d40_bf16", "attention_forward_small_d40_bf16"],
-        64 => ["attention_forward_mma_d64_bf16", "attention_forward_small_d64_bf16"],
-        80 => ["attention_forward_mma_d80_bf16", "attention_forward_small_d80_bf16"],
-        96 => ["attention_forward_mma_d96_bf16", "attention_forward_small_d96_bf16"],
-        128 => ["attention_forward_mma_d128_bf16", "attention_forward_small_d128_bf16"],
-        160 => ["attention_forward_mma_d160_bf16", "attention_forward_small_d160_bf16"],
-        _ => return None,
-    })
+/// The kernels that run a problem: by sizes, options, storage type and alignment alone.
+fn pick_variant(dtype: DType, p: &Problem<'_>, aligned: bool) -> Variant {
+    let fits = p.t < 1 << 30 && p.capacity < 1 << 30 && p.batch < 1 << 16 && p.heads < 1 << 16;
+    let simple = p.first.is_none() && p.dropout.is_none();
+    if !(fits && simple && aligned && p.scale > 0.0 && tile_kernels(p.d).is_some()) {
+        return Variant::Plain;
+    }
+    match dtype {
+        DType::F32 => Variant::Tiles,
+        DType::Bf16 | DType::F16 => Variant::TensorCores,
+        DType::F64 => Variant::Plain,
+    }
+}
+
+/// The kernels in tiles for this head size: forward, gradients of queries, gradients of keys and values.
+fn tile_kernels(d: usize) -> Option<[&'static str; 3]> {
+    macro_rules! kernels {
+        ($d:literal) => {
+            Some([
+                concat!("attention_forward_tile_d", $d, "_f32"),
+                concat!("attention_backward_dq_tile_d", $d, "_f32"),
+                concat!("attention_backward_dkv_tile_d", $d, "_f32"),
+            ])
+        };
+    }
+    match d {
+        40 => kernels!(40),
+        64 => kernels!(64),
+        80 => kernels!(80),
+        96 => kernels!(96),
+        128 => kernels!(128),
+        160 => kernels!(160),
+        _ => None,
+    }
+}
+
+/// `SHARED_BYTES` of `FfmaForward` and `FfmaBackward` in `cuda/common/ffma_flash.cuh`.
+fn tile_shared_bytes(d: usize) -> [u32; 2] {
+    let [keys, columns] = [80, 40].map(|largest| if d <= largest { 64 } else { 32 });
+    let forward = (TILE_ROWS + 2 * keys) * (d + 4) + TILE_ROWS * (keys + 8);
+    let backward = 2 * (TILE_ROWS + columns) * (d + 4) + TILE_ROWS * (columns + 8) + 2 * columns;
+    [forward, backward].map(|numbers| (numbers * size_of::<f32>()) as u32)
 }
 
 /// The kernels of warpgroups for this head size: 128 queries to a block, and 64.
@@ -99,7 +138,7 @@ struct Blocks {
 
 /// The blocks of a forward pass on tensor cores: 128 queries share the loads of keys and values among more products, 64 leave fewer multiprocessors idle and each
 /// warp waits half as long. The choice changes bits between warps and warpgroups only, whose tiles of keys differ; it never depends on other problems.
-fn pick_blocks(p: &Problem<'_>, capability: Option<Capability>) -> Blocks {
+fn pick_blocks(dtype: DType, p: &Problem<'_>, capability: Option<Capability>) -> Blocks {
     let multiprocessors = multiprocessors(capability);
     // A round is what a multiprocessor works through, a wave what waits beside each other in one; cycles by the model of the virtual GPU, at a head size of 64, for
     // a tile of keys and beside.
@@ -113,7 +152,7 @@ fn pick_blocks(p: &Problem<'_>, capability: Option<Capability>) -> Blocks {
         (cost(128, 64, [1080, 0], [2000, 2000], 2), Blocks { queries: 128, warpgroups: false }),
         (cost(64, 64, [550, 0], [1220, 2000], resident), Blocks { queries: 64, warpgroups: false }),
     ];
-    if has_warpgroups(capability) && p.keys.is_none() && p.s > 0 {
+    if dtype == DType::Bf16 && has_warpgroups(capability) && p.keys.is_none() && p.s > 0 {
         // Here a cycle of the above is worth more: the tensor cores of Hopper give `mma.sync` less than they have.
         for (cost, _) in &mut all {
             *cost = *cost * 137 / 100;
@@ -129,38 +168,65 @@ fn pick_blocks(p: &Problem<'_>, capability: Option<Capability>) -> Blocks {
 /// A kernel for gradients of keys, and whether it makes those from the scores and those from the probabilities.
 type OfKeys = (&'static str, bool, bool);
 
-/// The tensor-core kernels for the gradients of queries, and of keys and values: one kernel makes both, or there is one for each.
-fn backward_kernels(d: usize) -> Option<(&'static str, &'static [OfKeys])> {
-    Some(match d {
-        40 => ("attention_backward_dq_mma_d40_bf16", &[("attention_backward_dkv_mma_d40_bf16", true, true)]),
-        64 => ("attention_backward_dq_mma_d64_bf16", &[("attention_backward_dkv_mma_d64_bf16", true, true)]),
-        80 => (
-            "attention_backward_dq_mma_d80_bf16",
-            &[("attention_backward_dk_mma_d80_bf16", true, false), ("attention_backward_dv_mma_d80_bf16", false, true)],
-        ),
-        96 => (
-            "attention_backward_dq_mma_d96_bf16",
-            &[("attention_backward_dk_mma_d96_bf16", true, false), ("attention_backward_dv_mma_d96_bf16", false, true)],
-        ),
-        128 => (
-            "attention_backward_dq_mma_d128_bf16",
-            &[
-                ("attention_backward_dk_mma_d128_bf16", true, false),
-                ("attention_backward_dv_mma_d128_bf16", false, true),
-            ],
-        ),
-        160 => (
-            "attention_backward_dq_mma_d160_bf16",
-            &[
-                ("attention_backward_dk_mma_d160_bf16", true, false),
-                ("attention_backward_dv_mma_d160_bf16", false, true),
-            ],
-        ),
-        _ => return None,
-    })
+/// The tensor-core kernels of a storage type and head size.
+struct TensorCores {
+    /// 128 queries to a block, and 64.
+    forward: [&'static str; 2],
+    of_queries: &'static str,
+    /// One kernel makes the gradients of keys and values, or there is one for each.
+    of_keys: &'static [OfKeys],
 }
 
-/// Geometry of a tensor-core kernel over rows of heads of images, of which a block takes so many.
+/// The tensor-core kernels for this storage type and head size.
+fn tensor_core_kernels(dtype: DType, d: usize) -> Option<TensorCores> {
+    macro_rules! kernels {
+        ($d:literal, $type:literal, $(($name:literal, $scores:literal, $probs:literal)),*) => {
+            TensorCores {
+                forward: [
+                    concat!("attention_forward_mma_d", $d, "_", $type),
+                    concat!("attention_forward_small_d", $d, "_", $type),
+                ],
+                of_queries: concat!("attention_backward_dq_mma_d", $d, "_", $type),
+                of_keys: &[$((concat!("attention_backward_", $name, "_mma_d", $d, "_", $type), $scores, $probs)),*],
+            }
+        };
+    }
+    macro_rules! of_type {
+        ($type:literal) => {
+            match d {
+                40 => kernels!(40, $type, ("dkv", true, true)),
+                64 => kernels!(64, $type, ("dkv", true, true)),
+                80 => kernels!(80, $type, ("dk", true, false), ("dv", false, true)),
+                96 => kernels!(96, $type, ("dk", true, false), ("dv", false, true)),
+                128 => kernels!(128, $type, ("dk", true, false), ("dv", false, true)),
+                160 => kernels!(160, $type, ("dk", true, false), ("dv", false, true)),
+                _ => return None,
+            }
+        };
+    }
+    match dtype {
+        DType::Bf16 => Some(of_type!("bf16")),
+        DType::F16 => Some(of_type!("f16")),
+        DType::F32 | DType::F64 => None,
+    }
+}
+
+/// The module and the kernel for a storage type, of those for `f32`, `bf16` and `f16`.
+fn by_type<E: Element>(cx: &Context, [f32, bf16, f16]: [&'static str; 3]) -> Result<(&'static str, &'static str)> {
+    match E::DTYPE {
+        DType::F16 => Ok((OP_F16, f16)),
+        _ => Ok((OP, by_dtype::<E>(cx, OP, f32, bf16)?)),
+    }
+}
+
+/// [`by_type`] of the three names that begin alike.
+macro_rules! plain_kernel {
+    ($element:ty, $cx:expr, $name:literal) => {
+        by_type::<$element>($cx, [concat!($name, "_f32"), concat!($name, "_bf16"), concat!($name, "_f16")])?
+    };
+}
+
+/// Geometry of a kernel in tiles or on tensor cores over rows of heads of images, of which a block takes so many.
 fn blocks(rows: usize, of_block: usize, heads: usize, batch: usize, shared_bytes: u32) -> Geometry {
     Geometry {
         blocks: [rows.div_ceil(of_block) as u32, heads as u32, batch as u32],
@@ -261,7 +327,7 @@ fn run<E: Element>(
     out: ViewMut<'_, E>,
     lse: ViewMut<'_, E::Acc>,
 ) -> Result<()> {
-    let simple = by_dtype::<E>(cx, OP, "attention_forward_f32", "attention_forward_bf16")?;
+    let (module, simple) = plain_kernel!(E, cx, "attention_forward");
     let (keys, first) = (upload_keys(cx, p)?, upload_first(cx, p)?);
     let params = DeemAttentionForward {
         q: input(cx, OP, "q", q)?,
@@ -286,11 +352,15 @@ fn run<E: Element>(
     if let Some(variant) = attention_decode::pick_variant(E::DTYPE, p, is_aligned) {
         return attention_decode::forward::<E>(cx, p, &variant, &params, rotary);
     }
-    let tensor_cores = forward_kernels(p.d).zip(warpgroup_kernels(p.d));
-    let (kernel, geometry) = match tensor_cores {
-        Some((of_warps, of_warpgroups)) if takes_tensor_cores(E::DTYPE, p, is_aligned) => {
-            let chosen = pick_blocks(p, cx.capability());
-            let [large, small] = if chosen.warpgroups { of_warpgroups } else { of_warps };
+    let variant = pick_variant(E::DTYPE, p, is_aligned);
+    let tensor_cores = tensor_core_kernels(E::DTYPE, p.d).zip(warpgroup_kernels(p.d));
+    let (kernel, geometry) = match (variant, tensor_cores, tile_kernels(p.d)) {
+        (Variant::Tiles, _, Some([kernel, ..])) => {
+            (kernel, blocks(p.t, TILE_ROWS, p.heads, p.batch, tile_shared_bytes(p.d)[0]))
+        }
+        (Variant::TensorCores, Some((of_warps, of_warpgroups)), _) => {
+            let chosen = pick_blocks(E::DTYPE, p, cx.capability());
+            let [large, small] = if chosen.warpgroups { of_warpgroups } else { of_warps.forward };
             let kernel = if chosen.queries == BLOCK { large } else { small };
             if chosen.warpgroups {
                 return warpgroups(cx, p, kernel, chosen.queries, params);
@@ -301,7 +371,7 @@ fn run<E: Element>(
         _ => (simple, plain(p.batch * p.heads * p.t, p.d, 2, 32)?),
     };
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names.
-    unsafe { cx.launch(OP, kernel, geometry, &params) }
+    unsafe { cx.launch(module, kernel, geometry, &params) }
 }
 
 /// The launch of a kernel of warpgroups.
@@ -343,8 +413,7 @@ pub(crate) fn backward<E: Element>(
     dk: ViewMut<'_, E>,
     dv: ViewMut<'_, E>,
 ) -> Result<()> {
-    let kernels = |f32, bf16| by_dtype::<E>(cx, OP, f32, bf16);
-    let delta_kernel = kernels("attention_backward_delta_f32", "attention_backward_delta_bf16")?;
+    let (module, delta_kernel) = plain_kernel!(E, cx, "attention_backward_delta");
     let (keys, first) = (upload_keys(cx, p)?, upload_first(cx, p)?);
     let mut delta = cx.uninit::<f32>([p.batch, p.heads, p.t])?;
     let params = DeemAttentionBackward {
@@ -376,17 +445,29 @@ pub(crate) fn backward<E: Element>(
     let is_aligned = aligned(&inputs) && aligned(&outputs);
     let (queries, keys) = (p.batch * p.heads * p.t, p.batch * p.kv_heads * p.capacity);
     // SAFETY: the kernels' own struct, with arrays of the shapes that it names.
-    let launch = |kernel, geometry| unsafe { cx.launch(OP, kernel, geometry, &params) };
+    let launch = |kernel, geometry| unsafe { cx.launch(module, kernel, geometry, &params) };
     if queries > 0 {
         launch(delta_kernel, plain(queries, 0, 0, 0)?)?;
     }
-    match backward_kernels(p.d) {
-        Some((dq, dkv)) if takes_tensor_cores(E::DTYPE, p, is_aligned) => {
+    match (pick_variant(E::DTYPE, p, is_aligned), tensor_core_kernels(E::DTYPE, p.d), tile_kernels(p.d)) {
+        (Variant::Tiles, _, Some([_, dq, dkv])) => {
+            let [_, shared_bytes] = tile_shared_bytes(p.d);
             if queries > 0 {
-                launch(dq, blocks(p.t, BLOCK, p.heads, p.batch, backward_shared_bytes(p.d, true, false)))?;
+                launch(dq, blocks(p.t, TILE_ROWS, p.heads, p.batch, shared_bytes))?;
             }
             if keys > 0 {
-                for &(kernel, scores, probs) in dkv {
+                launch(dkv, blocks(p.capacity, TILE_ROWS, p.kv_heads, p.batch, shared_bytes))?;
+            }
+        }
+        (Variant::TensorCores, Some(kernels), _) => {
+            if queries > 0 {
+                launch(
+                    kernels.of_queries,
+                    blocks(p.t, BLOCK, p.heads, p.batch, backward_shared_bytes(p.d, true, false)),
+                )?;
+            }
+            if keys > 0 {
+                for &(kernel, scores, probs) in kernels.of_keys {
                     launch(
                         kernel,
                         blocks(p.capacity, BLOCK, p.kv_heads, p.batch, backward_shared_bytes(p.d, scores, probs)),
@@ -396,12 +477,10 @@ pub(crate) fn backward<E: Element>(
         }
         _ => {
             if queries > 0 {
-                let kernel = kernels("attention_backward_dq_f32", "attention_backward_dq_bf16")?;
-                launch(kernel, plain(queries, p.d, 3, 32)?)?;
+                launch(plain_kernel!(E, cx, "attention_backward_dq").1, plain(queries, p.d, 3, 32)?)?;
             }
             if keys > 0 {
-                let kernel = kernels("attention_backward_dkv_f32", "attention_backward_dkv_bf16")?;
-                launch(kernel, plain(keys, p.d, 4, 64)?)?;
+                launch(plain_kernel!(E, cx, "attention_backward_dkv").1, plain(keys, p.d, 4, 64)?)?;
             }
         }
     }
@@ -428,22 +507,31 @@ mod tests {
             first: None,
             dropout: None,
         };
-        assert!(takes_tensor_cores(DType::Bf16, &problem(40, 0.1), true));
-        assert!(!takes_tensor_cores(DType::Bf16, &problem(40, 0.1), false));
-        assert!(!takes_tensor_cores(DType::Bf16, &problem(48, 0.1), true));
-        assert!(!takes_tensor_cores(DType::Bf16, &problem(64, -0.1), true));
-        assert!(!takes_tensor_cores(DType::F32, &problem(64, 0.1), true));
+        let pick = |dtype, d, scale, aligned| pick_variant(dtype, &problem(d, scale), aligned);
+        assert_eq!(pick(DType::Bf16, 40, 0.1, true), Variant::TensorCores);
+        assert_eq!(pick(DType::F32, 40, 0.1, true), Variant::Tiles);
+        assert_eq!(pick(DType::F16, 160, 0.1, true), Variant::TensorCores);
+        for dtype in [DType::F32, DType::Bf16, DType::F16] {
+            assert_eq!(pick(dtype, 40, 0.1, false), Variant::Plain);
+            assert_eq!(pick(dtype, 48, 0.1, true), Variant::Plain);
+            assert_eq!(pick(dtype, 64, -0.1, true), Variant::Plain);
+            let first = Problem { first: Some(&[0; 5]), ..problem(64, 0.1) };
+            assert_eq!(pick_variant(dtype, &first, true), Variant::Plain);
+        }
         for d in [40, 64, 80, 96, 128, 160] {
-            assert!(forward_kernels(d).is_some() && backward_kernels(d).is_some());
+            for dtype in [DType::Bf16, DType::F16] {
+                assert!(tensor_core_kernels(dtype, d).is_some());
+            }
             // What a block of an A100 may have.
             assert!(warpgroup_kernels(d).is_some() && warpgroup_shared_bytes(d, 128) <= 227 << 10);
+            assert!(tile_kernels(d).is_some() && tile_shared_bytes(d).iter().all(|&bytes| bytes <= 163 << 10));
             assert!(forward_shared_bytes(d, 128) <= 163 << 10 && backward_shared_bytes(d, true, d <= 64) <= 163 << 10);
         }
     }
 
     #[test]
     fn blocks_by_sizes_and_capability() {
-        let pick = |(batch, heads, t, s, d), keys, major| {
+        let pick_type = |dtype, (batch, heads, t, s, d), keys, major| {
             let (causal, first, dropout) = (None, None, None);
             let problem = Problem {
                 batch,
@@ -459,9 +547,11 @@ mod tests {
                 first,
                 dropout,
             };
-            let Blocks { queries, warpgroups } = pick_blocks(&problem, Some(Capability { major, minor: 0 }));
+            let Blocks { queries, warpgroups } = pick_blocks(dtype, &problem, Some(Capability { major, minor: 0 }));
             (queries, warpgroups)
         };
+        let pick = |sizes, keys, major| pick_type(DType::Bf16, sizes, keys, major);
+        assert_eq!(pick_type(DType::F16, (1, 16, 512, 512, 64), None, 9), (64, false));
         assert_eq!(pick((1, 16, 512, 512, 64), None, 8), (64, false));
         assert_eq!(pick((1, 16, 512, 512, 64), None, 9), (64, true));
         assert_eq!(pick((1, 16, 1024, 1024, 64), None, 9), (128, true));

@@ -26,7 +26,7 @@ fn takes_large_tiles(product: Product, dtype: DType, g: &Conv, aligned: bool) ->
     let (depth, pack, bytes) = match dtype {
         DType::F32 => (16, 4, 4),
         DType::Bf16 => (32, 8, 2),
-        DType::F64 => return false,
+        DType::F16 | DType::F64 => return false,
     };
     let channels = match product {
         Product::Forward => g.i.is_multiple_of(depth) && g.o.is_multiple_of(4),

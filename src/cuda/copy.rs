@@ -66,7 +66,7 @@ fn by_types<E: Element, F: Element>(cx: &Context, kernels: [&'static str; 4]) ->
     match E::DTYPE {
         DType::Bf16 => by_dtype::<F>(cx, OP, widening, narrow),
         DType::F32 => by_dtype::<F>(cx, OP, wide, narrowing),
-        DType::F64 => by_dtype::<E>(cx, OP, wide, narrow),
+        DType::F16 | DType::F64 => by_dtype::<E>(cx, OP, wide, narrow),
     }
 }
 

@@ -93,6 +93,12 @@ fn by_dtype<E: Element>(cx: &Context, op: Op, f32: &'static str, bf16: &'static 
     match E::DTYPE {
         DType::F32 => Ok(f32),
         DType::Bf16 => Ok(bf16),
+        DType::F16 => Err(Error::Device {
+            device: cx.device().to_string(),
+            reason: format!(
+                "{op}: there are no kernels for f16, which attention alone takes; use f32 or bf16, or the host"
+            ),
+        }),
         DType::F64 => Err(Error::Device {
             device: cx.device().to_string(),
             reason: format!(

@@ -1,6 +1,6 @@
 //! Attention of the C interface: general, over a short condition, and deformable (MMFS).
 
-use super::tensor::{Argument, check_overlap, deem_tensor, numbers, optional, tensor, typed, view_mut};
+use super::tensor::{Argument, check_overlap, deem_tensor, numbers, optional, tensor, typed, typed_or_f16, view_mut};
 use super::{call, count, deem_context, flag, required, usual, wrong};
 use crate::dtype::Element;
 use crate::error::Result;
@@ -88,7 +88,7 @@ pub unsafe extern "C" fn deem_attention_forward(
         let (out, lse) = (tensor(cx, "out", out)?, tensor(cx, "lse", lse)?);
         check_overlap(&[Some(&q), Some(&k), Some(&v)], &[Some(&out), Some(&lse)])?;
         let spec = options.spec(&q, &k)?;
-        typed!(q, E => attention::forward::<E>(
+        typed_or_f16!(q, E => attention::forward::<E>(
             &cx.0, q.view()?, k.view()?, v.view()?, out.view_mut()?, lse.view_mut()?, &spec,
         ))
     })
@@ -117,7 +117,7 @@ pub unsafe extern "C" fn deem_attention_backward(
         let (cx, options) = (required("context", context)?, required("options", options)?);
         let x = AttentionArguments::new(cx, [q, k, v, out, lse, d_out], [dq, dk, dv])?;
         let spec = options.spec(&x.q, &x.k)?;
-        typed!(x.q, E => attention::backward::<E>(
+        typed_or_f16!(x.q, E => attention::backward::<E>(
             &cx.0, x.q.view()?, x.k.view()?, x.v.view()?, x.out.view()?, x.lse.view()?, x.d_out.view()?,
             x.dq.view_mut()?, x.dk.view_mut()?, x.dv.view_mut()?, &spec,
         ))
@@ -192,7 +192,7 @@ pub unsafe extern "C" fn deem_cross_attention_forward(
         let (out, lse) = (tensor(cx, "out", out)?, tensor(cx, "lse", lse)?);
         check_overlap(&[Some(&q), Some(&k), Some(&v)], &[Some(&out), Some(&lse)])?;
         let spec = short(&q, heads, scale)?;
-        typed!(q, E => cross_attention::forward::<E>(
+        typed_or_f16!(q, E => cross_attention::forward::<E>(
             &cx.0, q.view()?, k.view()?, v.view()?, out.view_mut()?, lse.view_mut()?, &spec,
         ))
     })
@@ -222,7 +222,7 @@ pub unsafe extern "C" fn deem_cross_attention_backward(
         let cx = required("context", context)?;
         let x = AttentionArguments::new(cx, [q, k, v, out, lse, d_out], [dq, dk, dv])?;
         let spec = short(&x.q, heads, scale)?;
-        typed!(x.q, E => cross_attention::backward::<E>(
+        typed_or_f16!(x.q, E => cross_attention::backward::<E>(
             &cx.0, x.q.view()?, x.k.view()?, x.v.view()?, x.out.view()?, x.lse.view()?, x.d_out.view()?,
             x.dq.view_mut()?, x.dk.view_mut()?, x.dv.view_mut()?, &spec,
         ))

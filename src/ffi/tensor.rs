@@ -60,7 +60,10 @@ pub(super) unsafe fn optional(
         0 => DType::F32,
         1 => DType::Bf16,
         2 => DType::F64,
-        other => return Err(wrong(format!("`{name}` has dtype {other}, expected 0 (f32), 1 (bf16) or 2 (f64)"))),
+        3 => DType::F16,
+        other => {
+            return Err(wrong(format!("`{name}` has dtype {other}, expected 0 (f32), 1 (bf16), 2 (f64) or 3 (f16)")));
+        }
     };
     let mut sizes = [0; MAX_RANK];
     let (align, mut all) = (dtype.bytes(), dtype.bytes());
@@ -89,6 +92,11 @@ pub(super) unsafe fn optional(
 impl Argument {
     pub(super) fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// The error of a function that has no f16.
+    pub(super) fn refuse_f16<T>(&self) -> Result<T> {
+        Err(wrong(format!("`{}` is of f16, which attention alone takes; expected f32, bf16 or f64", self.name)))
     }
 
     pub(super) fn shape(&self) -> Shape {
@@ -182,7 +190,7 @@ pub(super) fn check_overlap(inputs: &[Option<&Argument>], outputs: &[Option<&Arg
     Ok(())
 }
 
-/// Runs an expression with `$E` as the storage type that a tensor has.
+/// Runs an expression with `$E` as the storage type that a tensor has; f16 is an error.
 macro_rules! typed {
     ($argument:expr, $E:ident => $body:expr) => {
         match $argument.dtype() {
@@ -198,7 +206,21 @@ macro_rules! typed {
                 type $E = f64;
                 $body
             }
+            $crate::dtype::DType::F16 => $argument.refuse_f16(),
         }
     };
 }
 pub(super) use typed;
+
+/// As [`typed`], f16 included.
+macro_rules! typed_or_f16 {
+    ($argument:expr, $E:ident => $body:expr) => {
+        if $argument.dtype() == $crate::dtype::DType::F16 {
+            type $E = ::half::f16;
+            $body
+        } else {
+            $crate::ffi::tensor::typed!($argument, $E => $body)
+        }
+    };
+}
+pub(super) use typed_or_f16;

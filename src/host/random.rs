@@ -21,6 +21,7 @@ pub fn fill_uniform<E: Element>(pool: &Pool, stream: Stream, y: &mut [E]) {
     let bits = match E::DTYPE {
         DType::F64 => 53,
         DType::F32 => 24,
+        DType::F16 => 11,
         DType::Bf16 => 8,
     };
     let below_one = 1.0 - 1.0 / (1u64 << bits) as f64;

@@ -349,6 +349,7 @@ fn file_dtype(dtype: DType) -> (Dtype, usize) {
     match dtype {
         DType::F32 => (Dtype::F32, 4),
         DType::Bf16 => (Dtype::BF16, 2),
+        DType::F16 => (Dtype::F16, 2),
         DType::F64 => (Dtype::F64, 8),
     }
 }
@@ -386,6 +387,7 @@ pub fn write_tensors(out: &mut dyn Write, tensors: &mut [Source<'_>]) -> io::Res
         match t.dtype {
             DType::F32 => bytes.extend(values.iter().flat_map(|&x| (x as f32).to_le_bytes())),
             DType::Bf16 => bytes.extend(values.iter().flat_map(|&x| <bf16 as Element>::from_f64(x).to_le_bytes())),
+            DType::F16 => bytes.extend(values.iter().flat_map(|&x| <f16 as Element>::from_f64(x).to_le_bytes())),
             DType::F64 => bytes.extend(values.iter().flat_map(|&x| x.to_le_bytes())),
         }
         // In pieces, so that a full disk is noticed early.

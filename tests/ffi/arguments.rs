@@ -26,10 +26,11 @@ fn tensors() {
         unsafe { deem_gemm(cx.0, &a, &b, &c, null()) }
     };
     type Change = fn(&mut [deem_tensor; 3]);
-    let wrong: [(Change, i32, &[&str]); 12] = [
+    let wrong: [(Change, i32, &[&str]); 13] = [
         (|x| x[0].rank = 7, ARGUMENT, &["`a` has rank 7", "0 to 6"]),
         (|x| x[1].rank = -1, ARGUMENT, &["`b` has rank -1"]),
-        (|x| x[2].dtype = 3, ARGUMENT, &["`c` has dtype 3", "bf16"]),
+        (|x| x[2].dtype = 4, ARGUMENT, &["`c` has dtype 4", "bf16", "f16"]),
+        (|x| x[0].dtype = 3, ARGUMENT, &["`a` is of f16", "attention alone"]),
         (|x| x[0].shape[1] = -3, ARGUMENT, &["`a` has shape [2, -3]", "negative"]),
         (|x| x[0].shape = [1 << 40; 6], ARGUMENT, &["`a`", "memory"]),
         (|x| x[1].data = null_mut(), ARGUMENT, &["`b` has shape [2, 3]", "data is NULL"]),

@@ -46,6 +46,7 @@ fn tensor_at<E: Element>(data: *mut E, shape: &[usize]) -> deem_tensor {
         DType::F32 => 0,
         DType::Bf16 => 1,
         DType::F64 => 2,
+        DType::F16 => 3,
     };
     deem_tensor { data: data.cast::<c_void>(), shape: sizes, rank: shape.len() as i32, dtype }
 }

@@ -14,7 +14,7 @@ use deem::ops::diffusion::{self, Prediction, Sampler, Schedule};
 use deem::ops::dropout::Dropout;
 use deem::ops::gemm::{self, Epilogue, Form};
 use deem::ops::{Accumulate, groupnorm, layernorm, rmsnorm};
-use half::bf16;
+use half::{bf16, f16};
 
 use crate::support::{normals, round};
 use crate::{Ctx, message, t};
@@ -167,6 +167,7 @@ fn same_attention<E: Element>(
 #[test]
 fn attentions() {
     every_type!(attention_of);
+    attention_of::<f16>();
 }
 
 fn attention_of<E: Element>() {
@@ -215,6 +216,7 @@ fn attention_of<E: Element>() {
 #[test]
 fn short_attentions() {
     every_type!(cross_attention_of);
+    cross_attention_of::<f16>();
 }
 
 fn cross_attention_of<E: Element>() {

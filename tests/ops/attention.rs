@@ -7,7 +7,7 @@ use deem::memory::{View, ViewMut};
 use deem::ops::attention::{self, Attention};
 use deem::ops::dropout::{self, Dropout};
 use deem::ops::rope::Rotary;
-use half::bf16;
+use half::{bf16, f16};
 
 use crate::pointwise::same_bits;
 use crate::support::{assert_close, check_gradients, device, is_on_cuda, normals, round, unset};
@@ -170,9 +170,13 @@ impl Case {
         // Scores are sums of d terms and errors in them grow by the exponential; a softmax is a mean, so S does not enter. The backward
         // subtracts terms of the size of its inputs.
         let roundoff = <E::Acc as Real>::ROUNDOFF * 16.0 * (self.d as f64 + 4.0).sqrt();
-        let storage = if E::DTYPE == DType::Bf16 { 1.0 / 256.0 } else { 0.0 };
-        // Tensor cores multiply probabilities and score gradients that were rounded to bf16: terms of random sign, each off by up to 2^-9 of itself,
-        // so their sum by a few times that of a term's share in it.
+        let storage = match E::DTYPE {
+            DType::Bf16 => 1.0 / 256.0,
+            DType::F16 => 1.0 / 2048.0,
+            DType::F32 | DType::F64 => 0.0,
+        };
+        // Tensor cores multiply probabilities and score gradients that were rounded to their storage type: terms of random sign, each off by up to half of
+        // `storage` of itself, so their sum by a few times that of a term's share in it.
         let factors = if is_on_cuda() { 2.0 * storage } else { storage };
         assert_close(&format!("{what} out"), &out, &self.exact(&wide[0], &wide[1], &wide[2]), roundoff + factors);
         if E::DTYPE != DType::F64 {
@@ -208,13 +212,18 @@ fn cases() -> Vec<Case> {
         case((1, 1, 37), (2, 2, 16), None).dropped(0.4),
         case((2, 150, 270), (1, 1, 33), Some(3)).padded().dropped(0.2),
         case((1, 300, 300), (2, 1, 16), Some(0)).two_documents(140).dropped(0.1),
-        // Head sizes of the tensor-core kernels.
+        // Head sizes of the tensor-core kernels and of those in tiles.
         case((1, 130, 150), (4, 2, 64), Some(20)),
         case((2, 20, 70), (2, 1, 40), None).padded(),
         case((2, 9, 9), (2, 2, 80), Some(0)).padded(),
         case((1, 3, 40), (2, 2, 96), Some(30)).with_capacity(50),
         case((1, 140, 130), (1, 1, 128), None),
         case((1, 33, 65), (1, 1, 160), Some(32)),
+        case((1, 100, 90), (2, 1, 80), Some(3)).with_capacity(170),
+        case((2, 70, 100), (2, 1, 96), None).padded(),
+        case((2, 40, 70), (2, 2, 128), Some(50)).padded(),
+        case((1, 70, 90), (2, 1, 160), None).with_capacity(140),
+        case((2, 1, 1), (2, 1, 64), Some(0)),
     ]
 }
 
@@ -227,6 +236,7 @@ fn the_definition_in_every_type() {
         }
         case.check::<f32>(&cx, &host);
         case.check::<bf16>(&cx, &host);
+        case.check::<f16>(&cx, &host);
     }
 }
 
@@ -295,17 +305,22 @@ fn rotated_queries() {
 /// Bits depend neither on threads nor on the order of blocks.
 #[test]
 fn order_of_blocks() {
+    fn check<E: Element>(case: &Case) {
+        let wide = |x: &[E]| x.iter().map(|x| x.to_f64()).collect();
+        let inputs = case.inputs::<E>();
+        same_bits(&format!("{case:?} {}", E::DTYPE), |cx| {
+            let (out, _) = case.forward(cx, &inputs[0], &inputs[1], &inputs[2]);
+            case.backward(cx, &inputs).iter().map(|x| wide(x)).chain([wide(&out)]).collect()
+        });
+    }
     for case in [
         case((2, 130, 200), (4, 2, 16), Some(70)),
         case((1, 200, 150), (2, 1, 64), Some(10)),
         case((2, 5, 700), (4, 2, 64), Some(690)),
     ] {
-        let wide = |x: &[bf16]| x.iter().map(|x| x.to_f64()).collect();
-        let inputs = case.inputs::<bf16>();
-        same_bits(&format!("{case:?}"), |cx| {
-            let (out, _) = case.forward(cx, &inputs[0], &inputs[1], &inputs[2]);
-            case.backward(cx, &inputs).iter().map(|x| wide(x)).chain([wide(&out)]).collect()
-        });
+        check::<f32>(&case);
+        check::<bf16>(&case);
+        check::<f16>(&case);
     }
 }
 

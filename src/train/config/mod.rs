@@ -447,8 +447,8 @@ impl TrainConfig {
             }
         }
         self.optimiser.groups.iter().try_for_each(Rule::check)?;
-        if self.run.dtype == DType::F64 {
-            return Err(Error::Config("run.dtype = \"f64\": training runs in f32 or bf16".into()));
+        if !matches!(self.run.dtype, DType::F32 | DType::Bf16) {
+            return Err(Error::Config(format!("run.dtype = \"{}\": training runs in f32 or bf16", self.run.dtype)));
         }
         if i64::try_from(self.run.seed).is_err() {
             return Err(Error::Config(format!("run.seed = {}, allowed are 0 to {}", self.run.seed, i64::MAX)));
