@@ -134,7 +134,7 @@ __device__ __forceinline__ void backward_sums(const DeemGroupnormBackwardSums &p
 
 template <typename T>
 __device__ __forceinline__ void backward_input(const DeemGroupnormBackwardInput &p) {
-    const T *x = static_cast<const T *>(p.x), *dy = static_cast<const T *>(p.dy);
+    const T *x = static_cast<const T *>(p.x), *dy = static_cast<const T *>(p.dy), *residual = static_cast<const T *>(p.residual);
     T *dx = static_cast<T *>(p.dx);
     for (int64_t image = blockIdx.z; image < p.sizes.images; image += gridDim.z) {
         const float *totals = static_cast<const float *>(p.totals) + (image * p.sizes.groups + blockIdx.y) * 2;
@@ -142,7 +142,7 @@ __device__ __forceinline__ void backward_input(const DeemGroupnormBackwardInput 
         each_of_group(p, image, [&](int64_t i) {
             Channel<T> at(p, image, i % p.sizes.channels);
             float n = (widen(x[i]) - at.mean) * at.rstd, g = at.weight * at.before(n, widen(dy[i]), p.silu);
-            dx[i] = narrow<T>(at.rstd * (g - first - n * second));
+            dx[i] = narrow<T>(at.rstd * (g - first - n * second) + (residual ? widen(residual[i]) : 0.0f));
         });
     }
 }
@@ -360,7 +360,7 @@ __device__ __forceinline__ void backward_sums_tile(const DeemGroupnormBackwardSu
 template <typename T>
 __device__ __forceinline__ void backward_input_tile(const DeemGroupnormBackwardInput &p) {
     constexpr int N = Tile<T>::N;
-    const T *x = static_cast<const T *>(p.x), *dy = static_cast<const T *>(p.dy);
+    const T *x = static_cast<const T *>(p.x), *dy = static_cast<const T *>(p.dy), *residual = static_cast<const T *>(p.residual);
     T *dx = static_cast<T *>(p.dx);
     for (int64_t image = blockIdx.z; image < p.sizes.images; image += gridDim.z) {
         Tile<T> tile(p, image);
@@ -376,11 +376,12 @@ __device__ __forceinline__ void backward_input_tile(const DeemGroupnormBackwardI
             }
         }
         tile.template each<2>(p, [&](int, int64_t i) {
-            Pack<T> in = load_pack(x + i), d = load_pack(dy + i), out;
+            Pack<T> in = load_pack(x + i), d = load_pack(dy + i), beside = {}, out;
+            if (residual) beside = load_pack(residual + i);
 #pragma unroll
             for (int c = 0; c < N; c++) {
                 float2 g = at.gradient(c, widen(in.x[c]), widen(d.x[c]), p.silu);
-                out.x[c] = narrow<T>(at.rstd[c] * (g.y - first[c] - g.x * second[c]));
+                out.x[c] = narrow<T>(at.rstd[c] * (g.y - first[c] - g.x * second[c]) + widen(beside.x[c]));
             }
             store_pack(dx + i, out);
         });

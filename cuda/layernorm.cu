@@ -41,11 +41,12 @@ __device__ __forceinline__ void backward_input(const DeemLayernormBackwardInput 
     const T *x = static_cast<const T *>(p.x) + row * p.cols;
     const T *dy = static_cast<const T *>(p.dy) + row * p.cols;
     const T *weight = static_cast<const T *>(p.weight);
+    const T *residual = p.residual ? static_cast<const T *>(p.residual) + row * p.cols : nullptr;
     T *dx = static_cast<T *>(p.dx) + row * p.cols;
     const float *stats = static_cast<const float *>(p.stats) + 2 * row;
     float mean = stats[0], rstd = stats[1], inverse = 1.0f / p.cols, first = 0.0f, second = 0.0f;
-    const T *const parameters[1] = {weight};
-    Row<T, 2> values({x, dy}, {weight, dx}, p.cols);
+    const T *const parameters[1] = {weight}, *const beside[2] = {weight, residual};
+    Row<T, 2> values({x, dy}, {weight, residual, dx}, p.cols);
     values.each(parameters, [&](int, const float (&v)[3]) {
         float g = weight ? v[1] * v[2] : v[1];
         first += g;
@@ -53,9 +54,9 @@ __device__ __forceinline__ void backward_input(const DeemLayernormBackwardInput 
     });
     first = row_sum(first) * inverse;
     second = row_sum(second) * inverse;
-    values.map(parameters, dx, [&](int, const float (&v)[3]) {
+    values.map(beside, dx, [&](int, const float (&v)[4]) {
         float g = weight ? v[1] * v[2] : v[1];
-        return rstd * (g - first - (v[0] - mean) * rstd * second);
+        return rstd * (g - first - (v[0] - mean) * rstd * second) + v[3];
     });
 }
 

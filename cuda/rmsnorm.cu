@@ -27,13 +27,14 @@ __device__ __forceinline__ void backward_input(const DeemRmsnormBackwardInput &p
     if (row >= p.rows) return;
     const T *x = static_cast<const T *>(p.x) + row * p.cols, *dy = static_cast<const T *>(p.dy) + row * p.cols;
     const T *weight = static_cast<const T *>(p.weight);
+    const T *residual = p.residual ? static_cast<const T *>(p.residual) + row * p.cols : nullptr;
     T *dx = static_cast<T *>(p.dx) + row * p.cols;
     float rstd = static_cast<const float *>(p.rstd)[row], sum = 0.0f;
-    const T *const parameters[1] = {weight};
-    Row<T, 2> values({x, dy}, {weight, dx}, p.cols);
+    const T *const parameters[1] = {weight}, *const beside[2] = {weight, residual};
+    Row<T, 2> values({x, dy}, {weight, residual, dx}, p.cols);
     values.each(parameters, [&](int, const float (&v)[3]) { sum += v[1] * v[2] * (v[0] * rstd); });
     float mean = row_sum(sum) * (1.0f / p.cols);
-    values.map(parameters, dx, [&](int, const float (&v)[3]) { return rstd * (v[1] * v[2] - v[0] * rstd * mean); });
+    values.map(beside, dx, [&](int, const float (&v)[4]) { return rstd * (v[1] * v[2] - v[0] * rstd * mean) + v[3]; });
 }
 
 template <typename T>

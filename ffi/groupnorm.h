@@ -67,7 +67,7 @@ struct DeemGroupnormTotals {
     int32_t padding;
 };
 
-/* dx = rstd (g - mean(g) - n mean(g n)) */
+/* dx = residual + rstd (g - mean(g) - n mean(g n)) */
 struct DeemGroupnormBackwardInput {
     const void *x;       /* [images, pixels, channels] */
     const void *weight;  /* [channels] */
@@ -75,6 +75,7 @@ struct DeemGroupnormBackwardInput {
     const void *stats;   /* f32 [images, groups, 2] */
     const void *dy;      /* [images, pixels, channels] */
     const void *totals;  /* f32 [images, groups, 2]: means of g and g n */
+    const void *residual; /* [images, pixels, channels], or null for 0 */
     void *dx;            /* [images, pixels, channels] */
     struct DeemGroupnormSizes sizes;
     int32_t groups_per_block;

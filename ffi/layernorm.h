@@ -16,12 +16,13 @@ struct DeemLayernormForward {
     float eps;
 };
 
-/* dx = rstd (g - mean(g) - n mean(g n)), g = weight dy, n = (x - mean) rstd */
+/* dx = residual + rstd (g - mean(g) - n mean(g n)), g = weight dy, n = (x - mean) rstd */
 struct DeemLayernormBackwardInput {
     const void *x;      /* [rows, cols] */
     const void *weight; /* [cols], or null for 1 */
     const void *stats;  /* f32 [rows, 2] */
     const void *dy;     /* [rows, cols] */
+    const void *residual; /* [rows, cols], or null for 0 */
     void *dx;           /* [rows, cols] */
     int64_t rows;
     int32_t cols;

@@ -15,12 +15,13 @@ struct DeemRmsnormForward {
     float eps;
 };
 
-/* dx = rstd (g - n mean(g n)), g = weight dy, n = x rstd */
+/* dx = residual + rstd (g - n mean(g n)), g = weight dy, n = x rstd */
 struct DeemRmsnormBackwardInput {
     const void *x;      /* [rows, cols] */
     const void *weight; /* [cols] */
     const void *rstd;   /* f32 [rows] */
     const void *dy;     /* [rows, cols] */
+    const void *residual; /* [rows, cols], or null for 0 */
     void *dx;           /* [rows, cols] */
     int64_t rows;
     int32_t cols;

@@ -217,7 +217,7 @@ impl<'a> List<'a> {
             let run = Box::new(move || {
                 let gradients = (Some(dw.view_mut()), Some(db.view_mut()));
                 let (w, stats) = (Some(w.view()), stats.view());
-                layernorm::backward(cx, x.view(), w, stats, dy.view(), dx.view_mut(), gradients.0, gradients.1)
+                layernorm::backward(cx, x.view(), w, stats, dy.view(), None, dx.view_mut(), gradients.0, gradients.1)
             });
             Ok(Call { flops: (14 * r * c) as f64, bytes: bytes::<E>(&[3 * r * c]), run })
         });
@@ -235,7 +235,7 @@ impl<'a> List<'a> {
             let (x, w, dy) = (numbers::<E>(cx, s)?, numbers::<E>(cx, [c])?, numbers::<E>(cx, s)?);
             let (mut dx, rstd) = (cx.uninit::<E>(s)?, numbers::<E::Acc>(cx, [r])?);
             let run = Box::new(move || {
-                rmsnorm::backward(cx, x.view(), w.view(), rstd.view(), dy.view(), dx.view_mut(), None)
+                rmsnorm::backward(cx, x.view(), w.view(), rstd.view(), dy.view(), None, dx.view_mut(), None)
             });
             Ok(Call { flops: (8 * r * c) as f64, bytes: bytes::<E>(&[3 * r * c]), run })
         });
@@ -261,7 +261,9 @@ impl<'a> List<'a> {
             let run = Box::new(move || {
                 let inputs = (x.view(), w.view(), bias.view(), stats.view(), dy.view());
                 let dx = dx.view_mut();
-                groupnorm::backward(cx, inputs.0, inputs.1, inputs.2, inputs.3, inputs.4, dx, None, None, groups, true)
+                groupnorm::backward(
+                    cx, inputs.0, inputs.1, inputs.2, inputs.3, inputs.4, None, dx, None, None, groups, true,
+                )
             });
             Ok(Call { flops: (24 * n) as f64, bytes: bytes::<E>(&[3 * n]), run })
         });

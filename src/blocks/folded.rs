@@ -39,7 +39,7 @@ impl<E: Element> Normalised<E> {
     pub fn backward(self, pass: &Pass<'_, E>, d_rows: &Tensor<E>) -> Result<Tensor<E>> {
         let mut dx = pass.uninit(self.x.shape())?;
         let (x, stats) = (self.x.view(), self.stats.view());
-        layernorm::backward(pass.cx, x, None, stats, d_rows.view(), dx.view_mut(), None, None)?;
+        layernorm::backward(pass.cx, x, None, stats, d_rows.view(), None, dx.view_mut(), None, None)?;
         Ok(dx)
     }
 }

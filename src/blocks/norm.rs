@@ -68,13 +68,30 @@ impl LayerNorm {
         saved: LayerNormSaved<E>,
         dy: &Tensor<E>,
     ) -> Result<Tensor<E>> {
+        self.backward_add(pass, grads, saved, dy, None)
+    }
+
+    /// Parameter gradients and `dx`, to which `residual`, the gradient that goes past the norm, is added.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`].
+    pub fn backward_add<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        grads: &mut Grads<E::Acc>,
+        saved: LayerNormSaved<E>,
+        dy: &Tensor<E>,
+        residual: Option<&Tensor<E>>,
+    ) -> Result<Tensor<E>> {
         let LayerNormSaved { x, stats } = saved;
         let shape = x.shape();
         let flat = [stats.shape()[0], pass.param(self.weight).shape().len()];
         let mut dx = pass.uninit(flat)?;
         let (dw, db) = grads.pair(self.weight, self.bias);
         let (x, dy) = (x.view().reshape(flat), dy.view().reshape(flat));
-        layernorm::backward(pass.cx, x, Some(pass.param(self.weight)), stats.view(), dy, dx.view_mut(), dw, db)?;
+        let residual = residual.map(|residual| residual.view().reshape(flat));
+        let weight = Some(pass.param(self.weight));
+        layernorm::backward(pass.cx, x, weight, stats.view(), dy, residual, dx.view_mut(), dw, db)?;
         Ok(dx.reshape(shape))
     }
 }
@@ -124,10 +141,26 @@ impl RmsNorm {
         saved: RmsNormSaved<E>,
         dy: &Tensor<E>,
     ) -> Result<Tensor<E>> {
+        self.backward_add(pass, grads, saved, dy, None)
+    }
+
+    /// Parameter gradient and `dx`, to which `residual`, the gradient that goes past the norm, is added.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`].
+    pub fn backward_add<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        grads: &mut Grads<E::Acc>,
+        saved: RmsNormSaved<E>,
+        dy: &Tensor<E>,
+        residual: Option<&Tensor<E>>,
+    ) -> Result<Tensor<E>> {
         let RmsNormSaved { x, rstd } = saved;
         let mut dx = pass.uninit(x.shape())?;
-        let dw = grads.get(self.weight);
-        rmsnorm::backward(pass.cx, x.view(), pass.param(self.weight), rstd.view(), dy.view(), dx.view_mut(), dw)?;
+        let (weight, dw) = (pass.param(self.weight), grads.get(self.weight));
+        let residual = residual.map(Tensor::view);
+        rmsnorm::backward(pass.cx, x.view(), weight, rstd.view(), dy.view(), residual, dx.view_mut(), dw)?;
         Ok(dx)
     }
 }
@@ -182,6 +215,21 @@ impl GroupNorm {
         saved: GroupNormSaved<E>,
         dy: &Tensor<E>,
     ) -> Result<Tensor<E>> {
+        self.backward_add(pass, grads, saved, dy, None)
+    }
+
+    /// Parameter gradients and `dx`, to which `residual`, the gradient that goes past the norm, is added.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`].
+    pub fn backward_add<E: Element>(
+        &self,
+        pass: &Pass<'_, E>,
+        grads: &mut Grads<E::Acc>,
+        saved: GroupNormSaved<E>,
+        dy: &Tensor<E>,
+        residual: Option<&Tensor<E>>,
+    ) -> Result<Tensor<E>> {
         let GroupNormSaved { x, stats } = saved;
         let mut dx = pass.uninit(x.shape())?;
         let (dw, db) = grads.pair(self.weight, self.bias);
@@ -194,6 +242,7 @@ impl GroupNorm {
             bias,
             stats.view(),
             dy.view(),
+            residual.map(Tensor::view),
             dx.view_mut(),
             dw,
             db,

@@ -6,7 +6,7 @@ use super::params::{
     DeemGroupnormBackwardInput, DeemGroupnormBackwardSums, DeemGroupnormBackwardWeight, DeemGroupnormForward,
     DeemGroupnormMoments, DeemGroupnormSizes, DeemGroupnormStatistics, DeemGroupnormTotals,
 };
-use super::{Slices, input, kernel, optional_output, output, pointwise, reduce, rows, small};
+use super::{Slices, input, kernel, optional_input, optional_output, output, pointwise, reduce, rows, small};
 use crate::device::Context;
 use crate::device::cuda::Geometry;
 use crate::dtype::Element;
@@ -126,6 +126,7 @@ pub(crate) fn backward<E: Element>(
     bias: View<'_, E>,
     stats: View<'_, E::Acc>,
     dy: View<'_, E>,
+    residual: Option<View<'_, E>>,
     dx: ViewMut<'_, E>,
     dw: Option<ViewMut<'_, E::Acc>>,
     db: Option<ViewMut<'_, E::Acc>>,
@@ -136,8 +137,8 @@ pub(crate) fn backward<E: Element>(
     let (rows, c, silu) = (x.shape().len() / x.shape().last(), x.shape().last(), i32::from(silu));
     let (x, dy, stats) = (input(cx, OP, "x", x)?, input(cx, OP, "dy", dy)?, input(cx, OP, "stats", stats)?);
     let (weight, bias) = (input(cx, OP, "weight", weight)?, input(cx, OP, "bias", bias)?);
-    let dx = output(cx, OP, "dx", &dx)?;
-    let (tile, groups_per_block) = groups_per_block(tile, &[x, dy, dx.cast_const(), weight, bias, stats]);
+    let (residual, dx) = (optional_input(cx, OP, "residual", residual)?, output(cx, OP, "dx", &dx)?);
+    let (tile, groups_per_block) = groups_per_block(tile, &[x, dy, residual, dx.cast_const(), weight, bias, stats]);
     let mut partial = sizes.partial(cx)?;
     let partial = output(cx, OP, "partial sums", &partial.view_mut())?;
     let params = DeemGroupnormBackwardSums { x, weight, bias, stats, dy, partial, sizes, groups_per_block, silu };
@@ -154,7 +155,8 @@ pub(crate) fn backward<E: Element>(
     let params = DeemGroupnormTotals { partial, totals, sizes, factor, padding: 0 };
     // SAFETY: as above.
     unsafe { cx.launch(OP, "groupnorm_totals_f32", sizes.by_group()?, &params)? };
-    let params = DeemGroupnormBackwardInput { x, weight, bias, stats, dy, totals, dx, sizes, groups_per_block, silu };
+    let params =
+        DeemGroupnormBackwardInput { x, weight, bias, stats, dy, totals, residual, dx, sizes, groups_per_block, silu };
     let gradient = if tile {
         kernel!(E, cx, OP, "groupnorm_backward_input_tile")
     } else {

@@ -1870,6 +1870,7 @@ pub struct DeemGroupnormBackwardInput {
     pub stats: *const ::core::ffi::c_void,
     pub dy: *const ::core::ffi::c_void,
     pub totals: *const ::core::ffi::c_void,
+    pub residual: *const ::core::ffi::c_void,
     pub dx: *mut ::core::ffi::c_void,
     pub sizes: DeemGroupnormSizes,
     pub groups_per_block: i32,
@@ -1877,7 +1878,7 @@ pub struct DeemGroupnormBackwardInput {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DeemGroupnormBackwardInput"][::core::mem::size_of::<DeemGroupnormBackwardInput>() - 88usize];
+    ["Size of DeemGroupnormBackwardInput"][::core::mem::size_of::<DeemGroupnormBackwardInput>() - 96usize];
     ["Alignment of DeemGroupnormBackwardInput"][::core::mem::align_of::<DeemGroupnormBackwardInput>() - 8usize];
     ["Offset of field: DeemGroupnormBackwardInput::x"][::core::mem::offset_of!(DeemGroupnormBackwardInput, x) - 0usize];
     ["Offset of field: DeemGroupnormBackwardInput::weight"]
@@ -1890,14 +1891,16 @@ const _: () = {
         [::core::mem::offset_of!(DeemGroupnormBackwardInput, dy) - 32usize];
     ["Offset of field: DeemGroupnormBackwardInput::totals"]
         [::core::mem::offset_of!(DeemGroupnormBackwardInput, totals) - 40usize];
+    ["Offset of field: DeemGroupnormBackwardInput::residual"]
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, residual) - 48usize];
     ["Offset of field: DeemGroupnormBackwardInput::dx"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardInput, dx) - 48usize];
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, dx) - 56usize];
     ["Offset of field: DeemGroupnormBackwardInput::sizes"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardInput, sizes) - 56usize];
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, sizes) - 64usize];
     ["Offset of field: DeemGroupnormBackwardInput::groups_per_block"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardInput, groups_per_block) - 80usize];
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, groups_per_block) - 88usize];
     ["Offset of field: DeemGroupnormBackwardInput::silu"]
-        [::core::mem::offset_of!(DeemGroupnormBackwardInput, silu) - 84usize];
+        [::core::mem::offset_of!(DeemGroupnormBackwardInput, silu) - 92usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -1976,6 +1979,7 @@ pub struct DeemLayernormBackwardInput {
     pub weight: *const ::core::ffi::c_void,
     pub stats: *const ::core::ffi::c_void,
     pub dy: *const ::core::ffi::c_void,
+    pub residual: *const ::core::ffi::c_void,
     pub dx: *mut ::core::ffi::c_void,
     pub rows: i64,
     pub cols: i32,
@@ -1983,7 +1987,7 @@ pub struct DeemLayernormBackwardInput {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DeemLayernormBackwardInput"][::core::mem::size_of::<DeemLayernormBackwardInput>() - 56usize];
+    ["Size of DeemLayernormBackwardInput"][::core::mem::size_of::<DeemLayernormBackwardInput>() - 64usize];
     ["Alignment of DeemLayernormBackwardInput"][::core::mem::align_of::<DeemLayernormBackwardInput>() - 8usize];
     ["Offset of field: DeemLayernormBackwardInput::x"][::core::mem::offset_of!(DeemLayernormBackwardInput, x) - 0usize];
     ["Offset of field: DeemLayernormBackwardInput::weight"]
@@ -1992,14 +1996,16 @@ const _: () = {
         [::core::mem::offset_of!(DeemLayernormBackwardInput, stats) - 16usize];
     ["Offset of field: DeemLayernormBackwardInput::dy"]
         [::core::mem::offset_of!(DeemLayernormBackwardInput, dy) - 24usize];
+    ["Offset of field: DeemLayernormBackwardInput::residual"]
+        [::core::mem::offset_of!(DeemLayernormBackwardInput, residual) - 32usize];
     ["Offset of field: DeemLayernormBackwardInput::dx"]
-        [::core::mem::offset_of!(DeemLayernormBackwardInput, dx) - 32usize];
+        [::core::mem::offset_of!(DeemLayernormBackwardInput, dx) - 40usize];
     ["Offset of field: DeemLayernormBackwardInput::rows"]
-        [::core::mem::offset_of!(DeemLayernormBackwardInput, rows) - 40usize];
+        [::core::mem::offset_of!(DeemLayernormBackwardInput, rows) - 48usize];
     ["Offset of field: DeemLayernormBackwardInput::cols"]
-        [::core::mem::offset_of!(DeemLayernormBackwardInput, cols) - 48usize];
+        [::core::mem::offset_of!(DeemLayernormBackwardInput, cols) - 56usize];
     ["Offset of field: DeemLayernormBackwardInput::padding"]
-        [::core::mem::offset_of!(DeemLayernormBackwardInput, padding) - 52usize];
+        [::core::mem::offset_of!(DeemLayernormBackwardInput, padding) - 60usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -2470,6 +2476,7 @@ pub struct DeemRmsnormBackwardInput {
     pub weight: *const ::core::ffi::c_void,
     pub rstd: *const ::core::ffi::c_void,
     pub dy: *const ::core::ffi::c_void,
+    pub residual: *const ::core::ffi::c_void,
     pub dx: *mut ::core::ffi::c_void,
     pub rows: i64,
     pub cols: i32,
@@ -2477,7 +2484,7 @@ pub struct DeemRmsnormBackwardInput {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DeemRmsnormBackwardInput"][::core::mem::size_of::<DeemRmsnormBackwardInput>() - 56usize];
+    ["Size of DeemRmsnormBackwardInput"][::core::mem::size_of::<DeemRmsnormBackwardInput>() - 64usize];
     ["Alignment of DeemRmsnormBackwardInput"][::core::mem::align_of::<DeemRmsnormBackwardInput>() - 8usize];
     ["Offset of field: DeemRmsnormBackwardInput::x"][::core::mem::offset_of!(DeemRmsnormBackwardInput, x) - 0usize];
     ["Offset of field: DeemRmsnormBackwardInput::weight"]
@@ -2485,13 +2492,15 @@ const _: () = {
     ["Offset of field: DeemRmsnormBackwardInput::rstd"]
         [::core::mem::offset_of!(DeemRmsnormBackwardInput, rstd) - 16usize];
     ["Offset of field: DeemRmsnormBackwardInput::dy"][::core::mem::offset_of!(DeemRmsnormBackwardInput, dy) - 24usize];
-    ["Offset of field: DeemRmsnormBackwardInput::dx"][::core::mem::offset_of!(DeemRmsnormBackwardInput, dx) - 32usize];
+    ["Offset of field: DeemRmsnormBackwardInput::residual"]
+        [::core::mem::offset_of!(DeemRmsnormBackwardInput, residual) - 32usize];
+    ["Offset of field: DeemRmsnormBackwardInput::dx"][::core::mem::offset_of!(DeemRmsnormBackwardInput, dx) - 40usize];
     ["Offset of field: DeemRmsnormBackwardInput::rows"]
-        [::core::mem::offset_of!(DeemRmsnormBackwardInput, rows) - 40usize];
+        [::core::mem::offset_of!(DeemRmsnormBackwardInput, rows) - 48usize];
     ["Offset of field: DeemRmsnormBackwardInput::cols"]
-        [::core::mem::offset_of!(DeemRmsnormBackwardInput, cols) - 48usize];
+        [::core::mem::offset_of!(DeemRmsnormBackwardInput, cols) - 56usize];
     ["Offset of field: DeemRmsnormBackwardInput::padding"]
-        [::core::mem::offset_of!(DeemRmsnormBackwardInput, padding) - 52usize];
+        [::core::mem::offset_of!(DeemRmsnormBackwardInput, padding) - 60usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]

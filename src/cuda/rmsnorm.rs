@@ -1,7 +1,7 @@
 //! Launches of `cuda/rmsnorm.cu`; see [`crate::ops::rmsnorm`].
 
 use super::params::{DeemRmsnormBackwardInput, DeemRmsnormBackwardWeight, DeemRmsnormForward};
-use super::{Slices, input, kernel, output, reduce, rows, small};
+use super::{Slices, input, kernel, optional_input, output, reduce, rows, small};
 use crate::device::Context;
 use crate::dtype::Element;
 use crate::error::Result;
@@ -33,12 +33,14 @@ pub(crate) fn forward<E: Element>(
 }
 
 /// Backward over rows: dx is overwritten, dw is added to.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn backward<E: Element>(
     cx: &Context,
     x: View<'_, E>,
     weight: View<'_, E>,
     rstd: View<'_, E::Acc>,
     dy: View<'_, E>,
+    residual: Option<View<'_, E>>,
     dx: ViewMut<'_, E>,
     dw: Option<ViewMut<'_, E::Acc>>,
 ) -> Result<()> {
@@ -46,7 +48,8 @@ pub(crate) fn backward<E: Element>(
     let cols = small(OP, "the number of columns", c)?;
     let (x, rstd, dy) = (input(cx, OP, "x", x)?, input(cx, OP, "rstd", rstd)?, input(cx, OP, "dy", dy)?);
     let (weight, dx) = (input(cx, OP, "weight", weight)?, output(cx, OP, "dx", &dx)?);
-    let params = DeemRmsnormBackwardInput { x, weight, rstd, dy, dx, rows: r as i64, cols, padding: 0 };
+    let residual = optional_input(cx, OP, "residual", residual)?;
+    let params = DeemRmsnormBackwardInput { x, weight, rstd, dy, residual, dx, rows: r as i64, cols, padding: 0 };
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names.
     unsafe { cx.launch(OP, kernel!(E, cx, OP, "rmsnorm_backward_input"), rows(OP, r, c)?, &params)? };
     let Some(dw) = dw else { return Ok(()) };

@@ -133,7 +133,7 @@ pub unsafe extern "C" fn deem_layernorm_backward(
         let (weight, dw, db) = (optional(cx, "weight", weight)?, optional(cx, "dw", dw)?, optional(cx, "db", db)?);
         check_overlap(&[Some(&x), weight.as_ref(), Some(&stats), Some(&dy)], &[Some(&dx), dw.as_ref(), db.as_ref()])?;
         typed!(x, E => layernorm::backward::<E>(
-            &cx.0, x.view()?, view(&weight)?, stats.view()?, dy.view()?, dx.view_mut()?, view_mut(&dw)?, view_mut(&db)?,
+            &cx.0, x.view()?, view(&weight)?, stats.view()?, dy.view()?, None, dx.view_mut()?, view_mut(&dw)?, view_mut(&db)?,
         ))
     })
 }
@@ -184,7 +184,7 @@ pub unsafe extern "C" fn deem_rmsnorm_backward(
         let (dy, dx, dw) = (tensor(cx, "dy", dy)?, tensor(cx, "dx", dx)?, optional(cx, "dw", dw)?);
         check_overlap(&[Some(&x), Some(&weight), Some(&rstd), Some(&dy)], &[Some(&dx), dw.as_ref()])?;
         typed!(x, E => rmsnorm::backward::<E>(
-            &cx.0, x.view()?, weight.view()?, rstd.view()?, dy.view()?, dx.view_mut()?, view_mut(&dw)?,
+            &cx.0, x.view()?, weight.view()?, rstd.view()?, dy.view()?, None, dx.view_mut()?, view_mut(&dw)?,
         ))
     })
 }
@@ -248,7 +248,7 @@ pub unsafe extern "C" fn deem_groupnorm_backward(
             &[Some(&dx), dw.as_ref(), db.as_ref()],
         )?;
         typed!(x, E => groupnorm::backward::<E>(
-            &cx.0, x.view()?, weight.view()?, bias.view()?, stats.view()?, dy.view()?, dx.view_mut()?, view_mut(&dw)?,
+            &cx.0, x.view()?, weight.view()?, bias.view()?, stats.view()?, dy.view()?, None, dx.view_mut()?, view_mut(&dw)?,
             view_mut(&db)?, groups, silu,
         ))
     })

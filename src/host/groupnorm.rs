@@ -216,23 +216,46 @@ simd_fn! {
     }
 }
 
+/// dx without a residual; `first` and `second` are the means of g and g n.
+#[inline(always)]
+fn slope<E: Element>(silu: bool, x: E, dy: E, w: E, b: E, [mean, rstd, first, second]: [E::Acc; 4]) -> E::Acc {
+    let (n, w) = ((x.to_acc() - mean) * rstd, w.to_acc());
+    rstd * (w * through(silu, n, w, b.to_acc(), dy.to_acc()) - first - n * second)
+}
+
 simd_fn! {
-    fn input_gradient<E: Element>(x: &[E], mean: &[E::Acc], rstd: &[E::Acc], weight: &[E], bias: &[E], dy: &[E], first: &[E::Acc], second: &[E::Acc], dx: &mut [E], silu: bool) {
+    fn input_gradient<E: Element>(x: &[E], mean: &[E::Acc], rstd: &[E::Acc], weight: &[E], bias: &[E], dy: &[E], first: &[E::Acc], second: &[E::Acc], residual: Option<&[E]>, dx: &mut [E], silu: bool) {
         let c = mean.len();
         let (mean, rstd, weight, bias) = (&mean[..c], &rstd[..c], &weight[..c], &bias[..c]);
         let (first, second) = (&first[..c], &second[..c]);
-        for ((x, dy), dx) in x.chunks_exact(c).zip(dy.chunks_exact(c)).zip(dx.chunks_exact_mut(c)) {
-            if silu {
-                for i in 0..c {
-                    let n = (x[i].to_acc() - mean[i]) * rstd[i];
-                    let w = weight[i].to_acc();
-                    let g = w * through(true, n, w, bias[i].to_acc(), dy[i].to_acc());
-                    dx[i] = E::from_acc(rstd[i] * (g - first[i] - n * second[i]));
+        for (row, ((x, dy), dx)) in x.chunks_exact(c).zip(dy.chunks_exact(c)).zip(dx.chunks_exact_mut(c)).enumerate() {
+            // Functions that are always inlined, and no closures: those stay calls in code for an instruction set.
+            match residual.map(|residual| &residual[row * c..][..c]) {
+                None if silu => {
+                    for i in 0..c {
+                        let of_channel = [mean[i], rstd[i], first[i], second[i]];
+                        dx[i] = E::from_acc(slope(true, x[i], dy[i], weight[i], bias[i], of_channel));
+                    }
                 }
-            } else {
-                for i in 0..c {
-                    let n = (x[i].to_acc() - mean[i]) * rstd[i];
-                    dx[i] = E::from_acc(rstd[i] * (weight[i].to_acc() * dy[i].to_acc() - first[i] - n * second[i]));
+                None => {
+                    for i in 0..c {
+                        let of_channel = [mean[i], rstd[i], first[i], second[i]];
+                        dx[i] = E::from_acc(slope(false, x[i], dy[i], weight[i], bias[i], of_channel));
+                    }
+                }
+                Some(residual) if silu => {
+                    for i in 0..c {
+                        let of_channel = [mean[i], rstd[i], first[i], second[i]];
+                        let slope = slope(true, x[i], dy[i], weight[i], bias[i], of_channel);
+                        dx[i] = E::from_acc(slope + residual[i].to_acc());
+                    }
+                }
+                Some(residual) => {
+                    for i in 0..c {
+                        let of_channel = [mean[i], rstd[i], first[i], second[i]];
+                        let slope = slope(false, x[i], dy[i], weight[i], bias[i], of_channel);
+                        dx[i] = E::from_acc(slope + residual[i].to_acc());
+                    }
                 }
             }
         }
@@ -249,6 +272,7 @@ pub fn backward<E: Element>(
     bias: &[E],
     stats: &[E::Acc],
     dy: &[E],
+    residual: Option<&[E]>,
     dx: &mut [E],
     mut dw: Option<&mut [E::Acc]>,
     mut db: Option<&mut [E::Acc]>,
@@ -315,7 +339,9 @@ pub fn backward<E: Element>(
             with_scratch(2 * c, |scratch: &mut [E::Acc]| {
                 let (mean, rstd) = scratch.split_at_mut(c);
                 spread(size, stats_of(image), mean, rstd);
-                input_gradient(&x[part.clone()], mean, rstd, weight, bias, &dy[part], first, second, dx, silu);
+                let residual = residual.map(|residual| &residual[part.clone()]);
+                let (x, dy) = (&x[part.clone()], &dy[part]);
+                input_gradient(x, mean, rstd, weight, bias, dy, first, second, residual, dx, silu);
             });
         });
     });

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::parallel::{LANES, column_sums, rows_per_chunk, run_rows2, sum_of, total};
+use super::parallel::{column_sums, row_sum, rows_per_chunk, run_rows2, sum_of};
 use crate::device::Pool;
 use crate::dtype::{Element, Real};
 use crate::simd_fn;
@@ -46,43 +46,40 @@ simd_fn! {
     }
 }
 
-/// Sum of `f(x, dy, w)` over a row, in lanes. One sum at a time: the compiler vectorises two at once badly.
-#[inline(always)]
-fn row_sum<E: Element>(x: &[E], dy: &[E], weight: &[E], f: impl Fn(E::Acc, E::Acc, E::Acc) -> E::Acc) -> E::Acc {
-    let mut lanes = [E::Acc::ZERO; LANES];
-    let (xs, x_rest) = x.as_chunks::<LANES>();
-    let (dys, dy_rest) = dy.as_chunks::<LANES>();
-    let (ws, w_rest) = weight.as_chunks::<LANES>();
-    for ((x, dy), w) in xs.iter().zip(dys).zip(ws) {
-        for i in 0..LANES {
-            lanes[i] += f(x[i].to_acc(), dy[i].to_acc(), w[i].to_acc());
-        }
-    }
-    for (((lane, &x), &dy), &w) in lanes.iter_mut().zip(x_rest).zip(dy_rest).zip(w_rest) {
-        *lane += f(x.to_acc(), dy.to_acc(), w.to_acc());
-    }
-    total(lanes)
-}
-
 simd_fn! {
-    fn backward_rows<E: Element>(x: &[E], weight: &[E], stats: &[E::Acc], dy: &[E], dx: &mut [E], cols: usize) {
+    fn backward_rows<E: Element>(x: &[E], weight: &[E], stats: &[E::Acc], dy: &[E], residual: Option<&[E]>, dx: &mut [E], cols: usize) {
         let inverse = E::Acc::of(1.0 / cols as f64);
         let rows = x.chunks_exact(cols).zip(dy.chunks_exact(cols)).zip(dx.chunks_exact_mut(cols)).zip(stats.chunks_exact(2));
-        for (((x, dy), dx), stats) in rows {
+        for (row, (((x, dy), dx), stats)) in rows.enumerate() {
+            let residual = residual.map(|residual| &residual[row * cols..][..cols]);
             let (mean, rstd) = (stats[0], stats[1]);
             if weight.is_empty() {
                 let first = sum_of(dy, |dy| dy.to_acc()) * inverse;
                 let second = row_sum(x, dy, dy, |x, dy, _| dy * ((x - mean) * rstd)) * inverse;
-                for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
-                    let n = (x.to_acc() - mean) * rstd;
-                    *dx = E::from_acc(rstd * (dy.to_acc() - first - n * second));
+                if let Some(residual) = residual {
+                    for (((dx, &x), &dy), &beside) in dx.iter_mut().zip(x).zip(dy).zip(residual) {
+                        let n = (x.to_acc() - mean) * rstd;
+                        *dx = E::from_acc(rstd * (dy.to_acc() - first - n * second) + beside.to_acc());
+                    }
+                } else {
+                    for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+                        let n = (x.to_acc() - mean) * rstd;
+                        *dx = E::from_acc(rstd * (dy.to_acc() - first - n * second));
+                    }
                 }
             } else {
                 let first = row_sum(x, dy, weight, |_, dy, w| dy * w) * inverse;
                 let second = row_sum(x, dy, weight, |x, dy, w| dy * w * ((x - mean) * rstd)) * inverse;
-                for (((dx, &x), &dy), &w) in dx.iter_mut().zip(x).zip(dy).zip(weight) {
-                    let n = (x.to_acc() - mean) * rstd;
-                    *dx = E::from_acc(rstd * (dy.to_acc() * w.to_acc() - first - n * second));
+                if let Some(residual) = residual {
+                    for ((((dx, &x), &dy), &w), &beside) in dx.iter_mut().zip(x).zip(dy).zip(weight).zip(residual) {
+                        let n = (x.to_acc() - mean) * rstd;
+                        *dx = E::from_acc(rstd * (dy.to_acc() * w.to_acc() - first - n * second) + beside.to_acc());
+                    }
+                } else {
+                    for (((dx, &x), &dy), &w) in dx.iter_mut().zip(x).zip(dy).zip(weight) {
+                        let n = (x.to_acc() - mean) * rstd;
+                        *dx = E::from_acc(rstd * (dy.to_acc() * w.to_acc() - first - n * second));
+                    }
                 }
             }
         }
@@ -129,6 +126,7 @@ pub fn backward<E: Element>(
     weight: &[E],
     stats: &[E::Acc],
     dy: &[E],
+    residual: Option<&[E]>,
     dx: &mut [E],
     dw: Option<&mut [E::Acc]>,
     db: Option<&mut [E::Acc]>,
@@ -138,7 +136,8 @@ pub fn backward<E: Element>(
     pool.run_parts(dx, rows * cols, |chunk, dx| {
         let part = chunk * rows * cols..chunk * rows * cols + dx.len();
         let stats = &stats[2 * chunk * rows..][..2 * dx.len() / cols];
-        backward_rows(&x[part.clone()], weight, stats, &dy[part], dx, cols);
+        let residual = residual.map(|residual| &residual[part.clone()]);
+        backward_rows(&x[part.clone()], weight, stats, &dy[part], residual, dx, cols);
     });
     column_sums(pool, x.len() / cols, cols, [dw, db], |rows, columns, dw, db| {
         parameter_columns(x, stats, dy, cols, rows, columns, dw, db);

@@ -44,6 +44,24 @@ pub fn sum_of<E: Element, A: Real>(x: &[E], f: impl Fn(E) -> A) -> A {
     total(lanes)
 }
 
+/// Sum of `f(x, dy, w)` over a row, in lanes. One sum at a time: the compiler vectorises two at once badly.
+#[inline(always)]
+pub fn row_sum<E: Element>(x: &[E], dy: &[E], weight: &[E], f: impl Fn(E::Acc, E::Acc, E::Acc) -> E::Acc) -> E::Acc {
+    let mut lanes = [E::Acc::ZERO; LANES];
+    let (xs, x_rest) = x.as_chunks::<LANES>();
+    let (dys, dy_rest) = dy.as_chunks::<LANES>();
+    let (ws, w_rest) = weight.as_chunks::<LANES>();
+    for ((x, dy), w) in xs.iter().zip(dys).zip(ws) {
+        for i in 0..LANES {
+            lanes[i] += f(x[i].to_acc(), dy[i].to_acc(), w[i].to_acc());
+        }
+    }
+    for (((lane, &x), &dy), &w) in lanes.iter_mut().zip(x_rest).zip(dy_rest).zip(w_rest) {
+        *lane += f(x.to_acc(), dy.to_acc(), w.to_acc());
+    }
+    total(lanes)
+}
+
 /// `f` over all lanes: the upper half onto the lower one until one is left.
 #[inline(always)]
 pub fn fold_lanes<A: Real, const N: usize>(mut lanes: [A; N], f: impl Fn(A, A) -> A) -> A {

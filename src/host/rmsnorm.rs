@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::parallel::{LANES, column_sums, rows_per_chunk, run_rows2, sum_of, total};
+use super::parallel::{column_sums, row_sum, rows_per_chunk, run_rows2, sum_of};
 use crate::device::Pool;
 use crate::dtype::{Element, Real};
 use crate::simd_fn;
@@ -25,26 +25,28 @@ simd_fn! {
     }
 }
 
+// With a residual and without in two functions: the compiler vectorises the sum of a row badly where two loops follow it.
 simd_fn! {
     fn backward_rows<E: Element>(x: &[E], weight: &[E], rstd: &[E::Acc], dy: &[E], dx: &mut [E], cols: usize) {
         let inverse = E::Acc::of(1.0 / cols as f64);
-        let (ws, w_rest) = weight.as_chunks::<LANES>();
         let rows = x.chunks_exact(cols).zip(dy.chunks_exact(cols)).zip(dx.chunks_exact_mut(cols)).zip(rstd);
         for (((x, dy), dx), &r) in rows {
-            let mut lanes = [E::Acc::ZERO; LANES];
-            let (xs, x_rest) = x.as_chunks::<LANES>();
-            let (dys, dy_rest) = dy.as_chunks::<LANES>();
-            for ((x, dy), w) in xs.iter().zip(dys).zip(ws) {
-                for i in 0..LANES {
-                    lanes[i] += dy[i].to_acc() * w[i].to_acc() * (x[i].to_acc() * r);
-                }
-            }
-            for (((lane, &x), &dy), &w) in lanes.iter_mut().zip(x_rest).zip(dy_rest).zip(w_rest) {
-                *lane += dy.to_acc() * w.to_acc() * (x.to_acc() * r);
-            }
-            let mean = total(lanes) * inverse;
+            let mean = row_sum(x, dy, weight, |x, dy, w| dy * w * (x * r)) * inverse;
             for (((dx, &x), &dy), &w) in dx.iter_mut().zip(x).zip(dy).zip(weight) {
                 *dx = E::from_acc(r * (dy.to_acc() * w.to_acc() - x.to_acc() * r * mean));
+            }
+        }
+    }
+}
+
+simd_fn! {
+    fn backward_rows_add<E: Element>(x: &[E], weight: &[E], rstd: &[E::Acc], dy: &[E], residual: &[E], dx: &mut [E], cols: usize) {
+        let inverse = E::Acc::of(1.0 / cols as f64);
+        let inputs = x.chunks_exact(cols).zip(dy.chunks_exact(cols)).zip(residual.chunks_exact(cols));
+        for ((((x, dy), residual), dx), &r) in inputs.zip(dx.chunks_exact_mut(cols)).zip(rstd) {
+            let mean = row_sum(x, dy, weight, |x, dy, w| dy * w * (x * r)) * inverse;
+            for ((((dx, &x), &dy), &w), &beside) in dx.iter_mut().zip(x).zip(dy).zip(weight).zip(residual) {
+                *dx = E::from_acc(r * (dy.to_acc() * w.to_acc() - x.to_acc() * r * mean) + beside.to_acc());
             }
         }
     }
@@ -86,6 +88,7 @@ pub fn backward<E: Element>(
     weight: &[E],
     rstd: &[E::Acc],
     dy: &[E],
+    residual: Option<&[E]>,
     dx: &mut [E],
     dw: Option<&mut [E::Acc]>,
     cols: usize,
@@ -94,7 +97,11 @@ pub fn backward<E: Element>(
     pool.run_parts(dx, rows * cols, |chunk, dx| {
         let part = chunk * rows * cols..chunk * rows * cols + dx.len();
         let rstd = &rstd[chunk * rows..][..dx.len() / cols];
-        backward_rows(&x[part.clone()], weight, rstd, &dy[part], dx, cols);
+        let (x, dy) = (&x[part.clone()], &dy[part.clone()]);
+        match residual {
+            Some(residual) => backward_rows_add(x, weight, rstd, dy, &residual[part], dx, cols),
+            None => backward_rows(x, weight, rstd, dy, dx, cols),
+        }
     });
     column_sums(pool, x.len() / cols, cols, [dw, None], |rows, columns, dw, _| {
         parameter_columns(x, rstd, dy, cols, rows, columns, dw);

@@ -84,9 +84,9 @@ impl ClipLayer {
         dy: &Tensor<E>,
     ) -> Result<Tensor<E>> {
         let dn = self.mlp.backward(pass, grads, saved.mlp, dy)?;
-        let dh = pass.add(&self.norm2.backward(pass, grads, saved.norm2, &dn)?, dy)?;
+        let dh = self.norm2.backward_add(pass, grads, saved.norm2, &dn, Some(dy))?;
         let dn = self.attention.backward_self(pass, grads, saved.attention, &dh)?;
-        pass.add(&self.norm1.backward(pass, grads, saved.norm1, &dn)?, &dh)
+        self.norm1.backward_add(pass, grads, saved.norm1, &dn, Some(&dh))
     }
 }
 

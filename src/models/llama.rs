@@ -418,8 +418,7 @@ impl Llama {
         for (i, (layer, kept)) in self.layers.iter().zip(layers).enumerate().rev() {
             let saved = kept.saved(pass, |pass, h| self.layer(pass, i, h, vision, &positions, &rotary))?;
             let dn = layer.mlp.backward(pass, grads, saved.mlp, &dh)?;
-            let d_branch = layer.post_norm.backward(pass, grads, saved.post_norm, &dn)?;
-            dh = pass.add(&d_branch, &dh)?;
+            dh = layer.post_norm.backward_add(pass, grads, saved.post_norm, &dn, Some(&dh))?;
             if let (Some(cross), Some(saved)) = (&layer.cross, saved.cross) {
                 let (d_branch, d_vision) = cross.backward(pass, grads, saved, &dh)?;
                 dh = pass.add(&d_branch, &dh)?;
@@ -434,8 +433,7 @@ impl Llama {
             let mut dn = layer.q.backward(pass, grads, saved.q, &dq)?;
             layer.k.backward_add(pass, grads, saved.k, &dk, &mut dn)?;
             layer.v.backward_add(pass, grads, saved.v, &dv, &mut dn)?;
-            let d_branch = layer.input_norm.backward(pass, grads, saved.input_norm, &dn)?;
-            dh = pass.add(&d_branch, &dh)?;
+            dh = layer.input_norm.backward_add(pass, grads, saved.input_norm, &dn, Some(&dh))?;
         }
         Ok((dh, d_features))
     }

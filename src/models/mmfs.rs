@@ -275,12 +275,12 @@ impl MmfsBlock {
         let s = dy.shape();
         let d_attended = self.conv.backward(pass, grads, saved.conv, dy)?.reshape([s[0], s[1] * s[2], s[3]]);
         let (d_query, d_value) = self.mmfs.backward(pass, grads, saved.mmfs, &d_attended)?;
-        let dx = self.query_norm.backward(pass, grads, saved.query_norm, &d_query)?;
+        let dx = self.query_norm.backward_add(pass, grads, saved.query_norm, &d_query, Some(dy))?;
         if let Some((shared, proj)) = saved.values {
             let folded = self.mmfs.folded_values(&self.feat_norm);
             folded.backward(pass, grads, proj, &shared.features.rows, &d_value, d_rows)?;
         }
-        pass.add(&dx.reshape(s), dy)
+        Ok(dx.reshape(s))
     }
 }
 

@@ -111,12 +111,11 @@ impl ResnetBlock {
             d_time = Some(layer.backward(pass, grads, saved, &d_shift)?);
         }
         let dh = self.conv1.backward(pass, grads, saved.conv1, &dh)?;
-        let dx = self.norm1.backward(pass, grads, saved.norm1, &dh)?;
         let d_residual = match (&self.shortcut, saved.shortcut) {
             (Some(conv), Some(saved)) => conv.backward(pass, grads, saved, dy)?,
             _ => dy.clone(),
         };
-        Ok((pass.add(&dx, &d_residual)?, d_time))
+        Ok((self.norm1.backward_add(pass, grads, saved.norm1, &dh, Some(&d_residual))?, d_time))
     }
 }
 

@@ -181,14 +181,14 @@ impl Transformer2d {
         let tokens = [shape[0], shape[1] * shape[2], shape[3]];
         let dh = self.proj_out.backward(pass, grads, saved.proj_out, &dy.clone().reshape(tokens))?;
         let dn = self.ff.backward(pass, grads, saved.ff, &dh)?;
-        let dh = pass.add(&self.norm3.backward(pass, grads, saved.norm3, &dn)?, &dh)?;
+        let dh = self.norm3.backward_add(pass, grads, saved.norm3, &dn, Some(&dh))?;
         let (dn, d_context) = self.attn2.backward(pass, grads, saved.attn2, &dh)?;
-        let dh = pass.add(&self.norm2.backward(pass, grads, saved.norm2, &dn)?, &dh)?;
+        let dh = self.norm2.backward_add(pass, grads, saved.norm2, &dn, Some(&dh))?;
         let dn = self.attn1.backward_self(pass, grads, saved.attn1, &dh)?;
-        let dh = pass.add(&self.norm1.backward(pass, grads, saved.norm1, &dn)?, &dh)?;
+        let dh = self.norm1.backward_add(pass, grads, saved.norm1, &dn, Some(&dh))?;
         let dh = self.proj_in.backward(pass, grads, saved.proj_in, &dh)?;
-        let dx = self.norm.backward(pass, grads, saved.norm, &dh.reshape(shape))?;
-        Ok((pass.add(&dx, dy)?, d_context))
+        let dx = self.norm.backward_add(pass, grads, saved.norm, &dh.reshape(shape), Some(dy))?;
+        Ok((dx, d_context))
     }
 }
 

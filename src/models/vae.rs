@@ -98,7 +98,7 @@ impl Mid {
         let s = dh.shape();
         let tokens = dh.clone().reshape([s[0], s[1] * s[2], s[3]]);
         let dn = self.attention.backward_self(pass, grads, saved.attention, &tokens)?;
-        let dh = pass.add(&self.norm.backward(pass, grads, saved.norm, &dn.reshape(s))?, &dh)?;
+        let dh = self.norm.backward_add(pass, grads, saved.norm, &dn.reshape(s), Some(&dh))?;
         Ok(self.first.backward(pass, grads, saved.first, &dh)?.0)
     }
 }

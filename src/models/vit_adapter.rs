@@ -243,7 +243,7 @@ impl Injector {
         let (gamma, d_gamma) = (pass.param(self.gamma), grads.get(self.gamma));
         add::scale_channels_backward(pass.cx, gamma, saved.branch.view(), dy.view(), d_branch.view_mut(), d_gamma)?;
         let (dq, df) = self.attn.backward(pass, grads, saved.attn, &d_branch)?;
-        let dx = pass.add(&self.query_norm.backward(pass, grads, saved.query_norm, &dq)?, dy)?;
+        let dx = self.query_norm.backward_add(pass, grads, saved.query_norm, &dq, Some(dy))?;
         Ok((dx, self.feat_norm.backward(pass, grads, saved.feat_norm, &df)?))
     }
 }
@@ -309,11 +309,10 @@ impl Extractor {
             parts.push(d.reshape(s));
         }
         let dn = self.fc1.backward(pass, grads, saved.fc1, &join_levels(pass, &parts)?)?;
-        let dc = pass.add(&self.ffn_norm.backward(pass, grads, saved.ffn_norm, &dn)?, dy)?;
+        let dc = self.ffn_norm.backward_add(pass, grads, saved.ffn_norm, &dn, Some(dy))?;
         let (dq, df) = self.attn.backward(pass, grads, saved.attn, &dc)?;
         let dx = self.feat_norm.backward(pass, grads, saved.feat_norm, &df)?;
-        let d_query = self.query_norm.backward(pass, grads, saved.query_norm, &dq)?;
-        Ok((pass.add(&d_query, &dc)?, dx))
+        Ok((self.query_norm.backward_add(pass, grads, saved.query_norm, &dq, Some(&dc))?, dx))
     }
 }
 

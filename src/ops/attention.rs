@@ -151,7 +151,7 @@ pub fn forward_rotated<E: Element>(
     let problem = problem(OP, q.shape(), k.shape(), v.shape(), lse.shape(), spec)?;
     check_shape(OP, "out", out.shape(), q.shape())?;
     rotary.check(q.shape(), problem.d)?;
-    match rotary.on_device() {
+    match rotary.on_device(cx)? {
         Some(angles) if !lse.shape().is_empty() => {
             crate::cuda::attention::forward_rotated(cx, &problem, angles, q, k, v, out, lse)
         }

@@ -60,7 +60,8 @@ pub fn forward<E: Element>(
 }
 
 /// With n = (x - mean) rstd, z = n weight + bias, d = silu'(z) dy (or dy), g = weight d, and means over a group:
-/// dx = rstd (g - mean(g) - n mean(g n)); dw += sum of d n over batch and pixels; db += sum of d.
+/// dx = residual + rstd (g - mean(g) - n mean(g n)); dw += sum of d n over batch and pixels; db += sum of d.
+/// The residual is the gradient that goes past the norm, 0 if there is none.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] if a shape does not fit, [`crate::Error::Domain`] if the groups do not divide C.
@@ -72,6 +73,7 @@ pub fn backward<E: Element>(
     bias: View<'_, E>,
     stats: View<'_, E::Acc>,
     dy: View<'_, E>,
+    residual: Option<View<'_, E>>,
     dx: ViewMut<'_, E>,
     dw: Option<ViewMut<'_, E::Acc>>,
     db: Option<ViewMut<'_, E::Acc>>,
@@ -84,6 +86,9 @@ pub fn backward<E: Element>(
     check_shape(OP, "stats", stats.shape(), [b, groups, 2])?;
     check_shape(OP, "dy", dy.shape(), x.shape())?;
     check_shape(OP, "dx", dx.shape(), x.shape())?;
+    if let Some(residual) = &residual {
+        check_shape(OP, "residual", residual.shape(), x.shape())?;
+    }
     if let Some(dw) = &dw {
         check_shape(OP, "dw", dw.shape(), [c])?;
     }
@@ -94,7 +99,7 @@ pub fn backward<E: Element>(
         return Ok(());
     }
     if cx.is_cuda() {
-        return crate::cuda::groupnorm::backward(cx, x, weight, bias, stats, dy, dx, dw, db, groups, silu);
+        return crate::cuda::groupnorm::backward(cx, x, weight, bias, stats, dy, residual, dx, dw, db, groups, silu);
     }
     if cx.is_planning() {
         return Ok(());
@@ -107,6 +112,7 @@ pub fn backward<E: Element>(
         bias.data(),
         stats.data(),
         dy.data(),
+        residual.map(|residual| residual.data()),
         dx.data(),
         dw.map(ViewMut::data),
         db.map(ViewMut::data),

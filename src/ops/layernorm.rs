@@ -52,7 +52,8 @@ pub fn forward<E: Element>(
     Ok(())
 }
 
-/// With n = (x - mean) rstd and g = weight dy: dx = rstd (g - mean(g) - n mean(g n)); dw += sum of dy n over rows; db += sum of dy.
+/// With n = (x - mean) rstd and g = weight dy: dx = residual + rstd (g - mean(g) - n mean(g n)); dw += sum of dy n over rows; db += sum of dy.
+/// The residual is the gradient that goes past the norm, 0 if there is none.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] if a shape does not fit.
@@ -63,6 +64,7 @@ pub fn backward<E: Element>(
     weight: Option<View<'_, E>>,
     stats: View<'_, E::Acc>,
     dy: View<'_, E>,
+    residual: Option<View<'_, E>>,
     dx: ViewMut<'_, E>,
     dw: Option<ViewMut<'_, E::Acc>>,
     db: Option<ViewMut<'_, E::Acc>>,
@@ -74,6 +76,9 @@ pub fn backward<E: Element>(
     check_shape(OP, "stats", stats.shape(), [rows, 2])?;
     check_shape(OP, "dy", dy.shape(), x.shape())?;
     check_shape(OP, "dx", dx.shape(), x.shape())?;
+    if let Some(residual) = &residual {
+        check_shape(OP, "residual", residual.shape(), x.shape())?;
+    }
     if let Some(dw) = &dw {
         check_shape(OP, "dw", dw.shape(), [cols])?;
     }
@@ -84,13 +89,15 @@ pub fn backward<E: Element>(
         return Ok(());
     }
     if cx.is_cuda() {
-        return crate::cuda::layernorm::backward(cx, x, weight, stats, dy, dx, dw, db);
+        return crate::cuda::layernorm::backward(cx, x, weight, stats, dy, residual, dx, dw, db);
     }
     if cx.is_planning() {
         return Ok(());
     }
     let weight = weight.map_or(&[][..], |w| w.data());
     let (dw, db) = (dw.map(ViewMut::data), db.map(ViewMut::data));
-    crate::host::layernorm::backward(cx.pool(), x.data(), weight, stats.data(), dy.data(), dx.data(), dw, db, cols);
+    let residual = residual.map(|residual| residual.data());
+    let (x, stats, dy) = (x.data(), stats.data(), dy.data());
+    crate::host::layernorm::backward(cx.pool(), x, weight, stats, dy, residual, dx.data(), dw, db, cols);
     Ok(())
 }

@@ -39,16 +39,19 @@ pub fn forward<E: Element>(
     Ok(())
 }
 
-/// With n = x rstd and g = weight dy: dx = rstd (g - n mean(g n)); dw += sum of dy n over rows.
+/// With n = x rstd and g = weight dy: dx = residual + rstd (g - n mean(g n)); dw += sum of dy n over rows.
+/// The residual is the gradient that goes past the norm, 0 if there is none.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] if a shape does not fit.
+#[allow(clippy::too_many_arguments)]
 pub fn backward<E: Element>(
     cx: &Context,
     x: View<'_, E>,
     weight: View<'_, E>,
     rstd: View<'_, E::Acc>,
     dy: View<'_, E>,
+    residual: Option<View<'_, E>>,
     dx: ViewMut<'_, E>,
     dw: Option<ViewMut<'_, E::Acc>>,
 ) -> Result<()> {
@@ -57,6 +60,9 @@ pub fn backward<E: Element>(
     check_shape(OP, "rstd", rstd.shape(), [rows])?;
     check_shape(OP, "dy", dy.shape(), x.shape())?;
     check_shape(OP, "dx", dx.shape(), x.shape())?;
+    if let Some(residual) = &residual {
+        check_shape(OP, "residual", residual.shape(), x.shape())?;
+    }
     if let Some(dw) = &dw {
         check_shape(OP, "dw", dw.shape(), [cols])?;
     }
@@ -64,12 +70,14 @@ pub fn backward<E: Element>(
         return Ok(());
     }
     if cx.is_cuda() {
-        return crate::cuda::rmsnorm::backward(cx, x, weight, rstd, dy, dx, dw);
+        return crate::cuda::rmsnorm::backward(cx, x, weight, rstd, dy, residual, dx, dw);
     }
     if cx.is_planning() {
         return Ok(());
     }
     let dw = dw.map(ViewMut::data);
-    crate::host::rmsnorm::backward(cx.pool(), x.data(), weight.data(), rstd.data(), dy.data(), dx.data(), dw, cols);
+    let residual = residual.map(|residual| residual.data());
+    let (x, weight, rstd, dy) = (x.data(), weight.data(), rstd.data(), dy.data());
+    crate::host::rmsnorm::backward(cx.pool(), x, weight, rstd, dy, residual, dx.data(), dw, cols);
     Ok(())
 }

@@ -45,7 +45,7 @@ impl Rotary {
     /// Rotates x [B, T, N*D] in place.
     ///
     /// # Errors
-    /// [`crate::Error::Domain`] if the number of positions is not that of rows, or the head size does not divide the last axis.
+    /// [`crate::Error::Domain`] if the number of positions is not that of rows, the head size does not divide the last axis, or the angles are on another device.
     pub fn forward<E: Element>(&self, cx: &Context, x: ViewMut<'_, E>) -> Result<()> {
         self.rotate(cx, x, false)
     }
@@ -76,7 +76,7 @@ impl Rotary {
         check_shape(OP, "values", values.shape(), keys.shape())?;
         check_shape(OP, "value_cache", value_cache.shape(), key_cache.shape())?;
         copy::check_slice(key_cache.shape(), start, keys.shape())?;
-        match &self.on_device {
+        match self.on_device(cx)? {
             Some(angles) if !keys.shape().is_empty() => {
                 crate::cuda::rope::store(cx, angles, keys.as_view(), values, start, &key_cache, &value_cache)
             }
@@ -88,9 +88,16 @@ impl Rotary {
         }
     }
 
-    /// The angles in the memory of a device; none on the host, and for no positions.
-    pub(crate) fn on_device(&self) -> Option<&crate::cuda::rope::Angles> {
-        self.on_device.as_ref()
+    /// The angles in the memory of the device of `cx`; none on the host, and for no positions.
+    ///
+    /// # Errors
+    /// [`crate::Error::Domain`] if they were made for the other kind of device.
+    pub(crate) fn on_device(&self, cx: &Context) -> Result<Option<&crate::cuda::rope::Angles>> {
+        check(OP, cx.is_cuda() == self.on_device.is_some() || self.positions.is_empty(), || {
+            let place = |is_cuda| if is_cuda { "a CUDA device" } else { "the host" };
+            format!("angles are on {}, the call runs on {}", place(self.on_device.is_some()), place(cx.is_cuda()))
+        })?;
+        Ok(self.on_device.as_ref())
     }
 
     /// Fails unless x `[B, T, N*D]` has rows for the positions, and heads of `wanted` numbers are what this rotates.
@@ -111,7 +118,7 @@ impl Rotary {
         if shape.is_empty() {
             return Ok(());
         }
-        if let Some(angles) = &self.on_device {
+        if let Some(angles) = self.on_device(cx)? {
             return crate::cuda::rope::rotate(cx, x, angles, inverse);
         }
         if cx.is_planning() {

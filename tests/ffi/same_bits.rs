@@ -257,13 +257,13 @@ fn norms_of<E: Element>() {
         let [l, m, n] = &mut exact;
         layernorm::forward(&cx, vx, Some(vw), Some(vb), vm(&mut l.0, &s), vm(&mut layer, &[r, 2]), 1e-6).unwrap();
         let (dw, db) = (Some(vm(&mut l.2, &[c])), Some(vm(&mut l.3, &[c])));
-        layernorm::backward(&cx, vx, Some(vw), v(&layer, &[r, 2]), vd, vm(&mut l.1, &s), dw, db).unwrap();
+        layernorm::backward(&cx, vx, Some(vw), v(&layer, &[r, 2]), vd, None, vm(&mut l.1, &s), dw, db).unwrap();
         rmsnorm::forward(&cx, vx, vw, vm(&mut m.0, &s), vm(&mut root, &[r]), 1e-5).unwrap();
-        rmsnorm::backward(&cx, vx, vw, v(&root, &[r]), vd, vm(&mut m.1, &s), Some(vm(&mut m.2, &[c]))).unwrap();
+        rmsnorm::backward(&cx, vx, vw, v(&root, &[r]), vd, None, vm(&mut m.1, &s), Some(vm(&mut m.2, &[c]))).unwrap();
         let sg = [2, g, 2];
         groupnorm::forward(&cx, vx, vw, vb, vm(&mut n.0, &s), vm(&mut group, &sg), g, 1e-5, true).unwrap();
         let (dw, db) = (Some(vm(&mut n.2, &[c])), Some(vm(&mut n.3, &[c])));
-        groupnorm::backward(&cx, vx, vw, vb, v(&group, &sg), vd, vm(&mut n.1, &s), dw, db, g, true).unwrap();
+        groupnorm::backward(&cx, vx, vw, vb, v(&group, &sg), vd, None, vm(&mut n.1, &s), dw, db, g, true).unwrap();
     }
     let mut found = [outputs(), outputs(), outputs()];
     let (mut layer, mut root, mut group) = (acc::<E>(r * 2, 0.0), acc::<E>(r, 0.0), acc::<E>(2 * g * 2, 0.0));

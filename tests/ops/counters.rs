@@ -278,6 +278,7 @@ fn rows<E: Element>(counted: &mut Counted) {
             counted.numbers::<E>([c]),
             counted.numbers::<E>([c]),
         );
+        let residual = counted.numbers::<E>([r, c]);
         let (mut y, mut stats, mut rstd) =
             (counted.empty::<E>([r, c]), counted.empty::<E::Acc>([r, 2]), counted.empty::<E::Acc>([r]));
         counted.check::<E>("layernorm forward", &[("layernorm_forward", 2.0 * n)], |cx| {
@@ -288,17 +289,19 @@ fn rows<E: Element>(counted: &mut Counted) {
         let weight = |sums: usize| 2.0 * n + (sums * slices * c * 4) as f64;
         let (mut dw, mut db) = (counted.zeros::<E::Acc>([c]), counted.zeros::<E::Acc>([c]));
         let slice = ("reduce_slices", (slices * c * 4 + 2 * c * 4) as f64);
-        let kernels = [("layernorm_backward_input", 3.0 * n), ("layernorm_backward_weight", weight(2)), slice, slice];
+        let kernels = [("layernorm_backward_input", 4.0 * n), ("layernorm_backward_weight", weight(2)), slice, slice];
         counted.check::<E>("layernorm backward", &kernels, |cx| {
             let (dw, db) = (Some(dw.view_mut()), Some(db.view_mut()));
-            layernorm::backward(cx, x.view(), Some(w.view()), stats.view(), dy.view(), y.view_mut(), dw, db)
+            let (stats, residual) = (stats.view(), Some(residual.view()));
+            layernorm::backward(cx, x.view(), Some(w.view()), stats, dy.view(), residual, y.view_mut(), dw, db)
         });
         counted.check::<E>("rmsnorm forward", &[("rmsnorm_forward", 2.0 * n)], |cx| {
             rmsnorm::forward(cx, x.view(), w.view(), y.view_mut(), rstd.view_mut(), 1e-6)
         });
         let kernels = [("rmsnorm_backward_input", 3.0 * n), ("rmsnorm_backward_weight", weight(1)), slice];
         counted.check::<E>("rmsnorm backward", &kernels, |cx| {
-            rmsnorm::backward(cx, x.view(), w.view(), rstd.view(), dy.view(), y.view_mut(), Some(dw.view_mut()))
+            let dw = Some(dw.view_mut());
+            rmsnorm::backward(cx, x.view(), w.view(), rstd.view(), dy.view(), None, y.view_mut(), dw)
         });
         counted.check::<E>("reduce sum_rows", &[("reduce_sum_rows", n + (slices * c * 4) as f64), slice], |cx| {
             reduce::sum_rows(cx, x.view(), dw.view_mut())
@@ -334,7 +337,7 @@ fn maps<E: Element>(counted: &mut Counted) {
     for (side, channels, groups) in [(32, 320, 32), (8, 2560, 32)] {
         let shape = Shape::from([2, side, side, channels]);
         let n = shape.len() as f64 * e;
-        let (x, dy) = (counted.numbers::<E>(shape), counted.numbers::<E>(shape));
+        let [x, dy, residual] = [(); 3].map(|()| counted.numbers::<E>(shape));
         let (w, b) = (counted.numbers::<E>([channels]), counted.numbers::<E>([channels]));
         let (mut y, mut stats) = (counted.empty::<E>(shape), counted.empty::<E::Acc>([2, groups, 2]));
         counted.check::<E>(
@@ -344,11 +347,13 @@ fn maps<E: Element>(counted: &mut Counted) {
                 groupnorm::forward(cx, x.view(), w.view(), b.view(), y.view_mut(), stats.view_mut(), groups, 1e-5, true)
             },
         );
-        let kernels = [("groupnorm_backward_sums_tile", 2.0 * n), ("groupnorm_backward_input_tile", 3.0 * n)];
+        let kernels = [("groupnorm_backward_sums_tile", 2.0 * n), ("groupnorm_backward_input_tile", 4.0 * n)];
         counted.check::<E>("groupnorm backward", &kernels, |cx| {
             let inputs = (x.view(), w.view(), b.view(), stats.view(), dy.view());
-            let dx = y.view_mut();
-            groupnorm::backward(cx, inputs.0, inputs.1, inputs.2, inputs.3, inputs.4, dx, None, None, groups, true)
+            let (residual, dx) = (Some(residual.view()), y.view_mut());
+            groupnorm::backward(
+                cx, inputs.0, inputs.1, inputs.2, inputs.3, inputs.4, residual, dx, None, None, groups, true,
+            )
         });
     }
     let shape = Shape::from([1, 32, 32, 128]);

@@ -289,7 +289,7 @@ fn dry_runs_count_what_is_used() {
         let (weight, mut dw, mut rstd) = (cx.zeros::<f32>([40])?, cx.zeros::<f32>([40])?, cx.uninit::<f32>([300])?);
         rmsnorm::forward(cx, x.view(), weight.view(), y.view_mut(), rstd.view_mut(), 1e-6)?;
         let dw = Some(dw.view_mut());
-        rmsnorm::backward(cx, x.view(), weight.view(), rstd.view(), dy.view(), dx.view_mut(), dw)
+        rmsnorm::backward(cx, x.view(), weight.view(), rstd.view(), dy.view(), None, dx.view_mut(), dw)
     };
     run(&cx).unwrap();
     let dry = cx.planning_alike();

@@ -17,7 +17,7 @@ struct Case {
     silu: bool,
 }
 
-/// Outputs y, dx, dw, db, stats; dw and db start at 1.
+/// Outputs y, dx, dw, db, stats; dw and db start at 1. The residual is the last of the data, if it is there.
 fn run<E: Element>(cx: &Context, case: Case, data: &[Vec<f64>]) -> Outputs {
     let Case { b, p, c, g, silu } = case;
     let [x, w, bias, dy] = [0, 1, 2, 3].map(|i| on::<E>(cx, &data[i]));
@@ -28,7 +28,9 @@ fn run<E: Element>(cx: &Context, case: Case, data: &[Vec<f64>]) -> Outputs {
     groupnorm::forward(cx, xv, wv, bv, vm(&mut y, [b, p, c]), vm(&mut stats, [b, g, 2]), g, EPS, silu).unwrap();
     let (sv, dyv, dxv) = (v(&stats, [b, g, 2]), v(&dy, [b, p, c]), vm(&mut dx, [b, p, c]));
     let (dwv, dbv) = (Some(vm(&mut dw, [c])), Some(vm(&mut db, [c])));
-    groupnorm::backward(cx, xv, wv, bv, sv, dyv, dxv, dwv, dbv, g, silu).unwrap();
+    let residual = data.get(4).map(|residual| on::<E>(cx, residual));
+    let residual = residual.as_ref().map(|residual| v(residual, [b, p, c]));
+    groupnorm::backward(cx, xv, wv, bv, sv, dyv, residual, dxv, dwv, dbv, g, silu).unwrap();
     vec![wide(&y), wide(&dx), wide(&dw), wide(&db), wide(&stats)]
 }
 
@@ -75,6 +77,12 @@ fn oracle_and_narrow_types() {
         let bounds = |u: fn(f64) -> f64| [u(k), u(2.0 * k), u(2.0 * k), u(2.0 * k), u(k)];
         compare(&format!("f32 {case:?}"), &run::<f32>(&cx, case, &data), &oracle, &bounds(bound::<f32>));
         compare(&format!("bf16 {case:?}"), &run::<bf16>(&cx, case, &data), &oracle, &bounds(bound::<bf16>));
+        let data = [data, vec![input("residual", b * p * c)]].concat();
+        let with_residual = run::<f64>(&host, case, &data);
+        is_sum(&with_residual[1], &oracle[1], &data[4]);
+        let name = format!("with a residual, {case:?}");
+        compare(&name, &run::<f32>(&cx, case, &data), &with_residual, &bounds(bound::<f32>));
+        compare(&name, &run::<bf16>(&cx, case, &data), &with_residual, &bounds(bound::<bf16>));
     }
 }
 

@@ -8,7 +8,8 @@ use crate::support::{self, device, filled, get, put, unset};
 
 const EPS: f64 = 1e-5;
 
-/// Outputs y, dx, dw, db, stats; `affine` says whether weight and bias exist. dw and db start at 1, to see that they are added to.
+/// Outputs y, dx, dw, db, stats; `affine` says whether weight and bias exist. dw and db start at 1, to see that they are added to. The residual is
+/// the last of the data, if it is there.
 fn run<E: Element>(cx: &Context, r: usize, c: usize, affine: (bool, bool), data: &[Vec<f64>]) -> Outputs {
     let (x, dy) = (put::<E>(cx, [r, c], &data[0]), put::<E>(cx, [r, c], &data[3]));
     let (w, b) = (put::<E>(cx, [c], &data[1]), put::<E>(cx, [c], &data[2]));
@@ -18,7 +19,9 @@ fn run<E: Element>(cx: &Context, r: usize, c: usize, affine: (bool, bool), data:
     let bias = affine.1.then(|| b.view());
     layernorm::forward(cx, x.view(), weight, bias, y.view_mut(), stats.view_mut(), EPS).unwrap();
     let (dwv, dbv) = (affine.0.then(|| dw.view_mut()), affine.1.then(|| db.view_mut()));
-    layernorm::backward(cx, x.view(), weight, stats.view(), dy.view(), dx.view_mut(), dwv, dbv).unwrap();
+    let residual = data.get(4).map(|residual| put::<E>(cx, [r, c], residual));
+    let residual = residual.as_ref().map(|residual| residual.view());
+    layernorm::backward(cx, x.view(), weight, stats.view(), dy.view(), residual, dx.view_mut(), dwv, dbv).unwrap();
     vec![get(&y), get(&dx), get(&dw), get(&db), get(&stats)]
 }
 
@@ -60,6 +63,12 @@ fn oracle_and_narrow_types() {
             let bounds = |u: fn(f64) -> f64| [u(k), u(dx), u(k + rows), u(rows), u(k)];
             compare(&format!("f32 {r} {c}"), &run::<f32>(&cx, r, c, affine, &data), &oracle, &bounds(bound::<f32>));
             compare(&format!("bf16 {r} {c}"), &run::<bf16>(&cx, r, c, affine, &data), &oracle, &bounds(bound::<bf16>));
+            let data = [data.clone(), vec![input("residual", r * c)]].concat();
+            let with_residual = run::<f64>(&host, r, c, affine, &data);
+            is_sum(&with_residual[1], &oracle[1], &data[4]);
+            let name = format!("with a residual, {r} {c}");
+            compare(&name, &run::<f32>(&cx, r, c, affine, &data), &with_residual, &bounds(bound::<f32>));
+            compare(&name, &run::<bf16>(&cx, r, c, affine, &data), &with_residual, &bounds(bound::<bf16>));
         }
     }
 }

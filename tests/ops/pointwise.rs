@@ -144,6 +144,14 @@ pub fn compare(what: &str, found: &Outputs, exact: &Outputs, bounds: &[f64]) {
     }
 }
 
+/// `found` is a + b, in f64.
+pub fn is_sum(found: &[f64], a: &[f64], b: &[f64]) {
+    assert!(found.len() == a.len() && a.len() == b.len());
+    for (i, (found, (a, b))) in found.iter().zip(a.iter().zip(b)).enumerate() {
+        assert!((found - (a + b)).abs() <= 1e-14 * (a.abs() + b.abs()), "number {i}: {found}, expected {a} + {b}");
+    }
+}
+
 /// How much larger the terms of a sum (up to `terms`) are than its result: by so much does cancellation amplify roundings.
 pub fn cancellation(terms: f64, result: &[f64]) -> f64 {
     (terms / largest(result).max(f64::MIN_POSITIVE)).max(1.0)

@@ -8,14 +8,16 @@ use crate::support;
 
 const EPS: f64 = 1e-6;
 
-/// Outputs y, dx, dw, rstd; dw starts at 1.
+/// Outputs y, dx, dw, rstd; dw starts at 1. The residual is the last of the data, if it is there.
 fn run<E: Element>(cx: &Context, r: usize, c: usize, data: &[Vec<f64>]) -> Outputs {
     let [x, w, dy] = [0, 1, 2].map(|i| on::<E>(cx, &data[i]));
     let (mut y, mut dx, mut rstd) = (nan_on::<E>(cx, r * c), nan_on::<E>(cx, r * c), nan_on::<E::Acc>(cx, r));
     let mut dw = ones_on::<E::Acc>(cx, c);
     rmsnorm::forward(cx, v(&x, [r, c]), v(&w, [c]), vm(&mut y, [r, c]), vm(&mut rstd, [r]), EPS).unwrap();
-    let (rv, dyv) = (v(&rstd, [r]), v(&dy, [r, c]));
-    rmsnorm::backward(cx, v(&x, [r, c]), v(&w, [c]), rv, dyv, vm(&mut dx, [r, c]), Some(vm(&mut dw, [c]))).unwrap();
+    let residual = data.get(3).map(|residual| on::<E>(cx, residual));
+    let (rv, dyv, beside) = (v(&rstd, [r]), v(&dy, [r, c]), residual.as_ref().map(|x| v(x, [r, c])));
+    let (dxv, dwv) = (vm(&mut dx, [r, c]), Some(vm(&mut dw, [c])));
+    rmsnorm::backward(cx, v(&x, [r, c]), v(&w, [c]), rv, dyv, beside, dxv, dwv).unwrap();
     vec![wide(&y), wide(&dx), wide(&dw), wide(&rstd)]
 }
 
@@ -46,6 +48,12 @@ fn oracle_and_narrow_types() {
         let bounds = |u: fn(f64) -> f64| [u(k), u(dx), u(k + 64.0 + r as f64 / 64.0), u(k)];
         compare(&format!("f32 {r} {c}"), &run::<f32>(&cx, r, c, &data), &oracle, &bounds(bound::<f32>));
         compare(&format!("bf16 {r} {c}"), &run::<bf16>(&cx, r, c, &data), &oracle, &bounds(bound::<bf16>));
+        let data = [data, vec![input("residual", r * c)]].concat();
+        let with_residual = run::<f64>(&host, r, c, &data);
+        is_sum(&with_residual[1], &oracle[1], &data[3]);
+        let name = format!("with a residual, {r} {c}");
+        compare(&name, &run::<f32>(&cx, r, c, &data), &with_residual, &bounds(bound::<f32>));
+        compare(&name, &run::<bf16>(&cx, r, c, &data), &with_residual, &bounds(bound::<bf16>));
     }
 }
 

@@ -109,4 +109,10 @@ fn stored_keys() {
     let cx = support::device();
     check::<f32>(&cx);
     check::<bf16>(&cx);
+    if cx.is_cuda() {
+        let on_host = rope::Rotary::new(&Context::host(1), &[0], 4, 10000.0).unwrap();
+        let mut x = support::put::<f32>(&cx, [1, 1, 4], &input("x", 4));
+        let error = message(on_host.forward(&cx, x.view_mut()));
+        assert_eq!(error, "rope: angles are on the host, the call runs on a CUDA device");
+    }
 }
