@@ -293,7 +293,13 @@ pub(crate) fn forward<E: Element>(
     out: ViewMut<'_, E>,
     lse: ViewMut<'_, E::Acc>,
 ) -> Result<()> {
-    run(cx, p, None, q, k, v, out, lse)
+    let few = few_queries(p, [q.address(), k.address(), v.address(), out.address().cast_const()]);
+    run(cx, p, few, None, q, k, v, out, lse)
+}
+
+/// How the kernel for few queries runs a problem of these arrays, if it does.
+fn few_queries<E: Element>(p: &Problem<'_>, arrays: [*const E; 4]) -> Option<attention_decode::Variant> {
+    attention_decode::pick_variant(E::DTYPE, p, aligned(&arrays.map(<*const E>::cast)))
 }
 
 /// The same for queries that are yet to be rotated: as they are loaded where the kernel for few queries runs, else in place before.
@@ -308,18 +314,19 @@ pub(crate) fn forward_rotated<E: Element>(
     out: ViewMut<'_, E>,
     lse: ViewMut<'_, E::Acc>,
 ) -> Result<()> {
-    let pointers = [q.address().cast_const(), k.address(), v.address(), out.address().cast_const()];
-    let few = attention_decode::pick_variant(E::DTYPE, p, aligned(&pointers.map(<*const E>::cast))).is_some();
-    if !few {
+    let few = few_queries(p, [q.address().cast_const(), k.address(), v.address(), out.address().cast_const()]);
+    if few.is_none() {
         super::rope::rotate(cx, q.reborrow(), angles, false)?;
     }
-    run(cx, p, few.then_some(angles), q.as_view(), k, v, out, lse)
+    run(cx, p, few, Some(angles), q.as_view(), k, v, out, lse)
 }
 
+/// By the kernel for few queries, which rotates them if there are angles, or by another.
 #[allow(clippy::too_many_arguments)]
 fn run<E: Element>(
     cx: &Context,
     p: &Problem<'_>,
+    few: Option<attention_decode::Variant>,
     rotary: Option<&Angles>,
     q: View<'_, E>,
     k: View<'_, E>,
@@ -348,10 +355,10 @@ fn run<E: Element>(
         first: address(cx, first.as_ref())?,
         dropout: dropout(p),
     };
-    let is_aligned = aligned(&[params.q, params.k, params.v, params.out.cast_const()]);
-    if let Some(variant) = attention_decode::pick_variant(E::DTYPE, p, is_aligned) {
+    if let Some(variant) = few {
         return attention_decode::forward::<E>(cx, p, &variant, &params, rotary);
     }
+    let is_aligned = aligned(&[params.q, params.k, params.v, params.out.cast_const()]);
     let variant = pick_variant(E::DTYPE, p, is_aligned);
     let tensor_cores = tensor_core_kernels(E::DTYPE, p.d).zip(warpgroup_kernels(p.d));
     let (kernel, geometry) = match (variant, tensor_cores, tile_kernels(p.d)) {

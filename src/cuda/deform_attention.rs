@@ -138,11 +138,8 @@ pub(crate) fn mmfs_forward<E: Element>(
     let params =
         DeemDeformAttentionMmfsForward { x: plain.params(cx, inputs, spec, sizes)?, out: output(cx, OP, "out", &out)? };
     let units = sizes.batch * sizes.queries * spec.heads;
-    let kernel = if takes_packs::<E>(sizes.head_size, &[params.x.value, params.out.cast_const()]) {
-        kernel!(E, cx, OP, "deform_attention_mmfs_forward_pack")
-    } else {
-        kernel!(E, cx, OP, "deform_attention_mmfs_forward")
-    };
+    let packs = takes_packs::<E>(sizes.head_size, &[params.x.value, params.out.cast_const()]);
+    let kernel = kernel!(E, cx, OP, "deform_attention_mmfs_forward", "_pack" if packs);
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names, as the op has checked.
     unsafe { cx.launch(OP, kernel, warps(units)?, &params) }
 }
@@ -231,11 +228,8 @@ pub(crate) fn mmfs_backward<E: Element>(
         of_point: output(cx, OP, "of_point", &of_point.view_mut())?,
         softmax: output(cx, OP, "softmax", &softmax.view_mut())?,
     };
-    let kernel = if takes_packs::<E>(sizes.head_size, &[x.value, d_out_address]) {
-        kernel!(E, cx, OP, "deform_attention_mmfs_points_pack")
-    } else {
-        kernel!(E, cx, OP, "deform_attention_mmfs_points")
-    };
+    let packs = takes_packs::<E>(sizes.head_size, &[x.value, d_out_address]);
+    let kernel = kernel!(E, cx, OP, "deform_attention_mmfs_points", "_pack" if packs);
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names, as the op has checked.
     unsafe { launch_some(cx, units, kernel, warps(units)?, &params)? };
 
@@ -346,11 +340,8 @@ pub(crate) fn sample_forward<E: Element>(
         out: output(cx, OP, "out", &out)?,
     };
     let units = sizes.batch * sizes.queries * spec.heads;
-    let kernel = if takes_packs::<E>(sizes.head_size, &[params.x.value, params.out.cast_const()]) {
-        kernel!(E, cx, OP, "deform_attention_sample_forward_pack")
-    } else {
-        kernel!(E, cx, OP, "deform_attention_sample_forward")
-    };
+    let packs = takes_packs::<E>(sizes.head_size, &[params.x.value, params.out.cast_const()]);
+    let kernel = kernel!(E, cx, OP, "deform_attention_sample_forward", "_pack" if packs);
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names, as the op has checked.
     unsafe { cx.launch(OP, kernel, warps(units)?, &params) }
 }
@@ -378,11 +369,8 @@ pub(crate) fn sample_backward<E: Element>(
         d_location: output(cx, OP, "d_location", &d_location)?,
         d_weight: output(cx, OP, "d_weight", &d_weight)?,
     };
-    let kernel = if takes_packs::<E>(sizes.head_size, &[x.value, d_out_address]) {
-        kernel!(E, cx, OP, "deform_attention_sample_points_pack")
-    } else {
-        kernel!(E, cx, OP, "deform_attention_sample_points")
-    };
+    let packs = takes_packs::<E>(sizes.head_size, &[x.value, d_out_address]);
+    let kernel = kernel!(E, cx, OP, "deform_attention_sample_points", "_pack" if packs);
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names, as the op has checked.
     unsafe { launch_some(cx, units, kernel, warps(units)?, &params)? };
     let terms = sizes.queries * spec.levels.len() * spec.points;

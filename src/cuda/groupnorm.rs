@@ -99,8 +99,7 @@ pub(crate) fn forward<E: Element>(
     let mut partial = sizes.partial(cx)?;
     let partial = output(cx, OP, "moments", &partial.view_mut())?;
     let params = DeemGroupnormMoments { x, partial, sizes, groups_per_block, padding: 0 };
-    let moments =
-        if tile { kernel!(E, cx, OP, "groupnorm_moments_tile") } else { kernel!(E, cx, OP, "groupnorm_moments") };
+    let moments = kernel!(E, cx, OP, "groupnorm_moments", "_tile" if tile);
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names.
     unsafe { cx.launch(OP, moments, sizes.geometry(groups_per_block), &params)? };
     let params = DeemGroupnormStatistics { partial, stats, sizes, eps: eps as f32, padding: 0 };
@@ -142,11 +141,7 @@ pub(crate) fn backward<E: Element>(
     let mut partial = sizes.partial(cx)?;
     let partial = output(cx, OP, "partial sums", &partial.view_mut())?;
     let params = DeemGroupnormBackwardSums { x, weight, bias, stats, dy, partial, sizes, groups_per_block, silu };
-    let sums = if tile {
-        kernel!(E, cx, OP, "groupnorm_backward_sums_tile")
-    } else {
-        kernel!(E, cx, OP, "groupnorm_backward_sums")
-    };
+    let sums = kernel!(E, cx, OP, "groupnorm_backward_sums", "_tile" if tile);
     // SAFETY: the kernel's own struct, with arrays of the shapes that it names.
     unsafe { cx.launch(OP, sums, sizes.geometry(groups_per_block), &params)? };
     let mut totals = cx.uninit::<f32>([sizes.images as usize, sizes.groups as usize, 2])?;
@@ -157,11 +152,7 @@ pub(crate) fn backward<E: Element>(
     unsafe { cx.launch(OP, "groupnorm_totals_f32", sizes.by_group()?, &params)? };
     let params =
         DeemGroupnormBackwardInput { x, weight, bias, stats, dy, totals, residual, dx, sizes, groups_per_block, silu };
-    let gradient = if tile {
-        kernel!(E, cx, OP, "groupnorm_backward_input_tile")
-    } else {
-        kernel!(E, cx, OP, "groupnorm_backward_input")
-    };
+    let gradient = kernel!(E, cx, OP, "groupnorm_backward_input", "_tile" if tile);
     // SAFETY: as above.
     unsafe { cx.launch(OP, gradient, sizes.geometry(groups_per_block), &params)? };
     if dw.is_none() && db.is_none() {

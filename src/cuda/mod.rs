@@ -110,8 +110,16 @@ fn by_dtype<E: Element>(cx: &Context, op: Op, f32: &'static str, bf16: &'static 
 
 /// The name `<name>_f32` or `<name>_bf16` of the kernel for a storage type.
 macro_rules! kernel {
-    ($element:ty, $cx:expr, $op:expr, $name:literal) => {
+    ($element:ty, $cx:expr, $op:expr, $name:expr) => {
         $crate::cuda::by_dtype::<$element>($cx, $op, concat!($name, "_f32"), concat!($name, "_bf16"))?
+    };
+    // Of two kernels whose names differ by an ending the one that a condition asks for.
+    ($element:ty, $cx:expr, $op:expr, $name:literal, $ending:literal if $condition:expr) => {
+        if $condition {
+            kernel!($element, $cx, $op, concat!($name, $ending))
+        } else {
+            kernel!($element, $cx, $op, $name)
+        }
     };
 }
 use kernel;
